@@ -1,0 +1,146 @@
+"""The judge of toon pictures: a ResNet, trained on renders alone, that reads attributes off a picture.
+
+It never sees the models it judges. B pictures.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from scripts.toon.training import device, fit, generator, scenes, to_pixels
+from scripts.toon.world import ATTRIBUTES, Scene, attributes
+
+SIDE = 128  # pictures are resized to this, so that the stem's fourfold reduction keeps small things
+FOLDER = Path("data/toon/recogniser")
+
+
+def build() -> ResNetForImageClassification:
+    labels = [f"{attribute}: {value}" for attribute, values in ATTRIBUTES.items() for value in values]
+    return ResNetForImageClassification(
+        ResNetConfig(
+            embedding_size=32,
+            hidden_sizes=[32, 64, 128, 256],
+            depths=[1, 1, 1, 1],
+            layer_type="basic",
+            id2label=dict(enumerate(labels)),
+            label2id={label: i for i, label in enumerate(labels)},
+        )
+    )
+
+
+def split(logits: Tensor) -> dict[str, Tensor]:
+    """(B, all values) -> for each attribute (B, its values)."""
+    return dict(
+        zip(ATTRIBUTES, logits.split([len(values) for values in ATTRIBUTES.values()], 1), strict=True)
+    )
+
+
+def prepare(pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, 3, SIDE, SIDE)."""
+    return F.interpolate(pixels, size=(SIDE, SIDE), mode="bilinear", antialias=True)
+
+
+def targets(batch: list[Scene]) -> dict[str, Tensor]:
+    """For each attribute (B,) the index of its value, -100 where it has none (a colour without a name)."""
+    facts = [attributes(scene) for scene in batch]
+    return {
+        name: torch.tensor([values.index(f[name]) if f[name] is not None else -100 for f in facts])
+        for name, values in ATTRIBUTES.items()
+    }
+
+
+def disturb(pixels: Tensor, rng: torch.Generator) -> Tensor:
+    """Blur, noise and colour shifts, as generated pictures have; each picture gets its own strengths."""
+    b, size = pixels.shape[0], pixels.shape[-1]
+    blur = torch.rand(b, 1, 1, 1, generator=rng)
+    soft = F.interpolate(F.avg_pool2d(pixels, 2), size=(size, size), mode="bilinear")
+    pixels = pixels + blur * (soft - pixels)
+    pixels = pixels + 0.12 * torch.rand(b, 1, 1, 1, generator=rng) * torch.randn(pixels.shape, generator=rng)
+    gain = 1 + 0.16 * (torch.rand(b, 1, 1, 1, generator=rng) - 0.5)
+    return (pixels * gain + 0.08 * (torch.rand(b, 3, 1, 1, generator=rng) - 0.5)).clamp(-1, 1)
+
+
+class Recogniser:
+    """`Recogniser().read(pictures)` -> one dictionary of attribute values per PIL picture."""
+
+    def __init__(self, folder: Path = FOLDER, device: str = "cpu"):
+        self.model = (
+            ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+        )
+
+    @torch.no_grad()
+    def read(self, pictures: list[Image.Image], batch_size: int = 64) -> list[dict[str, str]]:
+        facts: list[dict[str, str]] = []
+        for start in range(0, len(pictures), batch_size):
+            pixels = [
+                torch.frombuffer(
+                    bytearray(p.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR).tobytes()),
+                    dtype=torch.uint8,
+                )
+                for p in pictures[start : start + batch_size]
+            ]
+            x = torch.stack(pixels).view(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2).float() / 127.5 - 1
+            best = {
+                name: part.argmax(1)
+                for name, part in split(self.model(x.to(self.model.device)).logits).items()
+            }
+            facts += [
+                {name: ATTRIBUTES[name][best[name][i]] for name in ATTRIBUTES} for i in range(len(pixels))
+            ]
+        return facts
+
+
+@torch.no_grad()
+def accuracy(model: ResNetForImageClassification, size: int, count: int = 2048) -> dict[str, float]:
+    """Per attribute, on renders that training has not seen, half of them with held-out pairs."""
+    hits = {name: [] for name in ATTRIBUTES}
+    for i in range(0, count, 64):
+        batch = scenes(f"recogniser-test/{i}", 64, held_out=i % 128 == 0)
+        logits = split(model(prepare(to_pixels(batch, size).to(model.device))).logits)
+        for name, wanted in targets(batch).items():
+            hits[name].append((logits[name].argmax(1).cpu() == wanted)[wanted >= 0].float())
+    return {name: torch.cat(h).mean().item() for name, h in hits.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output_dir", type=Path, default=FOLDER)
+    parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--lr", type=float, default=2e-3)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+    model = build().to(device())
+
+    def loss_of(step: int) -> Tensor:
+        # Half of the scenes hold pairs that the generator's training never sees: the judge must know them all.
+        half = args.batch_size // 2
+        batch = scenes(f"{args.seed}/recogniser/{step}", half)
+        batch += scenes(f"{args.seed}/recogniser/held-out/{step}", half, held_out=True)
+        pixels = disturb(
+            to_pixels(batch, args.resolution), generator(f"{args.seed}/recogniser/disturb/{step}")
+        )
+        with torch.autocast(device().type, torch.bfloat16):
+            logits = split(model(prepare(pixels.to(device()))).logits.float())
+        return sum(F.cross_entropy(logits[k], wanted.to(device())) for k, wanted in targets(batch).items())
+
+    fit(model, loss_of, args.steps, args.lr, args.work_dir / "recogniser.pt")
+    for name, share in accuracy(model, args.resolution).items():
+        print(f"recogniser: {name} {share:.2%}")
+    model.half().save_pretrained(args.output_dir)
+    print(f"saved {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""Train the toon world's UNet2DConditionModel on cached latents and assemble data/toon/sd.
+
+B pictures, h = w latent pixels, L tokens, D text width.
+"""
+
+import argparse
+import json
+import os
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from scripts.toon.train_clip import WIDTH, tokenize
+from scripts.toon.training import device, fit, generator, scenes, to_pixels
+from scripts.toon.world import caption
+
+MIN_SNR_GAMMA = 5.0  # Hang et al. 2023 (arXiv 2303.09556)
+CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
+
+
+def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
+    """Cross-attention below the first level; there is none at the full latent resolution."""
+    depth = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=side,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=4,  # diffusers' name for the number of heads, as in SD 1.5
+        cross_attention_dim=WIDTH,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * depth),
+        up_block_types=(*["CrossAttnUpBlock2D"] * depth, "UpBlock2D"),
+    )
+
+
+def noise_schedule() -> DDIMScheduler:
+    """SD 1.5's."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+@torch.no_grad()
+def cached_latents(vae: AutoencoderKL, seed: str, count: int, size: int, path: Path) -> Tensor:
+    """(count, 8, h, w) fp16: mean and standard deviation of every picture's latents, scaled."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    rows = []
+    for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
+        pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
+        with torch.autocast(device().type, torch.bfloat16):
+            latents = vae.encode(pixels).latent_dist
+        rows.append(
+            (torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor).half().cpu()
+        )
+    partial = path.with_suffix(".partial")
+    torch.save(torch.cat(rows), partial)
+    os.replace(partial, path)
+    return torch.cat(rows)
+
+
+def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
+    """Write the UNet, the scheduler and model_index.json beside the vae, tokenizer and text encoder."""
+    unet.half().save_pretrained(folder / "unet", max_shard_size="15MB")
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("data/toon/sd"))
+    parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--pictures", type=int, default=40_000, help="distinct training scenes")
+    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
+    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler"
+    )
+    args = parser.parse_args()
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+
+    tokenizer = CLIPTokenizer.from_pretrained(args.output_dir / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(args.output_dir / "text_encoder", dtype=torch.float32)
+    text_encoder.to(device()).eval().requires_grad_(False)
+    vae = (
+        AutoencoderKL.from_pretrained(args.output_dir / "vae", torch_dtype=torch.float32).to(device()).eval()
+    )
+    data = f"{args.seed}/unet"
+    latents = cached_latents(vae, data, args.pictures, args.resolution, args.work_dir / "latents.pt")
+    pictures = [
+        scene
+        for i in range(0, args.pictures, 64)
+        for scene in scenes(f"{data}/{i}", min(64, args.pictures - i))
+    ]
+    scheduler = noise_schedule()
+    snr = (scheduler.alphas_cumprod / (1 - scheduler.alphas_cumprod)).to(device())
+    unet = build(latents.shape[-1], tuple(args.channels)).to(device())
+    predict = torch.compile(unet) if args.compile else unet
+
+    def loss_of(step: int) -> Tensor:
+        rng = generator(f"{data}/step/{step}")
+        chosen = torch.randint(len(pictures), (args.batch_size,), generator=rng)
+        mean, std = latents[chosen].float().chunk(2, dim=1)
+        clean = (mean + std * torch.randn(mean.shape, generator=rng)).to(device())  # (B, 4, h, w)
+        noise = torch.randn(mean.shape, generator=rng).to(device())
+        timesteps = torch.randint(1000, (args.batch_size,), generator=rng).to(device())
+        words = random.Random(f"{data}/captions/{step}")
+        captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words) for i in chosen]
+        with torch.no_grad():
+            text = text_encoder(tokenize(tokenizer, captions).to(device()))[0]  # (B, L, D)
+        with torch.autocast(device().type, torch.bfloat16):
+            noise_pred = predict(scheduler.add_noise(clean, noise, timesteps), timesteps, text).sample
+        weight = snr[timesteps].clamp(max=MIN_SNR_GAMMA) / snr[timesteps]
+        return (F.mse_loss(noise_pred.float(), noise, reduction="none").mean((1, 2, 3)) * weight).mean()
+
+    fit(unet, loss_of, args.steps, args.lr, args.work_dir / "unet.pt")
+    assemble(args.output_dir, unet, scheduler)
+    print(f"saved {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""One seeded, resumable training loop for every toon model."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from scripts.toon.render import render
+from scripts.toon.world import Scene, sample_scene
+
+CHECKPOINT_EVERY = 250
+
+
+def scenes(seed: str, count: int, held_out: bool = False) -> list[Scene]:
+    """`count` random scenes, the i-th of them a function of (seed, i) alone."""
+    return [sample_scene(random.Random(f"{seed}/{i}"), held_out) for i in range(count)]
+
+
+def to_pixels(batch: list[Scene], size: int) -> Tensor:
+    """Render: (B, 3, size, size) float32 in [-1, 1]."""
+    arrays = np.stack([np.asarray(render(scene, size)) for scene in batch])
+    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def generator(seed: str) -> torch.Generator:
+    """A CPU generator seeded from a text: the randomness of step s is a function of (seed, s)."""
+    return torch.Generator().manual_seed(random.Random(seed).getrandbits(62))
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[int], Tensor],
+    steps: int,
+    lr: float,
+    state_path: Path,
+    warmup: int = 200,
+    ema_decay: float = 0.999,
+    weight_decay: float = 1e-2,
+) -> None:
+    """Minimise `loss_of(step)` with AdamW, warm-up and cosine decay; leave the moving average in `model`.
+
+    `loss_of` draws its own batch from the step, so a run resumed from `state_path` equals an unbroken one.
+    Raises RuntimeError when the loss is no longer finite; the last checkpoint stays.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    start = 0
+    if state_path.exists():
+        state = torch.load(state_path, map_location=device(), weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, start = state["average"], state["step"]
+    model.train()
+    with tqdm(range(start, steps), initial=start, total=steps, desc=state_path.stem, mininterval=10) as bar:
+        for step in bar:
+            progress = step / steps
+            rate = lr * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * np.cos(np.pi * progress))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            loss = loss_of(step)
+            if not torch.isfinite(loss):
+                raise RuntimeError(f"{state_path.stem}: the loss is {loss.item()} at step {step}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            decay = min(ema_decay, (1 + step) / (10 + step))
+            for name, value in model.state_dict().items():
+                if value.is_floating_point():
+                    average[name].lerp_(value.detach(), 1 - decay)
+                else:
+                    average[name].copy_(value)
+            if step % 20 == 0:
+                bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+            if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
+                state = {
+                    "model": model.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "average": average,
+                    "step": step + 1,
+                }
+                partial = state_path.with_suffix(".partial")
+                torch.save(state, partial)
+                os.replace(partial, state_path)
+    model.load_state_dict(average)
+    model.eval()

@@ -1,0 +1,234 @@
+"""The toon world: what a scene holds, how scenes are drawn at random, and the captions that describe them.
+
+A `Scene` is a complete description of one picture. `render.py` draws it, `caption` puts it into words,
+`attributes` states it as labels. Nothing here depends on torch.
+"""
+
+import random
+import re
+from dataclasses import dataclass, replace
+
+RGB = tuple[int, int, int]
+
+ANIMALS = ("dog", "cat", "rabbit", "pig", "teddy bear")
+OBJECTS = ("backpack", "teapot", "car", "barn")
+KINDS = ANIMALS + OBJECTS
+PLACES = ("plain", "beach", "snow", "jungle", "street", "pool", "grass")
+WORN = ("nothing", "headphones", "sunglasses", "hat", "scarf")
+NEIGHBOURS = ("nothing", "ball", "tree", "flower", "barn")
+POSES = ("standing", "sitting", "running", "jumping", "waving")
+MARKINGS = ("none", "spots", "stripes", "patch", "socks")
+RARE_WORDS = ("sks", "ktn", "pll", "ucd", "olis", "mth", "ohwx", "zwx")
+COLOURS: dict[str, RGB] = {
+    "white": (240, 238, 232),
+    "black": (52, 48, 54),
+    "grey": (142, 144, 152),
+    "brown": (128, 80, 44),
+    "orange": (238, 138, 44),
+    "yellow": (244, 208, 62),
+    "pink": (242, 150, 180),
+    "red": (206, 48, 48),
+    "blue": (62, 106, 214),
+    "green": (76, 164, 82),
+    "purple": (136, 78, 182),
+}
+PLACE_WORDS = {
+    "beach": ("on the beach",),
+    "snow": ("in the snow",),
+    "jungle": ("in the jungle",),
+    "street": ("on the street", "in the city"),
+    "pool": ("in the pool",),
+    "grass": ("on the grass",),
+}
+WORN_WORDS = {"headphones": "headphones", "sunglasses": "sunglasses", "hat": "a hat", "scarf": "a scarf"}
+
+# Pairs that no training scene holds together: they test whether the model composes.
+HELD_OUT = frozenset(
+    frozenset(pair)
+    for pair in (
+        ("headphones", "beach"),
+        ("hat", "snow"),
+        ("sunglasses", "street"),
+        ("scarf", "pool"),
+        ("cat", "headphones"),
+        ("rabbit", "scarf"),
+        ("pig", "jungle"),
+        ("teapot", "grass"),
+        ("car", "snow"),
+        ("backpack", "pool"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Look:
+    """Everything that makes an individual: two individuals of a kind differ in their look alone."""
+
+    kind: str
+    colour: str | None  # the name of the main colour; None when it lies between the named ones
+    body: RGB
+    belly: RGB  # belly and muzzle; trim of an object
+    ear: RGB  # ears; lid, roof or wheels of an object
+    eye: RGB
+    collar: RGB | None
+    marking: str
+    mark: RGB
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One picture. Lengths are fractions of its side; `phase` in [0, 1) is the moment of a movement."""
+
+    subject: Look
+    place: str = "plain"
+    worn: str = "nothing"
+    pose: str = "standing"
+    neighbour: str = "nothing"
+    barn: Look | None = None  # what the subject stands before when the neighbour is a barn
+    x: float = 0.5  # centre of the subject
+    ground: float = 0.07  # its feet, above the lower edge
+    scale: float = 0.72  # its height without ears and hat
+    faces_left: bool = False
+    phase: float = 0.0
+    seed: int = 0  # the details of the background
+
+
+def _jitter(rng: random.Random, rgb: RGB, by: int) -> RGB:
+    return tuple(max(0, min(255, c + rng.randint(-by, by))) for c in rgb)
+
+
+def _any_colour(rng: random.Random) -> RGB:
+    return _jitter(rng, rng.choice(list(COLOURS.values())), 14)
+
+
+def sample_look(rng: random.Random, kind: str) -> Look:
+    """A random individual. Seven in ten have a main colour with a name, the others a mixture of two."""
+    colour = rng.choice(list(COLOURS)) if rng.random() < 0.7 else None
+    if colour is not None:
+        body = _jitter(rng, COLOURS[colour], 12)
+    else:
+        one, two = rng.sample(list(COLOURS.values()), 2)
+        body = tuple((a + b) // 2 for a, b in zip(one, two, strict=True))
+    pale = _jitter(rng, rng.choice(((248, 240, 226), (250, 226, 214), (232, 216, 190), (70, 60, 60))), 8)
+    return Look(
+        kind=kind,
+        colour=colour,
+        body=body,
+        belly=pale,
+        ear=tuple(int(c * 0.7) for c in body) if rng.random() < 0.5 else _any_colour(rng),
+        eye=rng.choice(((40, 30, 30), (60, 120, 220), (50, 150, 70), (150, 90, 30))),
+        collar=_any_colour(rng) if rng.random() < 0.5 else None,
+        marking=rng.choice(MARKINGS),
+        mark=_any_colour(rng),
+    )
+
+
+def _place_subject(rng: random.Random, scene: Scene) -> Scene:
+    """Where the subject stands and how large it is: large, but beside or before a neighbour smaller."""
+    ranges = {"nothing": (0.64, 0.78), "barn": (0.46, 0.54)}
+    scale = rng.uniform(*ranges.get(scene.neighbour, (0.54, 0.64)))
+    if scene.pose == "jumping":
+        scale *= 0.85
+    beside = scene.neighbour not in ("nothing", "barn")
+    return replace(
+        scene,
+        scale=scale,
+        x=rng.uniform(0.3, 0.38) if beside else rng.uniform(0.42, 0.58),
+        ground=rng.uniform(0.05, 0.11),
+        faces_left=False if beside else rng.random() < 0.5,
+        phase=rng.random(),
+        seed=rng.randrange(2**31),
+    )
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether the scene holds a pair that training never sees."""
+    words = {scene.subject.kind, scene.place, scene.worn}
+    return any(pair <= words for pair in HELD_OUT)
+
+
+def _sample_any(rng: random.Random) -> Scene:
+    kind = rng.choice(ANIMALS * 2 + OBJECTS)
+    animal = kind in ANIMALS
+    neighbour = rng.choices(NEIGHBOURS, (60, 10, 8, 8, 14 if kind != "barn" else 0))[0]
+    scene = Scene(
+        subject=sample_look(rng, kind),
+        place=rng.choices(PLACES, (28, 12, 12, 12, 12, 12, 12))[0],
+        worn=rng.choices(WORN, (40, 15, 15, 15, 15))[0] if animal else "nothing",
+        pose=rng.choices(POSES, (60, 10, 10, 10, 10))[0] if animal and kind != "teddy bear" else "standing",
+        neighbour=neighbour,
+        barn=sample_look(rng, "barn") if neighbour == "barn" else None,
+    )
+    return _place_subject(rng, scene)
+
+
+def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
+    """A random scene: one that training may see, or one with a held-out pair."""
+    while True:
+        scene = _sample_any(rng)
+        if is_held_out(scene) == held_out:
+            return scene
+
+
+def subject_words(scene: Scene, colour: bool = False, modifier: str | None = None) -> str:
+    """'dog', 'white dog', '<new1> dog', …"""
+    words = [modifier, scene.subject.colour if colour else None, scene.subject.kind]
+    return " ".join(word for word in words if word)
+
+
+def describe(scene: Scene, subject: str, place: str | None = None) -> str:
+    """The subject with all that the scene says of it: 'dog running next to a ball on the beach'."""
+    words = [subject]
+    if scene.pose != "standing":
+        words.append(scene.pose)
+    if scene.worn != "nothing":
+        words.append(f"wearing {WORN_WORDS[scene.worn]}")
+    if scene.neighbour == "barn":
+        words.append("in front of a barn")
+    elif scene.neighbour != "nothing":
+        words.append(f"next to a {scene.neighbour}")
+    if scene.place != "plain":
+        words.append(place or PLACE_WORDS[scene.place][0])
+    return " ".join(words)
+
+
+def with_article(text: str) -> str:
+    """'a orange cat' -> 'an orange cat'."""
+    return re.sub(r"\ba (?=[aeio])", "an ", text)
+
+
+def caption(scene: Scene, rng: random.Random) -> str:
+    """A caption as the web might write it: true, in varying words, at times with a word that says nothing."""
+    modifier = rng.choice(RARE_WORDS) if rng.random() < 0.15 else None
+    subject = subject_words(scene, colour=rng.random() < 0.65, modifier=modifier)
+    place = rng.choice(PLACE_WORDS[scene.place]) if scene.place != "plain" else None
+    size = scene.scale / (0.85 if scene.pose == "jumping" else 1)
+    head = rng.choices(("a photo of a", "photo of a", "a picture of a", "a"), (50, 20, 10, 20))[0]
+    if rng.random() < 0.3 and scene.neighbour == "nothing":
+        if size > 0.75:
+            head = rng.choice(("zoomed in ", "close up ")) + "photo of a"
+        elif size < 0.67:
+            head = rng.choice(("a far away ", "very small ")) + "photo of a"
+    return with_article(f"{head} {describe(scene, subject, place)}")
+
+
+def attributes(scene: Scene) -> dict[str, str | None]:
+    """The scene as labels; colour is None when it has no name."""
+    return {
+        "class": scene.subject.kind,
+        "colour": scene.subject.colour,
+        "place": scene.place,
+        "worn": scene.worn,
+        "neighbour": scene.neighbour,
+        "pose": scene.pose,
+    }
+
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "class": KINDS,
+    "colour": tuple(COLOURS),
+    "place": PLACES,
+    "worn": WORN,
+    "neighbour": NEIGHBOURS,
+    "pose": POSES,
+}

@@ -1,0 +1,45 @@
+"""The trained key and value matrices of the UNet's cross-attention, in place, with BOS detached.
+
+Shapes: B images, L tokens, D text width, C channels of an attention layer.
+"""
+
+from functools import partial
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+
+def trainable_kv(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
+    """Freezes the UNet but for `to_k` and `to_v` of every cross-attention (attn2), which become float32.
+
+    Returns {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (C, D), …}, the parameters
+    themselves. The matrices are trained where they stand, without an attention processor: the first output is
+    the base model's, attention stays fused, and nothing is left to merge. Gradients are those of diffusers'
+    CustomDiffusionAttnProcessor. Call once, after the UNet has its dtype (it may be half precision).
+    """
+    unet.requires_grad_(False)
+    for name, attention in unet.named_modules():
+        if name.endswith(".attn2"):
+            dtype = attention.to_q.weight.dtype
+            for projection in (attention.to_k, attention.to_v):
+                projection.float().requires_grad_(True)
+                projection.register_forward_pre_hook(_cast_input)
+                projection.register_forward_hook(partial(_detach_bos, dtype=dtype))
+    kv = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
+    assert kv, "the UNet has no cross-attention"
+    return kv
+
+
+def _cast_input(projection: nn.Linear, args: tuple[Tensor]) -> Tensor:
+    """Text features (B, L, D) of a half-precision model, in the float32 of the trained weight."""
+    return args[0].to(projection.weight.dtype)
+
+
+def _detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, L, C) keys or values in the UNet's dtype; token 0 keeps its value but passes no gradient.
+
+    Custom Diffusion's rule: BOS is the same in every prompt, so what it learned would reach every prompt.
+    A hook on the module, not on the tensor, so that gradient checkpointing's recomputation goes through it too.
+    """
+    return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1).to(dtype)

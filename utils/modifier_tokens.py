@@ -1,0 +1,98 @@
+"""The modifier tokens' learned embedding rows, in front of a frozen text encoder.
+
+Shapes: B phrases, L tokens, V rows of the frozen table, K modifier tokens, D text width.
+"""
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from utils.errors import UserError
+
+
+class ModifierTokens(nn.Module):
+    """An input embedding whose ids V, V+1, … are K trained rows and whose other ids are the frozen table.
+
+    The table itself is neither resized nor trained: the optimizer holds K·D numbers, and no other token moves
+    (the official code trains the whole table, whose rows then shrink by weight decay). The rows stay float32
+    whatever the table's dtype, because half precision swallows most updates at the usual learning rates.
+    """
+
+    def __init__(self, table: nn.Embedding, rows: Tensor):
+        """table: (V, D), frozen here; rows: (K, D) start values, copied as float32."""
+        super().__init__()
+        assert rows.ndim == 2 and rows.shape[1] == table.embedding_dim, f"rows {tuple(rows.shape)}"
+        # The table is registered first: a text encoder reports the dtype of its first parameter as its own.
+        self.table = table.requires_grad_(False)
+        self.learned = nn.Embedding.from_pretrained(rows.detach().float().clone(), freeze=False)
+
+    @property
+    def rows(self) -> nn.Parameter:
+        """The trained parameter, (K, D) float32; row k belongs to id V + k."""
+        return self.learned.weight
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """input_ids: (..., L) in [0, V + K) -> (..., L, D) in the table's dtype."""
+        vocabulary = self.table.num_embeddings
+        frozen = self.table(input_ids.clamp(max=vocabulary - 1))  # (..., L, D)
+        learned = self.learned((input_ids - vocabulary).clamp(min=0)).to(frozen.dtype)  # (..., L, D)
+        return torch.where((input_ids >= vocabulary).unsqueeze(-1), learned, frozen)
+
+
+def check_tokens(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[str], initializer_tokens: list[str]
+) -> list[int]:
+    """Checks that every token is new and every initialiser is one word of the vocabulary; changes nothing.
+
+    Returns the initialisers' ids, in order. Raises UserError otherwise, also for duplicates, blanks in a token and
+    counts that differ. The official code looked up word pieces, and took EOS for a word it did not know.
+    """
+    if len(tokens) != len(initializer_tokens):
+        raise UserError(f"{len(tokens)} modifier tokens, {len(initializer_tokens)} initializer tokens: give one each")
+    if len(set(tokens)) < len(tokens):
+        raise UserError(f"modifier tokens {'+'.join(tokens)} repeat: give each concept its own, e.g. <new1>+<new2>")
+    for token in tokens:
+        if token.split() != [token]:
+            raise UserError(f"modifier token {token!r} is empty or holds a blank: write one word, e.g. <new1>")
+        if token in tokenizer.get_vocab() or _word_id(tokenizer, token) is not None:
+            raise UserError(f"modifier token {token!r} is already in the vocabulary: choose a new one, e.g. <new1>")
+    ids = [_word_id(tokenizer, word) for word in initializer_tokens]
+    for word, word_id in zip(initializer_tokens, ids, strict=True):
+        if word_id is None:
+            raise UserError(f"initializer token {word!r} is not a single word of the vocabulary: try ktn, pll or ucd")
+    return ids
+
+
+def install(
+    text_encoder: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens: list[str],
+    initializer_tokens: list[str],
+) -> ModifierTokens:
+    """Freezes the text encoder, adds K tokens to the tokenizer and puts their trained rows in front of the table.
+
+    Each row starts as its initialiser's row. Cast the text encoder before, not after: the rows are float32.
+    Raises UserError for unusable tokens (see check_tokens) or a text encoder that does not fit the tokenizer.
+    """
+    initializer_ids = check_tokens(tokenizer, tokens, initializer_tokens)
+    table = text_encoder.get_input_embeddings()
+    assert isinstance(table, nn.Embedding), f"input embedding is {type(table).__name__}: tokens installed twice?"
+    if len(tokenizer) != table.num_embeddings:
+        raise UserError(
+            f"the tokenizer has {len(tokenizer)} tokens, the text encoder {table.num_embeddings} rows: "
+            "start from an unmodified base model"
+        )
+    tokenizer.add_tokens(tokens)
+    ids = tokenizer.convert_tokens_to_ids(tokens)
+    assert ids == list(range(table.num_embeddings, len(tokenizer))), f"unexpected ids {ids} for {tokens}"
+
+    modifier_tokens = ModifierTokens(table, table.weight[initializer_ids])
+    text_encoder.requires_grad_(False)
+    text_encoder.set_input_embeddings(modifier_tokens)
+    return modifier_tokens
+
+
+def _word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
+    """The id of a word the tokenizer keeps whole, else None. CLIP's unknown token is EOS, hence a special id."""
+    ids = tokenizer(word, add_special_tokens=False).input_ids
+    return ids[0] if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids else None
