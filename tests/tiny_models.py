@@ -7,7 +7,9 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-WORDS = "a photo of the on beach wearing headphones dog cat teddy bear barn ktn pll ucd picture in front running".split()
+WORDS = (
+    "a photo picture of the on in front beach wearing headphones running dog cat teddy bear barn ktn pll ucd"
+)
 
 
 def write_tokenizer(folder: Path) -> CLIPTokenizer:
@@ -16,7 +18,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
     letters = [chr(c) for c in range(ord("!"), ord("~") + 1)]
     vocabulary = letters + [letter + "</w>" for letter in letters]
     merges: list[str] = []
-    for word in WORDS:
+    for word in WORDS.split():
         pieces = [*word[:-1], word[-1] + "</w>"]
         while len(pieces) > 1:
             merge = f"{pieces[0]} {pieces[1]}"
@@ -42,7 +44,7 @@ def write_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def tiny_pipeline(tokenizer_folder: Path, seed: int = 0, width: int = 32) -> StableDiffusionPipeline:
-    """UNet blocks (32, 64), VAE (32, 64), CLIP text of 2 layers; eos_token_id = 2 as in SD 1.5's config (Q1)."""
+    """UNet and VAE blocks (32, 64), 2 CLIP text layers; eos_token_id = 2 as in SD 1.5's config (Q1)."""
     torch.manual_seed(seed)
     tokenizer = write_tokenizer(tokenizer_folder)
     text_encoder = CLIPTextModel(
@@ -94,5 +96,3 @@ def tiny_pipeline(tokenizer_folder: Path, seed: int = 0, width: int = 32) -> Sta
         feature_extractor=None,
         requires_safety_checker=False,
     )
-
-

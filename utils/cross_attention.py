@@ -40,6 +40,6 @@ def _detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, dtyp
     """(B, L, C) keys or values in the UNet's dtype; token 0 keeps its value but passes no gradient.
 
     Custom Diffusion's rule: BOS is the same in every prompt, so what it learned would reach every prompt.
-    A hook on the module, not on the tensor, so that gradient checkpointing's recomputation goes through it too.
+    A hook on the module's forward, so that gradient checkpointing's recomputation goes through it too.
     """
     return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1).to(dtype)

@@ -3,6 +3,7 @@
 B images, S picture side in pixels, f pixels per latent, h = w = S // f latent pixels.
 """
 
+import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from utils.errors import UserError
 from utils.pictures import augment, centre_square, list_images, open_image
 from utils.seeds import seed_of
 
@@ -30,6 +32,35 @@ class Concept:
     instance_data_dir: Path
     class_prompt: str | None = None
     class_data_dir: Path | None = None
+
+
+def read_concepts_list(path: Path) -> list[dict[str, str]]:
+    """A JSON list of objects with text values; UserError otherwise.
+
+    Keys: instance_prompt, instance_data_dir and, for prior preservation, class_prompt, class_data_dir.
+    """
+    required, allowed = {"instance_prompt", "instance_data_dir"}, {"class_prompt", "class_data_dir"}
+    try:
+        entries = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"--concepts_list {path} does not exist: give a JSON file") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"--concepts_list {path} is not readable as JSON ({error})") from error
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise UserError(
+            f"--concepts_list {path} must hold a list of objects with {', '.join(sorted(required))}"
+        )
+    for number, entry in enumerate(entries, start=1):
+        if missing := required - entry.keys():
+            raise UserError(f"{path}: concept {number} lacks {', '.join(sorted(missing))}")
+        if unknown := entry.keys() - required - allowed:
+            names = ", ".join(sorted(required | allowed))
+            raise UserError(
+                f"{path}: concept {number} has {', '.join(sorted(unknown))}; only {names} are allowed"
+            )
+        if not all(isinstance(value, str) for value in entry.values()):
+            raise UserError(f"{path}: concept {number} has a value that is not text in quotes")
+    return entries
 
 
 @dataclass(frozen=True)
@@ -62,8 +93,8 @@ def collate(items: Sequence[Item]) -> Batch:
 def items_of_step(step: int, batch_size: int, rank: int = 0, processes: int = 1) -> range:
     """Numbers of the items that process `rank` sees at micro-step `step`.
 
-    The processes take neighbouring slices of one global batch, so that two processes with batch 1 see what one
-    process with batch 2 sees.
+    The processes take neighbouring slices of one global batch, so that two processes with batch 1 see what
+    one process with batch 2 sees.
     """
     first = (step * processes + rank) * batch_size
     return range(first, first + batch_size)

@@ -33,8 +33,8 @@ def loss_denoise(noise_pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """L_recon: squared error inside the mask, per image divided by the mask's area, averaged over images.
 
     noise_pred, target: (B, C, h, w); mask: (B, 1, h, w), 0 or 1, no image all 0. Returns a float32 scalar.
-    Quirk kept from the official code: the channels are summed, not averaged, so under a full mask the value is
-    C = 4 times the per-element mean of the paper. The published λ = 1 was run against this scale.
+    Quirk kept from the official code: the channels are summed, not averaged, so under a full mask the value
+    is C = 4 times the paper's per-element mean. The published λ = 1 was run against this scale.
     """
     assert mask.shape == (len(noise_pred), 1, *noise_pred.shape[2:]), f"mask {tuple(mask.shape)}"
     squared_error = (noise_pred.float() - target.float()).square() * mask  # (B, C, h, w)
@@ -73,10 +73,10 @@ def loss_spl(features: Tensor, class_features: Tensor) -> Tensor:
 def feature_at(last_hidden_state: Tensor, input_ids: Tensor, token_id: int | Tensor) -> Tensor:
     """The text feature at the first place of a token in each phrase.
 
-    last_hidden_state: (B, L, D) after the final layer norm; input_ids: (B, L); token_id: one id for all phrases
-    (EOS, the paper's pooling), or (B,) ids, one per phrase (its modifier token, the official code's pooling).
+    last_hidden_state: (B, L, D) after the final layer norm; input_ids: (B, L); token_id: one id for all
+    phrases (EOS, the paper's pooling) or (B,) ids, one per phrase (its modifier, as the official code).
     Returns (B, D). Raises ValueError if a phrase lacks its token.
-    Not CLIP's own `pooler_output`: under SD 1.5's text config that pools at the largest id, which is the modifier.
+    `pooler_output` is not EOS: with SD 1.5's text config it pools at the largest id, the modifier.
     """
     token_ids = torch.as_tensor(token_id, device=input_ids.device).reshape(-1, 1)  # (B or 1, 1)
     found = input_ids == token_ids  # (B, L)

@@ -18,8 +18,9 @@ class Method:
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("classdiffusion", True, True, 1.0, False, "ClassDiffusion, Huang et al. 2024, arXiv:2405.17532"),
-        Method("custom_diffusion", True, True, 0.0, False, "Custom Diffusion, Kumari et al. 2023, arXiv:2212.04488"),
-        Method("textual_inversion", False, True, 0.0, False, "Textual Inversion, Gal et al. 2022, arXiv:2208.01618"),
+        # name, trains_kv, trains_token, spl_weight, uses_prior, source
+        Method("classdiffusion", True, True, 1.0, False, "Huang et al. 2024, arXiv:2405.17532"),
+        Method("custom_diffusion", True, True, 0.0, False, "Kumari et al. 2023, arXiv:2212.04488"),
+        Method("textual_inversion", False, True, 0.0, False, "Gal et al. 2022, arXiv:2208.01618"),
     )
 }

@@ -42,25 +42,29 @@ class ModifierTokens(nn.Module):
 def check_tokens(
     tokenizer: PreTrainedTokenizerBase, tokens: list[str], initializer_tokens: list[str]
 ) -> list[int]:
-    """Checks that every token is new and every initialiser is one word of the vocabulary; changes nothing.
+    """Checks that every modifier token is new and every initialiser is in the vocabulary; changes nothing.
 
-    Returns the initialisers' ids, in order. Raises UserError otherwise, also for duplicates, blanks in a token and
-    counts that differ. The official code looked up word pieces, and took EOS for a word it did not know.
+    Returns the initialisers' ids, in order. Raises UserError otherwise, also for repetitions, blanks in a
+    token and counts that differ.
     """
     if len(tokens) != len(initializer_tokens):
-        raise UserError(f"{len(tokens)} modifier tokens, {len(initializer_tokens)} initializer tokens: give one each")
-    if len(set(tokens)) < len(tokens):
-        raise UserError(f"modifier tokens {'+'.join(tokens)} repeat: give each concept its own, e.g. <new1>+<new2>")
+        raise UserError(
+            f"{len(tokens)} modifier tokens, {len(initializer_tokens)} initializer tokens: give one each"
+        )
+    if len({token.lower() for token in tokens}) < len(tokens):  # CLIP's tokenizer lowers the case
+        raise UserError(
+            f"modifier tokens {'+'.join(tokens)} repeat: name each concept apart, e.g. <new1>+<new2>"
+        )
     for token in tokens:
         if token.split() != [token]:
-            raise UserError(f"modifier token {token!r} is empty or holds a blank: write one word, e.g. <new1>")
-        if token in tokenizer.get_vocab() or _word_id(tokenizer, token) is not None:
-            raise UserError(f"modifier token {token!r} is already in the vocabulary: choose a new one, e.g. <new1>")
-    ids = [_word_id(tokenizer, word) for word in initializer_tokens]
-    for word, word_id in zip(initializer_tokens, ids, strict=True):
-        if word_id is None:
-            raise UserError(f"initializer token {word!r} is not a single word of the vocabulary: try ktn, pll or ucd")
-    return ids
+            raise UserError(
+                f"modifier token {token!r} is empty or holds a blank: write one word, e.g. <new1>"
+            )
+        if _is_known(tokenizer, token):
+            raise UserError(
+                f"modifier token {token!r} is already in the vocabulary: choose a new one, e.g. <new1>"
+            )
+    return [_initializer_id(tokenizer, word) for word in initializer_tokens]
 
 
 def install(
@@ -69,14 +73,16 @@ def install(
     tokens: list[str],
     initializer_tokens: list[str],
 ) -> ModifierTokens:
-    """Freezes the text encoder, adds K tokens to the tokenizer and puts their trained rows in front of the table.
+    """Freezes the text encoder, adds K tokens to the tokenizer, puts their trained rows before the table.
 
     Each row starts as its initialiser's row. Cast the text encoder before, not after: the rows are float32.
     Raises UserError for unusable tokens (see check_tokens) or a text encoder that does not fit the tokenizer.
     """
     initializer_ids = check_tokens(tokenizer, tokens, initializer_tokens)
     table = text_encoder.get_input_embeddings()
-    assert isinstance(table, nn.Embedding), f"input embedding is {type(table).__name__}: tokens installed twice?"
+    assert isinstance(table, nn.Embedding), (
+        f"input embedding is {type(table).__name__}: tokens installed twice?"
+    )
     if len(tokenizer) != table.num_embeddings:
         raise UserError(
             f"the tokenizer has {len(tokenizer)} tokens, the text encoder {table.num_embeddings} rows: "
@@ -92,7 +98,23 @@ def install(
     return modifier_tokens
 
 
-def _word_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int | None:
-    """The id of a word the tokenizer keeps whole, else None. CLIP's unknown token is EOS, hence a special id."""
-    ids = tokenizer(word, add_special_tokens=False).input_ids
-    return ids[0] if len(ids) == 1 and ids[0] not in tokenizer.all_special_ids else None
+def _is_known(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+    """Whether the tokenizer already keeps this word whole, in any case, or has an entry of this spelling."""
+    ids = tokenizer(token, add_special_tokens=False).input_ids
+    return token in tokenizer.get_vocab() or (len(ids) == 1 and ids[0] not in tokenizer.all_special_ids)
+
+
+def _initializer_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """The entry spelled exactly so, else the whole word, which CLIP's vocabulary spells with "</w>".
+
+    Quirk kept from the official code: CLIP's bare entries are pieces that a word continues. "ktn" is 42170,
+    though the word ktn is read as k + tn, and "pll" is 47629, not the word's own 25266.
+    The official code took EOS for a spelling it did not find; here that is a UserError.
+    """
+    vocabulary = tokenizer.get_vocab()
+    word_id = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
+    if word_id is None or word_id in tokenizer.all_special_ids:
+        raise UserError(
+            f"initializer token {word!r} is not a single token of the vocabulary: try ktn, pll or ucd"
+        )
+    return word_id

@@ -19,7 +19,7 @@ IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".t
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
-    """(pictures, skipped entries) of `folder`, each sorted by name; hidden files such as .DS_Store are skipped.
+    """(pictures, skipped entries) of `folder`, each sorted by name; hidden files (.DS_Store) are skipped.
 
     Raises UserError when the folder is missing or holds no picture.
     """
@@ -57,7 +57,9 @@ def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
     """Grey values 0 … 65535 to 0 … 255 (Pillow's own conversion of such pictures clips at 255)."""
     values = np.asarray(image, dtype=np.float64)
     if image.mode == "F" or values.min() < 0 or values.max() > 65535:
-        raise UserError(f"picture {path} has {image.mode}-mode values beyond 16 bits: save it with 8 or 16 bits")
+        raise UserError(
+            f"picture {path} has {image.mode}-mode values beyond 16 bits: save it with 8 or 16 bits"
+        )
     return Image.fromarray(np.rint(values / 257).astype(np.uint8))
 
 
@@ -132,9 +134,9 @@ def apply_augmentation(
 def latent_span(start: int, length: int, latent_factor: int) -> slice:
     """The latents, along one axis, of `length` padded picture pixels from `start`, without the border ring.
 
-    [start // f + 1, (start + length) // f - 1) as in the official code, where a full frame is ringed too (here
-    it never comes to this function) and where a small picture gives an empty mask, a loss of 0/0: here it
-    counts wherever it touches a latent.
+    [start // f + 1, (start + length) // f - 1) as in the official code, where a full frame is ringed too
+    (here it never comes to this function) and a small picture has an empty mask, a loss of 0/0 (here it
+    counts wherever it touches a latent).
     """
     stop = start + length
     first, last = start // latent_factor + 1, stop // latent_factor - 1

@@ -124,7 +124,7 @@ def main() -> None:
     model = build().to(device())
 
     def loss_of(step: int) -> Tensor:
-        # Half of the scenes hold pairs that the generator's training never sees: the judge must know them all.
+        # Half of the scenes hold pairs that the UNet's training never sees: the judge must know them all.
         half = args.batch_size // 2
         batch = scenes(f"{args.seed}/recogniser/{step}", half)
         batch += scenes(f"{args.seed}/recogniser/held-out/{step}", half, held_out=True)

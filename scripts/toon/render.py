@@ -16,7 +16,7 @@ def shade(rgb: RGB, factor: float) -> RGB:
 
 
 class Pen:
-    """Draws in local units: x to the right of the origin, y up from it, times `scale` of the picture's side."""
+    """Draws in local units: x to the right of the origin, y up, times `scale` of the picture's side."""
 
     def __init__(
         self, draw: ImageDraw.ImageDraw, side: int, x: float, y: float, scale: float, mirror: bool = False

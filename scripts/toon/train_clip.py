@@ -21,8 +21,8 @@ MEAN = STD = [0.5, 0.5, 0.5]
 def build(tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
     """Two towers of 4 x 128.
 
-    The text configuration has eos_token_id = 2 as SD 1.5's has, so CLIP pools at the highest id of a row: EOS,
-    until a modifier token is added. It is the quirk that the semantic preservation loss must not fall for.
+    The text configuration has eos_token_id = 2 as SD 1.5's has, so CLIP pools at the highest id of a row:
+    EOS, until a modifier token is added. The semantic preservation loss must not fall for that.
     """
     tower = {
         "hidden_size": WIDTH,

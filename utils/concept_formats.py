@@ -1,0 +1,205 @@
+"""Read a trained concept from any layout in use: the official one, HF's, Adobe's two, a bare token file.
+
+Shapes: C channels of a cross-attention layer, D text width, r rank of a compressed layer.
+"""
+
+import json
+import pickle
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from utils.errors import UserError
+
+WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
+ADOBE_FILE = "delta.bin"
+MANIFEST = "concept.json"
+SUFFIXES = (".safetensors", ".bin")
+
+
+@dataclass(frozen=True)
+class ConceptWeights:
+    """What a concept's files hold, under the UNet's own parameter names.
+
+    weights: name -> (C, D), replaces the parameter (attn2.to_q and attn2.to_out.0 too if they were trained).
+    deltas: name -> (C, D), is added to the parameter (Adobe's compressed layout).
+    rows: modifier token -> (D,).
+    """
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    deltas: dict[str, Tensor] = field(default_factory=dict)
+    rows: dict[str, Tensor] = field(default_factory=dict)
+    base: str | None = None
+    classes: tuple[str | None, ...] = ()
+
+
+def read_concept(path: Path) -> ConceptWeights:
+    """The concept in a directory or a file. The official K/V file brings the token files beside it.
+
+    Raises UserError if files are missing or ambiguous, ValueError if their content is not a concept's.
+    """
+    if path.is_dir():
+        return _read_directory(path)
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; give a concept's directory or weights file")
+    if path.stem == WEIGHTS_STEM:
+        return _read_directory(path.parent, weights_file=path)
+    return _parse(read_file(path), path)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The dictionary in a .safetensors or pickled file; only tensors and containers are unpickled."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a readable {path.suffix} weights file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWeights:
+    weights_file = weights_file or _weights_file(folder)
+    if weights_file and weights_file.name == ADOBE_FILE:
+        return _parse(read_file(weights_file), weights_file)
+    manifest = _read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    if weights_file is None and (manifest is None or manifest["kv"]):
+        wanted = f"{WEIGHTS_STEM}(.safetensors|.bin)"
+        raise UserError(f"no {wanted} in {folder}; give a concept's directory, or one token file")
+    weights = _parse(read_file(weights_file), weights_file).weights if weights_file else {}
+    if manifest is None:  # official and HF: every other weights file beside the K/V is a token's
+        files = [f for f in sorted(folder.iterdir()) if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
+        return ConceptWeights(weights, rows=_read_token_files(files))
+    tokens = manifest["modifier_tokens"]
+    rows = _read_token_files([_token_file(folder, token) for token in tokens])
+    if list(rows) != tokens:
+        raise ValueError(f"{folder}: {MANIFEST} names {tokens}, the files hold {list(rows)}")
+    return ConceptWeights(weights, rows=rows, base=manifest["base"], classes=tuple(manifest["classes"]))
+
+
+def _weights_file(folder: Path) -> Path | None:
+    found = [file for suffix in SUFFIXES if (file := folder / f"{WEIGHTS_STEM}{suffix}").is_file()]
+    if len(found) > 1:
+        raise UserError(f"{folder} holds {found[0].name} and {found[1].name}; give the path of one of them")
+    adobe = folder / ADOBE_FILE
+    return found[0] if found else adobe if adobe.is_file() else None
+
+
+def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
+    rows: dict[str, Tensor] = {}
+    for file in files:
+        for token, row in _token_rows(read_file(file), file).items():
+            if token in rows:
+                raise UserError(f"{file.parent} holds {token} twice; remove one of its files")
+            rows[token] = row
+    return rows
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    manifest = json.loads(path.read_text())
+    if manifest.get("format") != 1:
+        raise ValueError(f"{path} has format {manifest.get('format')}; this version reads format 1")
+    return manifest
+
+
+def _token_file(folder: Path, token: str) -> Path:
+    found = [file for suffix in SUFFIXES if (file := folder / f"{token}{suffix}").is_file()]
+    if len(found) != 1:
+        raise UserError(f"{folder} needs one file {token}(.safetensors|.bin) and holds {len(found)}")
+    return found[0]
+
+
+def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:
+    """Tell the layouts apart by their keys."""
+    if "unet" in content:
+        return _parse_adobe(content, path)
+    if "state_dict" in content:
+        return _parse_compvis(content, path)
+    if any("_custom_diffusion." in key for key in content):
+        return ConceptWeights(_parse_processors(content, path))
+    return ConceptWeights(rows=_token_rows(content, path))
+
+
+def _parse_processors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """Official and HF: `….attn2.processor.to_k_custom_diffusion.weight`; in .bin an empty dict per attn1."""
+    weights = {}
+    for key, value in content.items():
+        match = re.fullmatch(r"(.+\.attn2)\.processor\.(to_[kvq]|to_out)_custom_diffusion\.(.+)", key)
+        if match and isinstance(value, Tensor):
+            weights[".".join(match.groups())] = value.detach()
+        elif not (key.endswith(".attn1.processor") and value == {}):
+            raise ValueError(f"{path}: unexpected entry {key}")
+    return weights
+
+
+def _parse_adobe(content: dict[str, Any], path: Path) -> ConceptWeights:
+    """Adobe's delta.bin: {"unet": {parameter name: weight}, "modifier_token": {token: row}}."""
+    if unexpected := sorted(content.keys() - {"unet", "modifier_token"}):
+        # "text_encoder" is one: a whole fine-tuned text encoder, which no concept of this project has.
+        raise ValueError(
+            f"{path}: unexpected entries {unexpected}; K/V and token rows can be loaded, no more"
+        )
+    weights, deltas = _split_compressed(content["unet"], path)
+    return ConceptWeights(weights, deltas, _token_rows(content.get("modifier_token", {}), path))
+
+
+def _parse_compvis(content: dict[str, Any], path: Path) -> ConceptWeights:
+    """Adobe's delta_epoch=*.ckpt: {"state_dict": {CompVis name: weight, "embed": (tokens, D) or flattened}}.
+
+    Quirk: the tokens' names are not stored; as in Adobe's own converter they are <new1>, <new2>, ...
+    """
+    named = {key: value for key, value in content["state_dict"].items() if key != "embed"}
+    weights, deltas = _split_compressed(
+        {_diffusers_name(key, path): value for key, value in named.items()}, path
+    )
+    embed = content["state_dict"].get("embed")
+    if embed is None:
+        return ConceptWeights(weights, deltas)
+    width = next(
+        value for name, value in (weights | deltas).items() if name.endswith("attn2.to_k.weight")
+    ).shape[1]
+    rows = {f"<new{i}>": row for i, row in enumerate(embed.detach().reshape(-1, width), start=1)}  # (D,) each
+    return ConceptWeights(weights, deltas, rows)
+
+
+def _diffusers_name(key: str, path: Path) -> str:
+    """A CompVis parameter's name in diffusers. A level of Stable Diffusion is three CompVis blocks."""
+    pattern = r"model\.diffusion_model\.(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.(.+\.attn2\..+)"
+    match = re.fullmatch(pattern, key)
+    if match is None:
+        raise ValueError(f"{path}: unexpected entry {key}")
+    side, index, rest = match.groups()
+    if side is None:
+        return f"mid_block.attentions.0.{rest}"
+    level, module = divmod(int(index) - (side == "input"), 3)  # input block 0 is the first convolution
+    return f"{'down' if side == 'input' else 'up'}_blocks.{level}.attentions.{module}.{rest}"
+
+
+def _split_compressed(entries: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Full weights, and products of Adobe's compressed pairs {"u": (C, r), "v": (r, D)}."""
+    weights, deltas = {}, {}
+    for name, value in entries.items():
+        if isinstance(value, Tensor):
+            weights[name] = value.detach()
+        elif isinstance(value, dict) and value.keys() == {"u", "v"}:
+            deltas[name] = value["u"].float() @ value["v"].float()  # (C, D)
+        else:
+            raise ValueError(f"{path}: unexpected entry {name}")
+    return weights, deltas
+
+
+def _token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """{token: (D,)}, or (1, D) as textual inversion writes it. Several vectors to a token are refused."""
+    for token, row in content.items():
+        if not isinstance(row, Tensor) or not (row.ndim == 1 or (row.ndim == 2 and len(row) == 1)):
+            shape = tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__
+            raise ValueError(f"{path}: {token} is not one token's row: expected (D,), found {shape}")
+    return {token: row.detach().flatten() for token, row in content.items()}

@@ -1,0 +1,159 @@
+"""Prompts to pictures, one seed per picture, and the files they are kept in.
+
+A trained concept in Python:
+
+    pipeline = load_pipeline("data/toon/sd")           # utils.models
+    load_concept(pipeline, "ckpt/concept")             # utils.concept_weights
+    image = next(sample(pipeline, ["a <new1> dog wearing headphones on the beach"], seeds=[0]))
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+)
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from utils.errors import UserError
+
+# The second entry overrides the base's config: latents are not confined to [-1, 1], and PNDM's Runge-Kutta
+# start is not what Stable Diffusion uses. A config written for another scheduler says neither.
+SCHEDULERS: dict[str, tuple[type[SchedulerMixin], dict[str, bool]]] = {
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+    "dpm++": (DPMSolverMultistepScheduler, {}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "euler_a": (EulerAncestralDiscreteScheduler, {}),
+}
+GRID_TILE = 256  # smaller pictures are enlarged to this in the grid
+GRID_GAP = 8
+
+
+def check_scheduler(name: str, eta: float) -> None:
+    """Raises UserError for an unknown scheduler, an eta that it would ignore, or one outside [0, 1]."""
+    if name not in SCHEDULERS:
+        raise UserError(f"unknown scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
+    if name != "ddim" and eta != 0:
+        raise UserError(f"scheduler {name} ignores eta, and eta is {eta:g}; use ddim or set eta to 0")
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta:g}; it must be in [0, 1]: 0 is deterministic DDIM, 1 adds DDPM's noise")
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
+    """A fresh scheduler, a key of SCHEDULERS, over the noise levels of `config` (any scheduler's)."""
+    check_scheduler(name, eta=0)
+    scheduler_class, overrides = SCHEDULERS[name]
+    return scheduler_class.from_config(config, **overrides)
+
+
+def sample(
+    pipeline: DiffusionPipeline,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    num_inference_steps: int = 100,
+    guidance_scale: float = 6.0,
+    eta: float = 1.0,
+    negative_prompt: str | None = None,
+    batch_size: int = 4,
+    scheduler: str = "ddim",
+) -> Iterator[Image.Image]:
+    """Yields one picture for each pair (prompts[i], seeds[i]), in order; the defaults are the paper's.
+
+    Each picture has its own CPU generator for its first latents and for every later draw, so it does not
+    depend on the batch size, its neighbours or the device's generator: equal up to floating-point rounding.
+    Another dtype draws other numbers. The pipeline keeps the scheduler.
+    Raises UserError as `check_scheduler` does.
+    """
+    check_scheduler(scheduler, eta)
+    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
+    pairs = list(zip(prompts, seeds, strict=True))
+    for start in range(0, len(pairs), batch_size):
+        batch = pairs[start : start + batch_size]
+        yield from pipeline(
+            prompt=[prompt for prompt, _ in batch],
+            negative_prompt=None if negative_prompt is None else [negative_prompt] * len(batch),
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+        ).images
+
+
+def slugs(prompts: Iterable[str], length: int = 50) -> list[str]:
+    """A file name's stem for each prompt: lower case, words joined by dashes, no two alike."""
+    taken: list[str] = []
+    for prompt in prompts:
+        stem = re.sub(r"\W+", "-", prompt.lower())[:length].strip("-") or "prompt"
+        slug, count = stem, 1
+        while slug in taken:
+            count += 1
+            slug = f"{stem}-{count}"
+        taken.append(slug)
+    return taken
+
+
+def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes a PNG with `metadata` as text chunks; an older file is replaced in one piece or not at all."""
+    chunks = PngInfo()
+    for key, value in metadata.items():
+        chunks.add_text(key, str(value))
+    unfinished = path.with_name(f".{path.name}.tmp")
+    image.save(unfinished, format="PNG", pnginfo=chunks)
+    os.replace(unfinished, path)
+
+
+def save_grid(
+    images: Sequence[Image.Image],
+    prompts: Sequence[str],
+    path: Path,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """One row per prompt under its text, one column per seed.
+
+    images: row by row, as `sample` yields them, all of one size; those under 256 px are enlarged here only.
+    """
+    columns, left_over = divmod(len(images), len(prompts))
+    assert columns and not left_over, (len(images), len(prompts))
+    scale = -(-GRID_TILE // min(images[0].size))  # whole, so that every pixel stays a square
+    width, height = (side * max(scale, 1) for side in images[0].size)
+    font = ImageFont.load_default(size=20)
+    full_width = columns * (width + GRID_GAP) - GRID_GAP
+    texts = [_wrap(prompt, font, full_width) for prompt in prompts]
+    line = 26
+    row_heights = [line * len(text) + height + GRID_GAP for text in texts]
+
+    grid = Image.new("RGB", (full_width, sum(row_heights)), "white")
+    draw = ImageDraw.Draw(grid)
+    top = 0
+    for row, text in enumerate(texts):
+        for number, words in enumerate(text):
+            draw.text((0, top + line * number), words, fill="black", font=font)
+        for column, image in enumerate(images[row * columns : (row + 1) * columns]):
+            tile = image.resize((width, height), Image.Resampling.NEAREST)
+            grid.paste(tile, (column * (width + GRID_GAP), top + line * len(text)))
+        top += row_heights[row]
+    save_png(grid, path, metadata or {})
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """`text` in lines no wider than `width` pixels, broken between words."""
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and font.getlength(longer) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
