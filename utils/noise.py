@@ -14,7 +14,7 @@ def draw_noise(
     """For each item (stream, number), with shape = (C, h, w):
 
     the autoencoder's noise (B, C, h, w), the noise of the forward process (B, C, h, w), both standard normal,
-    and timesteps (B,), uniform in [0, num_timesteps). Drawn on the CPU, whose generator is the same everywhere.
+    and timesteps (B,), uniform in [0, num_timesteps). Drawn on the CPU, the same everywhere.
     """
     draws = []
     for stream, number in items:

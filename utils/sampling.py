@@ -58,6 +58,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     return scheduler_class.from_config(config, **overrides)
 
 
+@torch.no_grad()
 def sample(
     pipeline: DiffusionPipeline,
     prompts: Sequence[str],
@@ -81,9 +82,19 @@ def sample(
     pairs = list(zip(prompts, seeds, strict=True))
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
+        # Encoded here, so that a float32 text encoder can stand before a half-precision UNet, as in training.
+        embeds, negative_embeds = pipeline.encode_prompt(
+            [prompt for prompt, _ in batch],
+            device=pipeline.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guidance_scale > 1,
+            negative_prompt=[negative_prompt or ""] * len(batch),
+        )
         yield from pipeline(
-            prompt=[prompt for prompt, _ in batch],
-            negative_prompt=None if negative_prompt is None else [negative_prompt] * len(batch),
+            prompt_embeds=embeds.to(pipeline.unet.dtype),
+            negative_prompt_embeds=None
+            if negative_embeds is None
+            else negative_embeds.to(pipeline.unet.dtype),
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
             eta=eta,

@@ -1,0 +1,141 @@
+"""How many of a prompt's words the pictures obey, read off them by the recogniser.
+
+Without --concept: random prompts to the base model, those with pairs of words that its training never held
+together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
+base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
+Only what a prompt states is judged; "all" counts the pictures that obey every stated word.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+from diffusers import StableDiffusionPipeline
+from tqdm import tqdm
+
+from scripts.toon.recogniser import Recogniser
+from scripts.toon.training import scenes
+from scripts.toon.world import Look, Scene, attributes, describe, subject_words, with_article
+from utils.concept_weights import load_concept
+from utils.errors import UserError, exit_on_user_error
+from utils.models import check_base, load_pipeline
+from utils.sampling import sample, save_grid
+
+Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
+
+
+def stated(scene: Scene, colour: bool) -> dict[str, str]:
+    """The attributes that a canonical prompt for this scene puts into words."""
+    silent = {"place": "plain", "worn": "nothing", "neighbour": "nothing", "pose": "standing"}
+    facts = {name: value for name, value in attributes(scene).items() if silent.get(name) != value}
+    if not colour or facts["colour"] is None:
+        facts.pop("colour")
+    return facts
+
+
+def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
+    """'a photo of a white dog wearing a hat on the beach', …; every named colour is stated."""
+    drawn = scenes(seed, count, held_out)
+    texts = [
+        with_article(f"a photo of a {describe(scene, subject_words(scene, colour=True))}") for scene in drawn
+    ]
+    return [(text, stated(scene, colour=True)) for text, scene in zip(texts, drawn, strict=True)]
+
+
+def situations(kind: str, subject: str) -> list[Prompt]:
+    """What the pictures of the concept never show: places, worn things, neighbours, poses, two at once."""
+    plain = Scene(Look(kind, None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0)))
+    changes = [{"place": place} for place in ("beach", "snow", "jungle", "street", "pool", "grass")]
+    changes += [{"worn": worn} for worn in ("headphones", "sunglasses", "hat", "scarf")]
+    changes += [{"neighbour": neighbour} for neighbour in ("ball", "tree", "flower", "barn")]
+    changes += [{"pose": pose} for pose in ("sitting", "running", "jumping")]
+    changes += [
+        {"worn": "headphones", "place": "beach"},
+        {"worn": "sunglasses", "place": "snow"},
+        {"worn": "hat", "place": "street"},
+        {"worn": "scarf", "place": "grass"},
+        {"pose": "running", "place": "beach"},
+        {"neighbour": "ball", "place": "grass"},
+        {"neighbour": "tree", "place": "snow"},
+    ]
+    drawn = [replace(plain, **change) for change in changes]
+    texts = [with_article(f"a photo of a {describe(scene, subject)}") for scene in drawn]
+    return [(text, stated(scene, colour=False)) for text, scene in zip(texts, drawn, strict=True)]
+
+
+def obeyed(
+    pipeline: StableDiffusionPipeline,
+    prompts: list[Prompt],
+    images: int,
+    steps: int,
+    batch_size: int,
+    grid: Path,
+) -> dict[str, tuple[float, int]]:
+    """attribute -> (share of pictures that obey it, number of pictures whose prompt states it)."""
+    texts = [text for text, _ in prompts for _ in range(images)]
+    seeds = [1000 * i + j for i in range(len(prompts)) for j in range(images)]
+    drawn = sample(pipeline, texts, seeds, num_inference_steps=steps, batch_size=batch_size)
+    pictures = list(tqdm(drawn, grid.stem, total=len(texts)))
+    shown = min(len(prompts), 24)
+    grid.parent.mkdir(parents=True, exist_ok=True)
+    save_grid(pictures[: shown * images], [text for text, _ in prompts[:shown]], grid)
+    hits: dict[str, list[bool]] = defaultdict(list)
+    for (_, facts), read in zip(
+        [p for p in prompts for _ in range(images)], Recogniser().read(pictures), strict=True
+    ):
+        right = {name: read[name] == value for name, value in facts.items()}
+        for name, hit in (right | {"all": all(right.values())}).items():
+            hits[name].append(hit)
+    return {name: (sum(h) / len(h), len(h)) for name, h in hits.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--base", default="data/toon/sd")
+    parser.add_argument("--concept", type=Path, help="a trained concept with one token and its class")
+    parser.add_argument(
+        "--prompts", type=int, default=240, help="random prompts of each sort, without --concept"
+    )
+    parser.add_argument("--images", type=int, help="pictures per prompt (default 1, with --concept 4)")
+    parser.add_argument("--num_inference_steps", type=int, default=50)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/prompt_accuracy"))
+    args = parser.parse_args()
+    check_base(args.base)
+    images = args.images or (4 if args.concept else 1)
+    pipeline = load_pipeline(args.base)
+
+    def judge(name: str, prompts: list[Prompt]) -> dict[str, tuple[float, int]]:
+        grid = args.output_dir / f"{name}.png"
+        shares = obeyed(pipeline, prompts, images, args.num_inference_steps, args.batch_size, grid)
+        told = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
+        print(f"{name}: {told}", flush=True)
+        return shares
+
+    if args.concept is None:
+        results = {
+            "seen pairs": judge("seen", random_prompts("prompt-accuracy", args.prompts, held_out=False)),
+            "held-out pairs": judge(
+                "held-out", random_prompts("prompt-accuracy", args.prompts, held_out=True)
+            ),
+        }
+    else:
+        manifest = json.loads((args.concept / "concept.json").read_text())
+        if len(manifest["modifier_tokens"]) != 1:
+            raise UserError(
+                f"{args.concept} has {len(manifest['modifier_tokens'])} tokens; give a single concept"
+            )
+        kind, token = manifest["classes"][0], manifest["modifier_tokens"][0]
+        results = {"class": judge("class", situations(kind, kind))}
+        load_concept(pipeline, args.concept)
+        results["concept"] = judge("concept", situations(kind, f"{token} {kind}"))
+    (args.output_dir / "accuracy.json").write_text(json.dumps(results, indent=2) + "\n")
+    print(f"numbers and pictures are in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
