@@ -139,10 +139,10 @@ def default_prompts(concepts: list[ConceptWeights]) -> list[str]:
         for concept in concepts
         for token, name in zip_longest(concept.rows, concept.classes)
     ]
+    if not concepts:
+        subjects = ["dog"]  # the base model alone
     if not subjects:
-        raise UserError(
-            "nothing to draw: give --prompt or --prompts_file, or a --concept that records its tokens"
-        )
+        raise UserError("the --concept names no token to draw; give --prompt or --prompts_file")
     prompts = [f"a photo of a {subject}" for subject in subjects]
     prompts += [f"a {subject} wearing headphones on the beach" for subject in subjects]
     if len(subjects) > 1:

@@ -3,7 +3,8 @@
 Without --concept: random prompts to the base model, those with pairs of words that its training never held
 together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
 base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
-Only what a prompt states is judged; "all" counts the pictures that obey every stated word.
+Only what a prompt states is judged; "all" counts the pictures that obey every stated word. Likeness is CLIP-I
+on the embedded data/toon/clip, of pictures for the plain prompt to the concept's own pictures.
 """
 
 import argparse
@@ -12,8 +13,10 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
+from transformers import CLIPImageProcessorPil, CLIPModel
 
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.training import scenes
@@ -21,8 +24,11 @@ from scripts.toon.world import Look, Scene, attributes, describe, subject_words,
 from utils.concept_weights import load_concept
 from utils.errors import UserError, exit_on_user_error
 from utils.models import check_base, load_pipeline
+from utils.pictures import list_images, open_image
 from utils.sampling import sample, save_grid
+from utils.similarity import clip_i, clip_image_features
 
+CLIP = Path("data/toon/clip")
 Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
 
 
@@ -30,9 +36,9 @@ def stated(scene: Scene, colour: bool) -> dict[str, str]:
     """The attributes that a canonical prompt for this scene puts into words."""
     silent = {"place": "plain", "worn": "nothing", "neighbour": "nothing", "pose": "standing"}
     facts = {name: value for name, value in attributes(scene).items() if silent.get(name) != value}
-    if not colour or facts["colour"] is None:
-        facts.pop("colour")
-    return facts
+    if not colour:
+        facts.pop("colour", None)
+    return {name: value for name, value in facts.items() if value is not None}
 
 
 def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
@@ -91,6 +97,15 @@ def obeyed(
     return {name: (sum(h) / len(h), len(h)) for name, h in hits.items()}
 
 
+def likeness(pipeline: StableDiffusionPipeline, subject: str, real: list[Path], steps: int) -> float:
+    """CLIP-I of 16 pictures of "a photo of a {subject}" to the concept's own pictures."""
+    drawn = list(sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), steps, batch_size=16))
+    clip = CLIPModel.from_pretrained(CLIP, dtype=torch.float32).eval()
+    processor = CLIPImageProcessorPil.from_pretrained(CLIP)
+    generated, pictures = (clip_image_features(clip, processor, p) for p in (drawn, [*map(open_image, real)]))
+    return clip_i(generated, pictures)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -130,9 +145,14 @@ def main() -> None:
                 f"{args.concept} has {len(manifest['modifier_tokens'])} tokens; give a single concept"
             )
         kind, token = manifest["classes"][0], manifest["modifier_tokens"][0]
+        config = json.loads((args.concept / "training_config.json").read_text())
+        real, _ = list_images(Path(config["instance_data_dir"]))
         results = {"class": judge("class", situations(kind, kind))}
+        results["class likeness"] = likeness(pipeline, kind, real, args.num_inference_steps)
         load_concept(pipeline, args.concept)
         results["concept"] = judge("concept", situations(kind, f"{token} {kind}"))
+        results["concept likeness"] = likeness(pipeline, f"{token} {kind}", real, args.num_inference_steps)
+        print(f"likeness: class {results['class likeness']:.3f}, concept {results['concept likeness']:.3f}")
     (args.output_dir / "accuracy.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"numbers and pictures are in {args.output_dir}")
 

@@ -1,5 +1,6 @@
 """One seeded, resumable training loop for every toon model."""
 
+import math
 import os
 import random
 from collections.abc import Callable
@@ -63,7 +64,7 @@ def fit(
     with tqdm(range(start, steps), initial=start, total=steps, desc=state_path.stem, mininterval=10) as bar:
         for step in bar:
             progress = step / steps
-            rate = lr * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * np.cos(np.pi * progress))
+            rate = lr * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * progress))
             for group in optimizer.param_groups:
                 group["lr"] = rate
             loss = loss_of(step)

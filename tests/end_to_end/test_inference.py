@@ -12,6 +12,7 @@ from PIL import Image
 
 import inference
 from tests.tiny_models import tiny_pipeline
+from utils.concept_formats import ConceptWeights
 from utils.concept_weights import save_concept
 from utils.errors import UserError
 
@@ -104,6 +105,14 @@ def test_batch_size_changes_nothing_and_the_concept_something(concept, base, tmp
         assert np.abs(reference - pixels(tmp_path / "concept" / name)).max() > 1, name
 
 
+def test_default_prompts():
+    assert inference.default_prompts([]) == ["a photo of a dog", "a dog wearing headphones on the beach"]
+    pair = ConceptWeights(rows={"<new1>": None, "<new2>": None}, classes=("teddy bear", "barn"))
+    assert inference.default_prompts([pair])[-1] == "a <new1> teddy bear in front of a <new2> barn"
+    with pytest.raises(UserError, match="names no token"):
+        inference.default_prompts([ConceptWeights()])
+
+
 def test_second_run_overwrites_the_first(base, tmp_path):
     given = ["--base", base, "--prompt", "a dog", "--num_images=1"]
     sample_quickly(tmp_path, *given)
@@ -118,7 +127,6 @@ def test_second_run_overwrites_the_first(base, tmp_path):
     [
         ("--prompts_file={tmp}/none.txt", "no prompts file"),
         ("--prompts_file={tmp}/empty.txt", "is empty"),
-        ("--base={base}", "give --prompt or --prompts_file"),
         ("--prompt=dog --num_images=0", "--num_images is 0"),
         ("--prompt=dog --batch_size=0", "--batch_size is 0"),
         ("--prompt=dog --seed=-1", "--seed is -1"),

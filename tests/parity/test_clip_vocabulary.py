@@ -1,41 +1,19 @@
-"""The modifier tokens on CLIP's real vocabulary, the one SD 1.5 uses.
+"""The modifier tokens on CLIP's real vocabulary, the one SD 1.5 uses."""
 
-Taken from the tokenizer folder named by the environment variable CLIP_TOKENIZER, else from open_clip_torch.
-"""
-
-import gzip
-import importlib.util
-import json
-import os
 from pathlib import Path
 
 import pytest
 from transformers import CLIPTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from tests.clip_vocabulary import write_clip_tokenizer
 from utils.errors import UserError
 from utils.modifier_tokens import check_tokens
 
 
-def write_open_clip_tokenizer(merges_file: Path, folder: Path) -> None:
-    """A transformers tokenizer folder from CLIP's merges: bytes, word-ending bytes, merges, specials."""
-    merges = gzip.decompress(merges_file.read_bytes()).decode().split("\n")[1:48895]
-    letters = list(bytes_to_unicode().values())
-    vocabulary = [*letters, *(letter + "</w>" for letter in letters), *(m.replace(" ", "") for m in merges)]
-    vocabulary += ["<|startoftext|>", "<|endoftext|>"]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
-    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    if given := os.environ.get("CLIP_TOKENIZER"):
-        return Path(given)
-    open_clip = importlib.util.find_spec("open_clip")
-    if open_clip is None:
-        pytest.skip("CLIP's vocabulary: set CLIP_TOKENIZER to a tokenizer folder or install open_clip_torch")
     folder = tmp_path_factory.mktemp("clip_tokenizer")
-    write_open_clip_tokenizer(Path(open_clip.origin).parent / "bpe_simple_vocab_16e6.txt.gz", folder)
+    write_clip_tokenizer(folder)
     return folder
 
 

@@ -1,0 +1,78 @@
+"""The embedded models: stock formats, within the size budget, and as good as the README says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
+
+from scripts.toon.recogniser import Recogniser
+from scripts.toon.render import render
+from scripts.toon.train_autoencoder import psnr
+from scripts.toon.train_clip import retrieval
+from scripts.toon.training import scenes
+from scripts.toon.world import attributes
+from utils.models import load_pipeline
+from utils.sampling import sample
+
+TOON = Path("data/toon")
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionPipeline:
+    return load_pipeline(TOON / "sd", "cpu", "fp32")
+
+
+def test_files_stay_within_the_budget():
+    sizes = [path.stat().st_size for path in TOON.rglob("*") if path.is_file()]
+    assert max(sizes) <= 16 * 2**20
+    assert sum(sizes) <= 60 * 2**20
+
+
+def test_the_pipeline_is_stock(pipeline):
+    index = json.loads((TOON / "sd" / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert type(pipeline) is StableDiffusionPipeline
+    assert pipeline.text_encoder.config.eos_token_id == 2  # SD 1.5's quirk (Q1) is alive here
+    assert pipeline.tokenizer.eos_token_id == len(pipeline.tokenizer) - 1
+
+
+def test_clip_shares_the_text_tower():
+    tower = CLIPModel.from_pretrained(TOON / "clip").text_model.state_dict()
+    encoder = CLIPTextModel.from_pretrained(TOON / "sd" / "text_encoder").state_dict()
+    assert all(torch.equal(tower[name], value) for name, value in encoder.items())
+
+
+def test_autoencoder_restores_held_out_renders():
+    vae = AutoencoderKL.from_pretrained(TOON / "sd" / "vae", torch_dtype=torch.float32).eval()
+    assert psnr(vae, 64, count=128) >= 26.8  # 27.15 dB on all 512
+
+
+def test_clip_finds_captions():
+    clip = CLIPModel.from_pretrained(TOON / "clip", dtype=torch.float32).eval()
+    tokenizer = CLIPTokenizer.from_pretrained(TOON / "clip")
+    assert retrieval(clip, tokenizer, 64, batches=1) >= 0.6  # 74.8 % over 8 batches; chance is 0.8 %
+
+
+def test_recogniser_reads_renders_it_has_not_seen():
+    drawn = scenes("recogniser-check", 256, held_out=True)
+    read = Recogniser().read([render(scene, 64) for scene in drawn])
+    for name in ("class", "colour", "place", "worn", "neighbour", "pose"):
+        pairs = [(facts[name], attributes(scene)[name]) for facts, scene in zip(read, drawn, strict=True)]
+        hits = [got == wanted for got, wanted in pairs if wanted is not None]
+        assert sum(hits) / len(hits) >= 0.95, name
+
+
+def test_the_base_model_composes(pipeline):
+    prompts = ["a photo of a dog on the beach", "a photo of a white rabbit in the snow", "a photo of a car"]
+    wanted = [{"class": "dog", "place": "beach"}, {"class": "rabbit", "place": "snow"}, {"class": "car"}]
+    drawn = list(sample(pipeline, prompts * 2, [0, 0, 0, 1, 1, 1], num_inference_steps=25, batch_size=6))
+    read = Recogniser().read(drawn)
+    hits = [
+        facts[key] == value
+        for facts, want in zip(read, wanted * 2, strict=True)
+        for key, value in want.items()
+    ]
+    assert sum(hits) / len(hits) >= 0.8

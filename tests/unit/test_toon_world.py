@@ -1,0 +1,102 @@
+"""The toon world: captions tell the truth, held-out pairs stay out, pictures follow from scenes."""
+
+import random
+from dataclasses import replace
+
+import numpy as np
+
+from scripts.toon.draw_examples import EXAMPLES, pictures
+from scripts.toon.prompt_accuracy import situations, stated
+from scripts.toon.render import render
+from scripts.toon.training import scenes
+from scripts.toon.world import (
+    ATTRIBUTES,
+    COLOURS,
+    HELD_OUT,
+    PLACE_WORDS,
+    WORN_WORDS,
+    Scene,
+    attributes,
+    caption,
+    is_held_out,
+    sample_look,
+    with_article,
+)
+
+
+def test_training_scenes_hold_no_held_out_pair_and_held_out_scenes_hold_one():
+    assert not any(is_held_out(scene) for scene in scenes("a", 500))
+    assert all(is_held_out(scene) for scene in scenes("a", 200, held_out=True))
+    found = {pair for scene in scenes("a", 500, held_out=True) for pair in HELD_OUT if _holds(scene, pair)}
+    assert found == HELD_OUT
+
+
+def _holds(scene: Scene, pair: frozenset[str]) -> bool:
+    return pair <= {scene.subject.kind, scene.place, scene.worn}
+
+
+def test_scene_i_depends_on_the_seed_and_i_alone():
+    assert scenes("a", 8)[5] == scenes("a", 6)[5] != scenes("b", 6)[5]
+
+
+def test_captions_tell_the_truth():
+    rng = random.Random(0)
+    for scene in scenes("captions", 300):
+        text, subject = caption(scene, rng), scene.subject
+        assert subject.kind in text
+        others = [c for c in COLOURS if c != subject.colour and f" {c} " in f" {text} "]
+        assert not others, (text, subject.colour)
+        assert (scene.place == "plain") == (not any(w in text for p in PLACE_WORDS.values() for w in p))
+        assert ("wearing" in text) == (scene.worn != "nothing")
+        assert scene.worn == "nothing" or WORN_WORDS[scene.worn] in text
+        assert ("in front of a barn" in text) == (scene.neighbour == "barn")
+        assert scene.pose == "standing" or scene.pose in text
+
+
+def test_every_attribute_value_occurs():
+    drawn = [attributes(scene) for scene in scenes("values", 1500)]
+    for name, values in ATTRIBUTES.items():
+        assert {facts[name] for facts in drawn} - {None} == set(values)
+
+
+def test_a_picture_is_a_function_of_its_scene():
+    scene = scenes("render", 1)[0]
+    first, again = (np.asarray(render(scene, 64)) for _ in range(2))
+    assert first.shape == (64, 64, 3)
+    assert (first == again).all()
+    assert (np.asarray(render(replace(scene, seed=scene.seed + 1, x=0.3), 64)) != first).any()
+
+
+def test_worn_things_and_poses_change_the_picture_where_they_should():
+    look = sample_look(random.Random(1), "dog")
+    plain = np.asarray(render(Scene(look), 64), dtype=int)
+    for change in ({"worn": worn} for worn in WORN_WORDS):
+        moved = np.abs(np.asarray(render(Scene(look, **change), 64), dtype=int) - plain).sum(axis=2) > 30
+        assert 30 < moved.sum() < 64 * 64 / 3, change
+    jumping = np.asarray(render(Scene(look, pose="jumping"), 64), dtype=int)
+    assert (np.abs(jumping - plain).sum(axis=2) > 30).sum() > 200
+
+
+def test_articles():
+    assert with_article("a photo of a orange cat") == "a photo of an orange cat"
+    assert with_article("a far away photo of a dog") == "a far away photo of a dog"
+
+
+def test_examples_are_individuals_without_a_colour_name_on_plain_grounds():
+    for name, look in EXAMPLES.items():
+        drawn = pictures(look, f"examples/{name}")
+        assert len(drawn) == 5
+        assert {(s.place, s.worn, s.neighbour) for s in drawn} == {("plain", "nothing", "nothing")}
+        assert look.colour is None
+
+
+def test_situations_state_what_their_prompt_says():
+    prompts = dict(situations("dog", "<new1> dog"))
+    assert prompts["a photo of a <new1> dog wearing headphones on the beach"] == {
+        "class": "dog",
+        "worn": "headphones",
+        "place": "beach",
+    }
+    assert len(prompts) >= 20
+    scene = Scene(sample_look(random.Random(2), "cat"), place="snow")
+    assert stated(scene, colour=False) == {"class": "cat", "place": "snow"}
