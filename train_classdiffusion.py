@@ -21,8 +21,8 @@ from utils.cross_attention import trainable_kv
 from utils.dataset import ClassDataset, InstanceDataset, collate, items_of_step
 from utils.errors import exit_on_user_error
 from utils.logger import Logger
-from utils.losses import feature_at, loss_denoise, loss_prior, loss_spl, target_of
-from utils.models import encode_images, load_pipeline, tokenize
+from utils.losses import check_finite, feature_at, loss_denoise, loss_prior, loss_spl, target_of
+from utils.models import cast_frozen, encode_images, load_pipeline, tokenize
 from utils.modifier_tokens import install
 from utils.noise import draw_noise
 from utils.preflight import check_run, describe_run
@@ -52,39 +52,31 @@ class ConceptModel(nn.Module):
 
 
 def train(config: TrainConfig, checkpoint: Path | None) -> None:
-    accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
-    )
+    last_step, micro_steps = config.max_train_steps, config.gradient_accumulation_steps
+    accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_steps=micro_steps)
     device, rank, processes = accelerator.device, accelerator.process_index, accelerator.num_processes
     concepts, output_dir = config.concepts(), Path(config.output_dir)
+    base = config.pretrained_model_name_or_path
 
-    # A Stable Diffusion, frozen; in half precision if asked, except its small text encoder.
-    pipeline = load_pipeline(
-        config.pretrained_model_name_or_path, device, "fp32", config.revision, config.variant
-    )
-    tokenizer, text_encoder, vae, unet = (
-        pipeline.tokenizer,
-        pipeline.text_encoder,
-        pipeline.vae,
-        pipeline.unet,
-    )
+    # A Stable Diffusion. Frozen, and in half precision if asked: its VAE, and its UNet but for K and V.
+    pipeline = load_pipeline(base, device, "fp32", config.revision, config.variant)
+    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
     noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
+    vae, unet = pipeline.vae.requires_grad_(False), pipeline.unet.requires_grad_(False)
+    kv = trainable_kv(unet) if config.recipe.trains_kv else {}
     half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    for part in (vae, unet):
-        part.requires_grad_(False).to(dtype=half)
+    cast_frozen([vae, unet], half)
     if config.gradient_checkpointing:
         unet.enable_gradient_checkpointing()
         unet.train()  # it has no dropout; checkpointing asks for the mode
     if config.uses_prior:
-        with accelerator.main_process_first():
-            generate_class_images(
-                pipeline, concepts, config.num_class_images, config.sample_batch_size, config.seed
-            )
+        wanted = (config.num_class_images, config.sample_batch_size, config.seed)
+        generate_class_images(pipeline, concepts, *wanted, rank, processes)
+        accelerator.wait_for_everyone()
 
-    # What learns, all of it float32: the modifier tokens' rows, and K and V of every cross-attention.
+    # What learns, all of it float32: K and V, and the modifier tokens' rows.
     tokens = [concept.modifier_token for concept in concepts]
     rows = install(text_encoder, tokenizer, tokens, [concept.initializer_token for concept in concepts]).rows
-    kv = trainable_kv(unet) if config.recipe.trains_kv else {}
     trained = {"rows": rows, **kv}
     kv_rate, token_rate = config.learning_rates(processes)
     optimizer = torch.optim.AdamW(
@@ -94,7 +86,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
         eps=config.adam_epsilon,
     )
     lr_scheduler = get_scheduler(
-        config.lr_scheduler, optimizer, config.lr_warmup_steps, config.max_train_steps
+        config.lr_scheduler, optimizer, num_warmup_steps=config.lr_warmup_steps, num_training_steps=last_step
     )
     model, optimizer = accelerator.prepare(ConceptModel(text_encoder, unet), optimizer)
 
@@ -105,36 +97,34 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     classes = ClassDataset(concepts, *augmentation, config.num_class_images) if config.uses_prior else None
     shape = (vae.config.latent_channels, *[size // pipeline.vae_scale_factor] * 2)
     named = [concept for concept in concepts if concept.cls_token]
-    phrases = tokenize(tokenizer, [f"a photo of a {c.modifier_token} {c.cls_token}" for c in named]).to(
-        device
-    )
+    modified = [f"a photo of a {c.modifier_token} {c.cls_token}" for c in named]
+    phrases = tokenize(tokenizer, modified).to(device)  # (K, L)
     class_phrases = tokenize(tokenizer, [f"a photo of a {c.cls_token}" for c in named]).to(device)  # (K, L)
     eos = tokenizer.eos_token_id
     modifiers = torch.tensor([tokenizer.convert_tokens_to_ids(c.modifier_token) for c in named])
     pool = eos if config.spl_pool == "eos" else modifiers.to(device)  # the paper's, or the official code's
     if named:
         with torch.no_grad():
-            class_hidden = accelerator.unwrap_model(model).encode(class_phrases)
-            class_features = feature_at(class_hidden, class_phrases, eos)  # (K, D)
+            class_features = feature_at(text_encoder(class_phrases).last_hidden_state, class_phrases, eos)
 
     def save(folder: Path) -> None:
-        weights = dict(zip(tokens, rows.detach(), strict=True))
-        base, words = config.pretrained_model_name_or_path, [concept.cls_token for concept in concepts]
-        save_concept(folder, kv, weights, not config.no_safe_serialization, base, words)
+        learned, words = dict(zip(tokens, rows, strict=True)), [concept.cls_token for concept in concepts]
+        save_concept(folder, kv, learned, not config.no_safe_serialization, base, words)
         config.save(folder / "training_config.json")
 
-    streams = [("instance", instances.instance_item)]
-    if classes:
-        streams.append(("class", classes.class_item))
-    done = load_state(checkpoint, trained, optimizer, lr_scheduler, accelerator.scaler) if checkpoint else 0
+    streams = [("instance", instances.instance_item)] + ([("class", classes.class_item)] if classes else [])
+    for path in instances.skipped:
+        accelerator.print(f"skipped {path}: not a picture")
+    state = (trained, optimizer, lr_scheduler, accelerator.scaler, processes)
+    done = load_state(checkpoint, *state) if checkpoint else 0
     logger = Logger(output_dir, config, resumed_at=done) if accelerator.is_main_process else None
-    steps, micro_steps = range(done, config.max_train_steps), config.gradient_accumulation_steps
-    bar = tqdm(steps, "training", initial=done, total=config.max_train_steps, disable=logger is None)
+    bar = tqdm(range(done + 1, last_step + 1), "training", last_step, initial=done, disable=logger is None)
     for step in bar:
         record: dict[str, Tensor] = {}
         for micro_step in range(micro_steps):
             # The batch. All that is random is a function of the seed and the items' numbers.
-            numbers = items_of_step(step * micro_steps + micro_step, config.train_batch_size, rank, processes)
+            position = (step - 1) * micro_steps + micro_step
+            numbers = items_of_step(position, config.train_batch_size, rank, processes)
             batch = collate([item(number) for _, item in streams for number in numbers])
             keys = [(stream, number) for stream, _ in streams for number in numbers]
             draws = draw_noise(config.seed, keys, shape, noise_scheduler.config.num_train_timesteps)
@@ -161,9 +151,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
                     terms["loss_prior"] = loss_prior(noise_pred[b:], target[b:])
                     loss = loss + config.prior_loss_weight * terms["loss_prior"]
                 terms["loss"] = loss
-                if not torch.isfinite(loss):
-                    told = ", ".join(f"{name} {term.item()}" for name, term in terms.items())
-                    raise FloatingPointError(f"step {step + 1}: {told}; the last checkpoint is kept")
+                check_finite(terms, step)
 
                 # Update the rows and the K/V, nothing else.
                 accelerator.backward(loss)
@@ -178,32 +166,30 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
 
         # Log, sample, save.
         record = {name: term.item() for name, term in accelerator.reduce(record, "mean").items()}
-        last = step + 1 == config.max_train_steps
         if logger:
-            logger.log(step + 1, record | {"lr": rate})
+            logger.log(step, record | {"lr": rate})
             bar.set_postfix({name: f"{value:.4f}" for name, value in record.items()}, refresh=False)
-        if logger and config.validation_prompt and ((step + 1) % config.validation_steps == 0 or last):
-            folder = output_dir / "validation" / f"step-{step + 1:05d}"
-            shown = validate(
-                pipeline, config.validation_prompt, config.num_validation_images, config.seed, folder
-            )
-            logger.images(step + 1, "validation", shown)
-        if logger and ((step + 1) % config.checkpointing_steps == 0 or last):
-            folder = output_dir / f"checkpoint-{step + 1}"
+        if logger and config.validation_prompt and (step % config.validation_steps == 0 or step == last_step):
+            folder = output_dir / "validation" / f"step-{step:05d}"
+            settings = (config.validation_prompt, config.num_validation_images, config.seed)
+            logger.images(step, "validation", validate(pipeline, *settings, folder))
+        if logger and (step % config.checkpointing_steps == 0 or step == last_step):
+            folder = output_dir / f"checkpoint-{step}"
             save(folder)
-            save_state(folder, step + 1, trained, optimizer, lr_scheduler, accelerator.scaler)
-            remove_old_checkpoints(output_dir, config.checkpoints_total_limit)
+            save_state(folder, step, *state)
+            remove_old_checkpoints(output_dir, step, config.checkpoints_total_limit)
         accelerator.wait_for_everyone()
 
     if logger:
         save(output_dir)
         logger.close()
         print(f"the concept is in {output_dir}, its log in {output_dir / 'log.jsonl'}")
+    del model  # before its process group: the other way round, gloo can hang
     accelerator.end_training()
 
 
-def main() -> None:
-    config = parse_config()
+def main(argv: list[str] | None = None) -> None:
+    config = parse_config(argv)
     checkpoint = check_run(config)
     if config.dry_run:
         print(describe_run(config, checkpoint))

@@ -16,16 +16,16 @@ def trainable_kv(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
     Returns {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (C, D), …}, the parameters
     themselves. The matrices are trained where they stand, without an attention processor: the first output is
     the base model's, attention stays fused, and nothing is left to merge. Gradients are those of diffusers'
-    CustomDiffusionAttnProcessor. Call once, after the UNet has its dtype (it may be half precision).
+    CustomDiffusionAttnProcessor. Call once, and before the rest takes half precision, which would round K
+    and V too.
     """
     unet.requires_grad_(False)
     for name, attention in unet.named_modules():
         if name.endswith(".attn2"):
-            dtype = attention.to_q.weight.dtype
             for projection in (attention.to_k, attention.to_v):
                 projection.float().requires_grad_(True)
                 projection.register_forward_pre_hook(_cast_input)
-                projection.register_forward_hook(partial(_detach_bos, dtype=dtype))
+                projection.register_forward_hook(partial(_detach_bos, query=attention.to_q))
     kv = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
     assert kv, "the UNet has no cross-attention"
     return kv
@@ -36,10 +36,10 @@ def _cast_input(projection: nn.Linear, args: tuple[Tensor]) -> Tensor:
     return args[0].to(projection.weight.dtype)
 
 
-def _detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, L, C) keys or values in the UNet's dtype; token 0 keeps its value but passes no gradient.
+def _detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, query: nn.Linear) -> Tensor:
+    """(B, L, C) keys or values in the queries' dtype; token 0 keeps its value but passes no gradient.
 
     Custom Diffusion's rule: BOS is the same in every prompt, so what it learned would reach every prompt.
     A hook on the module's forward, so that gradient checkpointing's recomputation goes through it too.
     """
-    return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1).to(dtype)
+    return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1).to(query.weight.dtype)

@@ -19,7 +19,8 @@ class Logger:
     def __init__(self, output_dir: Path, config: TrainConfig, resumed_at: int = 0):
         output_dir.mkdir(parents=True, exist_ok=True)
         path = output_dir / "log.jsonl"
-        lines = path.read_text().splitlines() if resumed_at and path.exists() else []
+        # The last line is torn where the run was killed while writing it.
+        lines = path.read_text().split("\n")[:-1] if resumed_at and path.exists() else []
         self.file = path.open("w", buffering=1)
         self.file.writelines(line + "\n" for line in lines if json.loads(line)["step"] <= resumed_at)
         self.board = self.run = None
@@ -27,7 +28,7 @@ class Logger:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(
-                str(output_dir / "tensorboard" / config.tracker_name), purge_step=resumed_at
+                str(output_dir / "tensorboard" / config.tracker_name), purge_step=resumed_at + 1
             )
         elif config.report_to == "wandb":
             import wandb

@@ -70,6 +70,13 @@ def loss_spl(features: Tensor, class_features: Tensor) -> Tensor:
     return cosine_distance(features, class_features.detach()).mean()
 
 
+def check_finite(terms: dict[str, Tensor], step: int) -> None:
+    """Raise FloatingPointError, naming the step and every term, when one of the scalars is not finite."""
+    if not all(torch.isfinite(term) for term in terms.values()):
+        told = ", ".join(f"{name} {term.item()}" for name, term in terms.items())
+        raise FloatingPointError(f"step {step}: {told}; the last checkpoint is kept")
+
+
 def feature_at(last_hidden_state: Tensor, input_ids: Tensor, token_id: int | Tensor) -> Tensor:
     """The text feature at the first place of a token in each phrase.
 

@@ -5,7 +5,7 @@ Shapes: B images or phrases, H = W pixels, h = w latent pixels, L tokens.
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from diffusers import AutoencoderKL
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
@@ -66,6 +66,8 @@ def check_base(base: str | Path, revision: str | None = None) -> None:
     Reads its model_index.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
     folder = Path(base)
+    if not folder.is_dir() and folder.parent.is_dir() and folder.parent != Path("."):
+        raise UserError(f"base model {base} is not a folder, though {folder.parent} is one: check the path")
     if folder.is_dir() and not (folder / "model_index.json").is_file():
         raise UserError(
             f"base model folder {base} has no model_index.json; "
@@ -113,6 +115,14 @@ def load_pipeline(
         )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
+
+
+def cast_frozen(modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    """Cast the parameters that do not learn, and only them (`to` casts all; diffusers' also warns of it)."""
+    for module in modules:
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, phrases: list[str]) -> Tensor:

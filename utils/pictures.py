@@ -18,6 +18,11 @@ from utils.errors import UserError
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
+def is_image(path: Path) -> bool:
+    """Whether `path` is a file that is named like a picture and not hidden."""
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
+
+
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     """(pictures, skipped entries) of `folder`, each sorted by name; hidden files (.DS_Store) are skipped.
 
@@ -27,8 +32,7 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
         raise UserError(f"picture folder {folder} does not exist: give a folder that holds the pictures")
     images, skipped = [], []
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
-        is_image = path.is_file() and not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
-        (images if is_image else skipped).append(path)
+        (images if is_image(path) else skipped).append(path)
     if not images:
         raise UserError(f"no pictures in {folder}: put some there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return images, skipped

@@ -79,10 +79,13 @@ def sample(
     """
     check_scheduler(scheduler, eta)
     pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
+    # Prompts are encoded here, so that a float32 text encoder can stand before a half-precision UNet, as in
+    # training; a pipeline that has the text encoder would cast the features back to its dtype.
+    painter = type(pipeline)(**pipeline.components | {"text_encoder": None}, requires_safety_checker=False)
+    painter.set_progress_bar_config(disable=True)
     pairs = list(zip(prompts, seeds, strict=True))
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        # Encoded here, so that a float32 text encoder can stand before a half-precision UNet, as in training.
         embeds, negative_embeds = pipeline.encode_prompt(
             [prompt for prompt, _ in batch],
             device=pipeline.device,
@@ -90,7 +93,7 @@ def sample(
             do_classifier_free_guidance=guidance_scale > 1,
             negative_prompt=[negative_prompt or ""] * len(batch),
         )
-        yield from pipeline(
+        yield from painter(
             prompt_embeds=embeds.to(pipeline.unet.dtype),
             negative_prompt_embeds=None
             if negative_embeds is None

@@ -1,15 +1,18 @@
 """Pictures of the concept while it is being learned."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from utils.sampling import sample, save_grid, save_png
 
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
 
 def validate(
-    pipeline: StableDiffusionPipeline, prompt: str, count: int, seed: int, folder: Path
+    pipeline: "StableDiffusionPipeline", prompt: str, count: int, seed: int, folder: Path
 ) -> list[Image.Image]:
     """Sample `prompt` as inference.py does (DDIM, 100 steps, guidance 6, eta 1) with seeds seed, seed + 1, …
 

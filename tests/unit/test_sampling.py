@@ -137,7 +137,10 @@ def test_check_base_on_folders_and_names(tmp_path):
         check_base(tmp_path)
     index.write_text('{"_class_name": "StableDiffusionPipeline"}')
     check_base(tmp_path)
-    for missing in (tmp_path / "nothing", "data/toon/nothing", "sd", "~/sd", index):
+    for missing in (tmp_path / "nothing", "data/toon/nothing", index):  # the Hub is not asked
+        with pytest.raises(UserError, match="is not a folder, though .* is one"):
+            check_base(missing)
+    for missing in ("sd", "~/sd"):
         with pytest.raises(UserError, match="neither an existing folder nor a Hub id"):
             check_base(missing)
 
