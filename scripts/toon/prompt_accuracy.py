@@ -20,8 +20,10 @@ from transformers import CLIPImageProcessorPil, CLIPModel
 
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.training import scenes
-from scripts.toon.world import Look, Scene, attributes, describe, subject_words, with_article
+from scripts.toon.world import KINDS, Look, Scene, attributes, describe, subject_words, with_article
 from utils.concept_weights import load_concept
+from utils.config import TrainConfig
+from utils.dataset import Concept
 from utils.errors import UserError, exit_on_user_error
 from utils.models import check_base, load_pipeline
 from utils.pictures import list_images, open_image
@@ -106,6 +108,17 @@ def likeness(pipeline: StableDiffusionPipeline, subject: str, real: list[Path], 
     return clip_i(generated, pictures)
 
 
+def trained_concept(folder: Path) -> Concept:
+    """The one concept with a class word in a folder that train_classdiffusion.py wrote."""
+    if not (folder / "training_config.json").is_file():
+        raise UserError(f"{folder} holds no training_config.json; give a folder of train_classdiffusion.py")
+    concepts = TrainConfig(**json.loads((folder / "training_config.json").read_text())).concepts()
+    if len(concepts) != 1 or concepts[0].cls_token not in KINDS:
+        words = ", ".join(str(concept.cls_token) for concept in concepts)
+        raise UserError(f"{folder} has the classes {words}; give one concept of {', '.join(KINDS)}")
+    return concepts[0]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -122,6 +135,7 @@ def main() -> None:
     args = parser.parse_args()
     check_base(args.base)
     images = args.images or (4 if args.concept else 1)
+    concept = trained_concept(args.concept) if args.concept else None
     pipeline = load_pipeline(args.base)
 
     def judge(name: str, prompts: list[Prompt]) -> dict[str, tuple[float, int]]:
@@ -139,14 +153,8 @@ def main() -> None:
             ),
         }
     else:
-        manifest = json.loads((args.concept / "concept.json").read_text())
-        if len(manifest["modifier_tokens"]) != 1:
-            raise UserError(
-                f"{args.concept} has {len(manifest['modifier_tokens'])} tokens; give a single concept"
-            )
-        kind, token = manifest["classes"][0], manifest["modifier_tokens"][0]
-        config = json.loads((args.concept / "training_config.json").read_text())
-        real, _ = list_images(Path(config["instance_data_dir"]))
+        real, _ = list_images(concept.instance_data_dir)
+        kind, token = concept.cls_token, concept.modifier_token
         results = {"class": judge("class", situations(kind, kind))}
         results["class likeness"] = likeness(pipeline, kind, real, args.num_inference_steps)
         load_concept(pipeline, args.concept)
