@@ -7,7 +7,7 @@
 case "${BASE:-toon}" in
   toon)
     MODEL=data/toon/sd
-    SETTING=(--train_batch_size=2 --max_train_steps=800 --learning_rate=1.5e-4 --token_learning_rate=1.5e-3)
+    SETTING=(--train_batch_size=2 --max_train_steps=800 --learning_rate=6e-5 --token_learning_rate=1e-3 --noaug)
     ;;
   sd15)
     MODEL=stable-diffusion-v1-5/stable-diffusion-v1-5

@@ -8,9 +8,9 @@ CLASS="${CLASS:-dog}"
 INSTANCE_DIR="${INSTANCE_DIR:-data/dog}"
 case "${BASE:-toon}" in
   toon)
-    # Learning rates chosen on tuning individuals: see the README.
+    # Chosen on tuning individuals (scripts/toon/tune.py). --noaug: toon has never seen pictures on a grey canvas.
     MODEL=data/toon/sd
-    SETTING=(--train_batch_size=2 --max_train_steps=400 --learning_rate=1.5e-4 --token_learning_rate=1.5e-3)
+    SETTING=(--train_batch_size=2 --max_train_steps=400 --learning_rate=6e-5 --token_learning_rate=1e-3 --noaug)
     ;;
   sd15)
     MODEL=stable-diffusion-v1-5/stable-diffusion-v1-5

@@ -25,8 +25,8 @@ def main() -> None:
     )
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tune"))
     parser.add_argument("--individuals", type=int, default=2)
-    parser.add_argument("--learning_rates", nargs="+", default=["5e-5", "1.5e-4", "5e-4"], help="of K/V")
-    parser.add_argument("--token_learning_rates", nargs="+", default=["1.5e-3"])
+    parser.add_argument("--learning_rates", nargs="+", default=["2e-5", "6e-5", "2e-4"], help="of K/V")
+    parser.add_argument("--token_learning_rates", nargs="+", default=["1e-3"])
     parser.add_argument("--spl_weights", nargs="+", default=["1"])
     parser.add_argument("--steps", nargs="+", default=["400"])
     args = parser.parse_args()
@@ -61,6 +61,7 @@ def personalise(
         train += [
             f"--instance_prompt=a photo of a <new1> {kind}",
             "--scale_lr",
+            "--noaug",
             "--hflip",
             f"--output_dir={output}",
         ]
