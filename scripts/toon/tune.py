@@ -29,12 +29,14 @@ def main() -> None:
     parser.add_argument("--token_learning_rates", nargs="+", default=["1e-3"])
     parser.add_argument("--spl_weights", nargs="+", default=["1"])
     parser.add_argument("--steps", nargs="+", default=["400"])
+    parser.add_argument("--augment", action="store_true", help="with Custom Diffusion's scale augmentation")
     args = parser.parse_args()
     settings = itertools.product(args.learning_rates, args.token_learning_rates, args.spl_weights, args.steps)
+    extra = [] if args.augment else ["--noaug"]
     for kv_rate, token_rate, spl_weight, steps in settings:
-        name = f"kv{kv_rate}_token{token_rate}_spl{spl_weight}_steps{steps}"
+        name = f"kv{kv_rate}_token{token_rate}_spl{spl_weight}_steps{steps}" + "_augmented" * args.augment
         scores = [
-            personalise(args.output_dir, name, i, kv_rate, token_rate, spl_weight, steps)
+            personalise(args.output_dir, name, i, kv_rate, token_rate, spl_weight, steps, extra)
             for i in range(args.individuals)
         ]
         for measure in ("class", "concept"):
@@ -44,9 +46,16 @@ def main() -> None:
 
 
 def personalise(
-    folder: Path, name: str, i: int, kv_rate: str, token_rate: str, spl_weight: str, steps: str
+    folder: Path,
+    name: str,
+    i: int,
+    kv_rate: str,
+    token_rate: str,
+    spl_weight: str,
+    steps: str,
+    extra: list[str],
 ) -> dict:
-    """Train individual i with a setting and judge it."""
+    """Train individual i with a setting and `extra` flags, and judge it."""
     kind = KINDS[i % len(KINDS)]
     look = sample_look(random.Random(f"tuning/{i}"), kind)
     images = folder / f"individual-{i}"
@@ -61,12 +70,12 @@ def personalise(
         train += [
             f"--instance_prompt=a photo of a <new1> {kind}",
             "--scale_lr",
-            "--noaug",
             "--hflip",
             f"--output_dir={output}",
         ]
         train += [f"--learning_rate={kv_rate}", f"--token_learning_rate={token_rate}"]
         train += [f"--spl_weight={spl_weight}", f"--max_train_steps={steps}", "--checkpointing_steps=100000"]
+        train += extra
         subprocess.run([sys.executable, *train], check=True)
         judge = ["-m", "scripts.toon.prompt_accuracy", f"--concept={output}", "--images=2"]
         subprocess.run([sys.executable, *judge, f"--output_dir={output / 'accuracy'}"], check=True)
