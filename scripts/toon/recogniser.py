@@ -14,6 +14,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from scripts.toon.training import device, fit, generator, scenes, to_pixels
 from scripts.toon.world import ATTRIBUTES, Scene, attributes
+from utils.pictures import to_pixels as picture_to_pixels
 
 SIDE = 128  # pictures are resized to this, so that the stem's fourfold reduction keeps small things
 FOLDER = Path("data/toon/recogniser")
@@ -77,20 +78,17 @@ class Recogniser:
     def read(self, pictures: list[Image.Image], batch_size: int = 64) -> list[dict[str, str]]:
         facts: list[dict[str, str]] = []
         for start in range(0, len(pictures), batch_size):
-            pixels = [
-                torch.frombuffer(
-                    bytearray(p.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR).tobytes()),
-                    dtype=torch.uint8,
-                )
+            batch = [
+                p.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR)
                 for p in pictures[start : start + batch_size]
             ]
-            x = torch.stack(pixels).view(-1, SIDE, SIDE, 3).permute(0, 3, 1, 2).float() / 127.5 - 1
+            x = torch.stack([picture_to_pixels(picture) for picture in batch])
             best = {
                 name: part.argmax(1)
                 for name, part in split(self.model(x.to(self.model.device)).logits).items()
             }
             facts += [
-                {name: ATTRIBUTES[name][best[name][i]] for name in ATTRIBUTES} for i in range(len(pixels))
+                {name: ATTRIBUTES[name][best[name][i]] for name in ATTRIBUTES} for i in range(len(batch))
             ]
         return facts
 

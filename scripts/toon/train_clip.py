@@ -13,6 +13,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextMode
 
 from scripts.toon.training import device, fit, scenes, to_pixels
 from scripts.toon.world import Scene, caption
+from utils.models import tokenize
 
 WIDTH = 128
 MEAN = STD = [0.5, 0.5, 0.5]
@@ -40,11 +41,6 @@ def build(tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
     }
     vision = tower | {"image_size": size, "patch_size": size // 8, "projection_dim": WIDTH}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
-
-
-def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
-    """(B, L) token ids, padded with EOS to the full length as Stable Diffusion does."""
-    return tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
 def captions_of(batch: list[Scene], seed: str) -> list[str]:

@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from scripts.toon.train_clip import WIDTH, tokenize
+from scripts.toon.train_clip import WIDTH
 from scripts.toon.training import device, fit, generator, scenes, to_pixels
 from scripts.toon.world import caption
+from utils.models import tokenize
 
 MIN_SNR_GAMMA = 5.0  # Hang et al. 2023 (arXiv 2303.09556)
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance

@@ -6,13 +6,13 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
+from utils.pictures import to_pixels as picture_to_pixels
 
 CHECKPOINT_EVERY = 250
 
@@ -24,8 +24,7 @@ def scenes(seed: str, count: int, held_out: bool = False) -> list[Scene]:
 
 def to_pixels(batch: list[Scene], size: int) -> Tensor:
     """Render: (B, 3, size, size) float32 in [-1, 1]."""
-    arrays = np.stack([np.asarray(render(scene, size)) for scene in batch])
-    return torch.from_numpy(arrays).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.stack([picture_to_pixels(render(scene, size)) for scene in batch])
 
 
 def generator(seed: str) -> torch.Generator:
