@@ -15,6 +15,7 @@ from utils.concept_formats import ConceptWeights, read_concept
 from utils.concept_weights import load_concept
 from utils.errors import UserError, exit_on_user_error
 from utils.models import DTYPES, check_base, choose_device_dtype, load_pipeline
+from utils.modifier_tokens import check_within_limit
 from utils.sampling import SCHEDULERS, check_scheduler, sample, save_grid, save_png, slugs
 
 TOON = "data/toon/sd"  # the embedded base model
@@ -151,21 +152,22 @@ def default_prompts(concepts: list[ConceptWeights]) -> list[str]:
 
 
 def check_modifier_tokens(prompts: list[str], base: str, concepts: list[ConceptWeights]) -> None:
-    """Raises UserError for a <token> that neither a concept nor the base's tokenizer knows.
+    """Raises UserError for a <token> that neither a concept nor the base's tokenizer knows, and for one that
+    stands past the tokenizer's limit.
 
-    The tokenizer would spell an unknown one in letters, and the pictures would show anything.
+    The tokenizer would spell an unknown one in letters and cut off a late one: pictures would show anything.
     """
+    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     mentioned = {token for prompt in prompts for token in re.findall(r"<[^<>\s]+>", prompt)}
     known = [token for concept in concepts for token in concept.rows]
-    unknown = sorted(mentioned.difference(known))
-    if not unknown:
-        return
-    in_base = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer").get_vocab()
-    for token in unknown:
-        if token not in in_base:
+    for token in sorted(mentioned.difference(known)):
+        if token not in tokenizer.get_vocab():
             raise UserError(
                 f"prompt mentions {token}, known are: {', '.join(known) or 'none'}; add its --concept"
             )
+    tokenizer.add_tokens(known)
+    for prompt in prompts:
+        check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class ConceptWeights:
 def read_concept(path: Path) -> ConceptWeights:
     """The concept in a directory or a file. The official K/V file brings the token files beside it.
 
-    Raises UserError if files are missing or ambiguous, ValueError if their content is not a concept's.
+    Raises UserError if files are missing or ambiguous, or if their content is not a concept's.
     """
     if path.is_dir():
         return _read_directory(path)
@@ -60,9 +60,9 @@ def read_file(path: Path) -> dict[str, Any]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a readable {path.suffix} weights file: {error}") from error
+        raise UserError(f"{path} is not a readable {path.suffix} weights file: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
 
 
@@ -81,7 +81,7 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
     tokens = manifest["modifier_tokens"]
     rows = _read_token_files([_token_file(folder, token) for token in tokens])
     if list(rows) != tokens:
-        raise ValueError(f"{folder}: {MANIFEST} names {tokens}, the files hold {list(rows)}")
+        raise UserError(f"{folder}: {MANIFEST} names {tokens}, the files hold {list(rows)}")
     return ConceptWeights(weights, rows=rows, base=manifest["base"], classes=tuple(manifest["classes"]))
 
 
@@ -104,9 +104,12 @@ def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    manifest = json.loads(path.read_text())
+    try:
+        manifest = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); train or download the concept again") from error
     if manifest.get("format") != 1:
-        raise ValueError(f"{path} has format {manifest.get('format')}; this version reads format 1")
+        raise UserError(f"{path} has format {manifest.get('format')}; this version reads format 1")
     return manifest
 
 
@@ -136,7 +139,7 @@ def _parse_processors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
         if match and isinstance(value, Tensor):
             weights[".".join(match.groups())] = value.detach()
         elif not (key.endswith(".attn1.processor") and value == {}):
-            raise ValueError(f"{path}: unexpected entry {key}")
+            raise UserError(f"{path}: unexpected entry {key}")
     return weights
 
 
@@ -144,9 +147,7 @@ def _parse_adobe(content: dict[str, Any], path: Path) -> ConceptWeights:
     """Adobe's delta.bin: {"unet": {parameter name: weight}, "modifier_token": {token: row}}."""
     if unexpected := sorted(content.keys() - {"unet", "modifier_token"}):
         # "text_encoder" is one: a whole fine-tuned text encoder, which no concept of this project has.
-        raise ValueError(
-            f"{path}: unexpected entries {unexpected}; K/V and token rows can be loaded, no more"
-        )
+        raise UserError(f"{path}: unexpected entries {unexpected}; K/V and token rows can be loaded, no more")
     weights, deltas = _split_compressed(content["unet"], path)
     return ConceptWeights(weights, deltas, _token_rows(content.get("modifier_token", {}), path))
 
@@ -175,7 +176,7 @@ def _diffusers_name(key: str, path: Path) -> str:
     pattern = r"model\.diffusion_model\.(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.(.+\.attn2\..+)"
     match = re.fullmatch(pattern, key)
     if match is None:
-        raise ValueError(f"{path}: unexpected entry {key}")
+        raise UserError(f"{path}: unexpected entry {key}")
     side, index, rest = match.groups()
     if side is None:
         return f"mid_block.attentions.0.{rest}"
@@ -192,7 +193,7 @@ def _split_compressed(entries: dict[str, Any], path: Path) -> tuple[dict[str, Te
         elif isinstance(value, dict) and value.keys() == {"u", "v"}:
             deltas[name] = value["u"].float() @ value["v"].float()  # (C, D)
         else:
-            raise ValueError(f"{path}: unexpected entry {name}")
+            raise UserError(f"{path}: unexpected entry {name}")
     return weights, deltas
 
 
@@ -201,5 +202,5 @@ def _token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
     for token, row in content.items():
         if not isinstance(row, Tensor) or not (row.ndim == 1 or (row.ndim == 2 and len(row) == 1)):
             shape = tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__
-            raise ValueError(f"{path}: {token} is not one token's row: expected (D,), found {shape}")
+            raise UserError(f"{path}: {token} is not one token's row: expected (D,), found {shape}")
     return {token: row.detach().flatten() for token, row in content.items()}

@@ -92,14 +92,14 @@ def load_concept(pipeline: Any, path: str | Path, weight: float = 1.0) -> Loaded
     weight: 1 gives the trained K/V exactly, 0 < weight < 1 the straight line from the base's to them.
     Works on UNet2DConditionModel and UNetMotionModel; call it before CPU offloading or compilation. The UNet
     remembers that it carries a concept, but a UNetMotionModel made from it does not.
-    Raises UserError for missing files, a token that exists, a second set of K/V; ValueError for weights that
+    Raises UserError for missing or broken files, a token that exists, a second set of K/V, and weights that
     do not fit, are not all used, or change nothing.
     Why not unet.load_attn_procs: from diffusers 0.29 to 0.42 it reads the file and installs nothing.
     """
     path = Path(path)
     concept = read_concept(path)
     if not (concept.weights or concept.deltas or concept.rows):
-        raise ValueError(f"{path} holds no weights")
+        raise UserError(f"{path} holds no weights")
     merged = _merged_weights(pipeline.unet, concept, weight, path)
     _check_rows(pipeline, concept.rows, path)
 
@@ -143,15 +143,15 @@ def _merged_weights(unet: nn.Module, concept: ConceptWeights, weight: float, pat
         end = concept.weights.get(name, concept.deltas.get(name)).to(parameter.device).float()
         if end.shape != parameter.shape:
             shapes = f"shape {tuple(end.shape)}, the UNet's is {tuple(parameter.shape)}"
-            raise ValueError(f"{path}: {name} has {shapes}; {WRONG_BASE}")
+            raise UserError(f"{path}: {name} has {shapes}; {WRONG_BASE}")
         start = parameter.detach().float()
         if name in concept.deltas:
             end = start + end
         merged[name] = torch.lerp(start, end, weight).to(parameter.dtype)  # lerp at 1 is exactly `end`
         if not merged[name].isfinite().all():
-            raise ValueError(f"{path}: {name} is not finite in {parameter.dtype}")
+            raise UserError(f"{path}: {name} is not finite in {parameter.dtype}")
     if all(torch.equal(parameters[name], value) for name, value in merged.items()):
-        raise ValueError(f"{path} has no effect: in the UNet's precision its K/V equal those already there")
+        raise UserError(f"{path} has no effect: in the UNet's precision its K/V equal those already there")
     return merged
 
 
@@ -164,7 +164,7 @@ def _matching_parameters(unet: nn.Module, found: Set[str], path: Path) -> dict[s
     expected = cross.keys() if trained_all else kv
     if found != expected:
         missing, unused = sorted(expected - found), sorted(found - expected)
-        raise ValueError(
+        raise UserError(
             f"{path} does not fit the UNet: {len(missing)} weights missing {missing[:2]}, "
             f"{len(unused)} not in the UNet {unused[:2]}; {WRONG_BASE}"
         )
@@ -200,9 +200,9 @@ def _check_rows(pipeline: Any, rows: dict[str, Tensor], path: Path) -> None:
             )
         if len(row) != table.shape[1]:
             widths = f"width {len(row)}, the text encoder's is {table.shape[1]}"
-            raise ValueError(f"{path}: {token} has {widths}; {WRONG_BASE}")
+            raise UserError(f"{path}: {token} has {widths}; {WRONG_BASE}")
         if not row.to(table.dtype).isfinite().all():
-            raise ValueError(f"{path}: {token} is not finite in {table.dtype}")
+            raise UserError(f"{path}: {token} is not finite in {table.dtype}")
 
 
 def _add_rows(pipeline: Any, rows: dict[str, Tensor]) -> dict[str, int]:

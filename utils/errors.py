@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A user's mistake. The message is one line: what was given, what is allowed, what to do."""
 
 

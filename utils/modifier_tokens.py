@@ -67,6 +67,17 @@ def check_tokens(
     return [_initializer_id(tokenizer, word) for word in initializer_tokens]
 
 
+def check_within_limit(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: list[str]) -> None:
+    """Raises UserError when the tokenizer, which has the tokens, would cut one of them off a long prompt."""
+    input_ids = tokenizer(prompt, max_length=tokenizer.model_max_length, truncation=True).input_ids
+    for token in tokens:
+        if tokenizer.convert_tokens_to_ids(token) not in input_ids:
+            raise UserError(
+                f"'{prompt}' is cut at {tokenizer.model_max_length} tokens, before {token}; "
+                "shorten it, or move the token forward"
+            )
+
+
 def install(
     text_encoder: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -12,7 +12,7 @@ from utils.config import TrainConfig
 from utils.cross_attention import trainable_kv
 from utils.errors import UserError
 from utils.models import check_base
-from utils.modifier_tokens import check_tokens
+from utils.modifier_tokens import check_tokens, check_within_limit
 from utils.prior import check_class_images
 from utils.training_state import check_same_run, find_checkpoint
 
@@ -38,7 +38,10 @@ def check_run(config: TrainConfig) -> Path | None:
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", revision=revision)
     concepts = config.concepts()
     check_tokens(tokenizer, [c.modifier_token for c in concepts], [c.initializer_token for c in concepts])
+    tokenizer.add_tokens([c.modifier_token for c in concepts])
     for concept in concepts:
+        caption = f"{'' if config.noaug else 'a far away '}{concept.instance_prompt}"  # the longest prefix
+        check_within_limit(tokenizer, caption, [concept.modifier_token])
         if concept.class_data_dir:
             check_class_images(concept.class_data_dir, concept.class_prompt)
     if config.resume_from_checkpoint is None:

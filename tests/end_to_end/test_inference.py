@@ -1,6 +1,7 @@
 """inference.py as a user runs it, on a tiny pipeline and a concept saved for it."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_command_reports_a_mistake_in_one_line(tmp_path):
     done = run(f"--concept={tmp_path / 'none'}", f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "load_pipeline", None)
+    prompt = "a photo of" + " the dog in front of the barn" * 4 + " of a <new1> dog"
+    with pytest.raises(UserError, match="is cut at 24 tokens, before <new1>; shorten it"):
+        sample_quickly(tmp_path / "out", "--concept", concept, "--prompt", prompt)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["concept.json", "<new1>.safetensors"])
+def test_a_broken_concept_is_told(name, concept, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "load_pipeline", None)
+    broken = tmp_path / "broken"
+    shutil.copytree(concept, broken)
+    (broken / name).write_bytes(b"{")
+    with pytest.raises(UserError, match=re.escape(str(broken / name))) as mistake:
+        sample_quickly(tmp_path / "out", "--concept", broken)
+    assert "\n" not in str(mistake.value) and not (tmp_path / "out").exists()
 
 
 def test_batch_size_changes_nothing_and_the_concept_something(concept, base, tmp_path):
