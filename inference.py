@@ -4,21 +4,17 @@ python inference.py --concept ckpt/concept --prompt "a <new1> dog wearing headph
 """
 
 import argparse
-import re
-from itertools import zip_longest
 from pathlib import Path
 
 from tqdm import tqdm
-from transformers import CLIPTokenizer
 
+from utils.bases import BASES, base_of
 from utils.concept_formats import ConceptWeights, read_concept
 from utils.concept_weights import load_concept
 from utils.errors import UserError, exit_on_user_error
 from utils.models import DTYPES, check_base, choose_device_dtype, load_pipeline
-from utils.modifier_tokens import check_within_limit
+from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
 from utils.sampling import SCHEDULERS, check_scheduler, sample, save_grid, save_png, slugs
-
-TOON = "data/toon/sd"  # the embedded base model
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -26,7 +22,7 @@ def build_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--base", help=f"pipeline folder or Hub id (default: the concept's own, else {TOON})")
+    add("--base", help=f"folder, Hub id or {' or '.join(BASES)} (default: the concept's own, else toon)")
     add("--concept", type=Path, action="append", default=[], help="trained folder or file; repeatable")
     add("--prompt", action="append", default=[], help="repeatable (default: a few about the concept)")
     add("--prompts_file", type=Path, help="text file, one prompt per line; joins those of --prompt")
@@ -51,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     concepts = [read_concept(path) for path in args.concept]
     check_together(concepts)
     prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
-    base = args.base or recorded_base(concepts) or TOON
+    base = base_of(args.base or recorded_base(concepts) or "toon")
     check_base(base)
     check_modifier_tokens(prompts, base, concepts)
     device, dtype = choose_device_dtype(args.device, args.dtype)
@@ -99,75 +95,14 @@ def check_settings(args: argparse.Namespace, eta: float) -> None:
         raise UserError(f"--output_dir {args.output_dir} is a file; give a folder")
 
 
-def check_together(concepts: list[ConceptWeights]) -> None:
-    """Raises UserError for concepts that would overwrite one another."""
-    tokens = [token for concept in concepts for token in concept.rows]
-    for token in tokens:
-        if tokens.count(token) > 1:
-            raise UserError(f"two concepts use {token}; train one of them under another --modifier_token")
-    if sum(bool(concept.weights or concept.deltas) for concept in concepts) > 1:
-        raise UserError(
-            "more than one --concept has its own K/V, which would replace each other; train them together"
-        )
-
-
-def recorded_base(concepts: list[ConceptWeights]) -> str | None:
-    """The one base model that the concepts were trained on, None if none says."""
-    bases = sorted({concept.base for concept in concepts if concept.base})
-    if len(bases) > 1:
-        raise UserError(
-            f"the concepts were trained on different base models ({', '.join(bases)}); choose with --base"
-        )
-    return bases[0] if bases else None
-
-
-def read_prompts(given: list[str], file: Path | None) -> list[str]:
-    """The prompts of the flags, then the file's lines that are not blank; each once."""
-    lines: list[str] = []
-    if file is not None:
-        if not file.is_file():
-            raise UserError(f"no prompts file at {file}; give a text file with one prompt per line")
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not lines:
-            raise UserError(f"prompts file {file} is empty; write one prompt per line")
-    return list(dict.fromkeys(given + lines))  # a repeated prompt would only repeat its pictures
-
-
 def default_prompts(concepts: list[ConceptWeights]) -> list[str]:
     """Likeness first, then whether the concept still obeys a prompt, then the concepts together."""
-    subjects = [
-        f"{token} {name}" if name else token
-        for concept in concepts
-        for token, name in zip_longest(concept.rows, concept.classes)
-    ]
-    if not concepts:
-        subjects = ["dog"]  # the base model alone
-    if not subjects:
-        raise UserError("the --concept names no token to draw; give --prompt or --prompts_file")
+    subjects = subjects_of(concepts) if concepts else ["dog"]  # the base model alone
     prompts = [f"a photo of a {subject}" for subject in subjects]
     prompts += [f"a {subject} wearing headphones on the beach" for subject in subjects]
     if len(subjects) > 1:
         prompts.append("a " + " in front of a ".join(subjects[:2]))
     return prompts
-
-
-def check_modifier_tokens(prompts: list[str], base: str, concepts: list[ConceptWeights]) -> None:
-    """Raises UserError for a <token> that neither a concept nor the base's tokenizer knows, and for one that
-    stands past the tokenizer's limit.
-
-    The tokenizer would spell an unknown one in letters and cut off a late one: pictures would show anything.
-    """
-    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
-    mentioned = {token for prompt in prompts for token in re.findall(r"<[^<>\s]+>", prompt)}
-    known = [token for concept in concepts for token in concept.rows]
-    for token in sorted(mentioned.difference(known)):
-        if token not in tokenizer.get_vocab():
-            raise UserError(
-                f"prompt mentions {token}, known are: {', '.join(known) or 'none'}; add its --concept"
-            )
-    tokenizer.add_tokens(known)
-    for prompt in prompts:
-        check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])
 
 
 if __name__ == "__main__":

@@ -1,28 +1,13 @@
-# Sourced by train_single.sh and train_multi.sh: what they share, on the base model that BASE names.
-. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+# Sourced by train_single.sh and train_multi.sh: what they share, in the setting that BASE names.
 BASE="${BASE:-toon}"
-case "$BASE" in
-  toon)
-    # Chosen on a tuning individual (scripts/toon/tune.py). --noaug: toon has never seen pictures on a grey canvas.
-    MODEL=data/toon/sd
-    SETTING=(--learning_rate=6e-5 --token_learning_rate=1e-3 --noaug)
-    ;;
-  sd15)
-    MODEL=stable-diffusion-v1-5/stable-diffusion-v1-5
-    SETTING=(--learning_rate=1e-5 --resolution=512)
-    ;;
-  *)
-    echo "error: BASE=$BASE is unknown: use toon or sd15" >&2
-    exit 2
-    ;;
-esac
+if [ ! -f "$(dirname "${BASH_SOURCE[0]}")/settings/$BASE.txt" ]; then
+  echo "error: BASE=$BASE is unknown: use toon or sd15" >&2
+  exit 2
+fi
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+SETTING=($(cat "scripts/settings/$BASE.txt"))  # one flag a line; scripts/evaluate.py trains with the same
 
 launch() {
   accelerate launch --num_processes="${NUM_PROCESSES:-1}" --num_machines=1 --mixed_precision=no \
-    --dynamo_backend=no train_classdiffusion.py \
-    --pretrained_model_name_or_path="$MODEL" \
-    --train_batch_size=2 \
-    --use_spl --spl_weight=1 \
-    --scale_lr --hflip \
-    "${SETTING[@]}" "$@"
+    --dynamo_backend=no train_classdiffusion.py "${SETTING[@]}" --use_spl --spl_weight=1 "$@"
 }

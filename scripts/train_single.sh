@@ -5,10 +5,7 @@
 # Further arguments go to train_classdiffusion.py; NUM_PROCESSES=2 trains on two GPUs.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 CLASS="${CLASS:-dog}"
-STEPS=500
-[ "$BASE" = toon ] && STEPS=400
 launch \
-  --max_train_steps="$STEPS" \
   --instance_data_dir="${INSTANCE_DIR:-data/dog}" \
   --instance_prompt="a photo of a <new1> $CLASS" \
   --modifier_token="<new1>" \

@@ -104,7 +104,7 @@ def load_pipeline(
     """
     check_base(base, revision)
     device, dtype = choose_device_dtype(device, dtype)
-    with _without_progress_bars():
+    with without_progress_bars():
         pipeline = _pipeline_class().from_pretrained(
             base,
             dtype=dtype,
@@ -161,7 +161,7 @@ def _pipeline_class() -> type["StableDiffusionPipeline"]:
 
 
 @contextmanager
-def _without_progress_bars() -> Iterator[None]:
+def without_progress_bars() -> Iterator[None]:
     """Both libraries draw a bar per weights file; their switches are global, so put them back."""
     silenced = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in silenced:

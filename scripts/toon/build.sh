@@ -7,5 +7,8 @@ python -m scripts.toon.tokenizer
 python -m scripts.toon.train_autoencoder
 python -m scripts.toon.train_clip
 python -m scripts.toon.recogniser
+python -m scripts.toon.train_blip
+python -m scripts.toon.train_dino
 python -m scripts.toon.train_unet "$@"
+python -m scripts.toon.train_motion
 python -m scripts.toon.prompt_accuracy --output_dir toon_build/prompt_accuracy

@@ -13,10 +13,8 @@ from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from diffusers import StableDiffusionPipeline
 from tqdm import tqdm
-from transformers import CLIPImageProcessorPil, CLIPModel
 
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.training import scenes
@@ -28,7 +26,7 @@ from utils.errors import UserError, exit_on_user_error
 from utils.models import check_base, load_pipeline
 from utils.pictures import list_images, open_image
 from utils.sampling import sample, save_grid
-from utils.similarity import clip_i, clip_image_features
+from utils.similarity import ClipEncoder, clip_i
 
 CLIP = Path("data/toon/clip")
 Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
@@ -102,10 +100,8 @@ def obeyed(
 def likeness(pipeline: StableDiffusionPipeline, subject: str, real: list[Path], steps: int) -> float:
     """CLIP-I of 16 pictures of "a photo of a {subject}" to the concept's own pictures."""
     drawn = list(sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), steps, batch_size=16))
-    clip = CLIPModel.from_pretrained(CLIP, dtype=torch.float32).eval()
-    processor = CLIPImageProcessorPil.from_pretrained(CLIP)
-    generated, pictures = (clip_image_features(clip, processor, p) for p in (drawn, [*map(open_image, real)]))
-    return clip_i(generated, pictures)
+    clip = ClipEncoder(CLIP, "cpu")
+    return clip_i(clip.image_features(drawn), clip.image_features(map(open_image, real)))
 
 
 def trained_concept(folder: Path) -> Concept:

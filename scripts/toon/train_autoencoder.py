@@ -9,6 +9,8 @@ from diffusers import AutoencoderKL
 
 from scripts.toon.training import device, fit, generator, scenes, to_pixels
 
+KL_WEIGHT = 5e-4
+
 
 def build(size: int, channels: tuple[int, ...] = (16, 48, 128)) -> AutoencoderKL:
     return AutoencoderKL(
@@ -48,7 +50,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("data/toon/sd/vae"))
     parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
     parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
@@ -58,8 +60,11 @@ def main() -> None:
     vae = build(args.resolution).to(device())
 
     def autoencode(pixels, noise):
+        """Also decodes the latents at half their size: what keeps them smooth, so easy to learn for a UNet
+        (scale equivariance, Skorokhodov et al. 2025, arXiv 2502.14831)."""
         latents = vae.encode(pixels).latent_dist
-        return vae.decode(latents.mean + latents.std * noise).sample, latents.mean, latents.logvar
+        z = latents.mean + latents.std * noise
+        return vae.decode(z).sample, vae.decode(F.avg_pool2d(z, 2)).sample, latents.mean, latents.logvar
 
     side = args.resolution // 4
 
@@ -70,10 +75,11 @@ def main() -> None:
             args.batch_size, 4, side, side, generator=generator(f"{args.seed}/autoencoder/noise/{step}")
         )
         with torch.autocast(device().type, torch.bfloat16):
-            restored, mean, logvar = autoencode(pixels, noise.to(device()))
-        mean, logvar = mean.float(), logvar.float()
+            restored, small, mean, logvar = autoencode(pixels, noise.to(device()))
+        restored, small, mean, logvar = (part.float() for part in (restored, small, mean, logvar))
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
-        return F.mse_loss(restored.float(), pixels) + 0.2 * F.l1_loss(restored.float(), pixels) + 2e-4 * kl
+        loss = F.mse_loss(restored, pixels) + 0.2 * F.l1_loss(restored, pixels)
+        return loss + 0.25 * F.mse_loss(small, F.avg_pool2d(pixels, 2)) + KL_WEIGHT * kl
 
     fit(vae, loss_of, args.steps, args.lr, args.work_dir / "autoencoder.pt")
     vae.register_to_config(scaling_factor=1 / latent_std(vae, args.resolution))

@@ -110,16 +110,18 @@ def sample_look(rng: random.Random, kind: str) -> Look:
         one, two = rng.sample(list(COLOURS.values()), 2)
         body = tuple((a + b) // 2 for a, b in zip(one, two, strict=True))
     pale = _jitter(rng, rng.choice(((248, 240, 226), (250, 226, 214), (232, 216, 190), (70, 60, 60))), 8)
+    darker = tuple(int(c * 0.6) for c in body)
+    mark = darker if rng.random() < 0.5 else _any_colour(rng)
     return Look(
         kind=kind,
         colour=colour,
         body=body,
         belly=pale,
-        ear=tuple(int(c * 0.7) for c in body) if rng.random() < 0.5 else _any_colour(rng),
+        ear=darker if rng.random() < 0.5 else mark,
         eye=rng.choice(((40, 30, 30), (60, 120, 220), (50, 150, 70), (150, 90, 30))),
         collar=_any_colour(rng) if rng.random() < 0.5 else None,
         marking=rng.choice(MARKINGS),
-        mark=_any_colour(rng),
+        mark=mark,
     )
 
 

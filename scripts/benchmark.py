@@ -1,0 +1,177 @@
+"""Time and memory of what this repository does, on this machine.
+
+python scripts/benchmark.py evaluate    1,000 toon pictures through every metric
+python scripts/benchmark.py train       a training step on toon, and a picture of inference
+"""
+
+import argparse
+import resource
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+if not __package__:  # run as a file: Python then looks for modules in scripts/ alone
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import torch  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+import train_classdiffusion  # noqa: E402
+from scripts.evaluate import MODELS, models_of  # noqa: E402
+from scripts.personalise import read_setting  # noqa: E402
+from scripts.toon.benchmark_set import Obedience, benchmark, draw  # noqa: E402
+from scripts.toon.render import render  # noqa: E402
+from scripts.toon.training import scenes  # noqa: E402
+from utils.errors import UserError, exit_on_user_error  # noqa: E402
+from utils.evaluation import METRICS, Scorer, check_metrics, score_subject  # noqa: E402
+from utils.models import load_pipeline  # noqa: E402
+from utils.sampling import sample, save_png  # noqa: E402
+from utils.shots import class_shots, shots_of  # noqa: E402
+
+SIDE = 64  # of toon's pictures
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    add = commands.add_parser("evaluate", help="score renders with every metric").add_argument
+    add("--pictures", type=int, default=1000, help="default: %(default)s")
+    add("--metrics", default=",".join(METRICS), help="default: %(default)s")
+    for name, model in MODELS["toon"].items():
+        add(f"--{name}", help=f"default: {model}")
+    add("--blip_head", default="itc", help="default: %(default)s")
+    add = commands.add_parser("train", help="train and sample").add_argument
+    add("--steps", type=int, default=20, help="training steps that are timed (default: %(default)s)")
+    add("--pictures", type=int, default=8, help="pictures that are sampled (default: %(default)s)")
+    add("--num_inference_steps", type=int, default=50, help="default: %(default)s")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    for name in ("pictures", "steps", "num_inference_steps"):
+        if getattr(args, name, 1) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
+    benchmark_evaluate(args) if args.command == "evaluate" else benchmark_train(args)
+
+
+def benchmark_evaluate(args: argparse.Namespace) -> None:
+    """Seconds per metric, and whether memory grows with the pictures: a quarter of them first, then all."""
+    metrics, models = args.metrics.split(","), models_of(args, "toon")
+    check_metrics(metrics, models, args.blip_head)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    spent: dict[str, float] = defaultdict(float)
+    with TemporaryDirectory() as folder:
+        results = Path(folder)
+        (subject,) = benchmark(results / "pictures", ["dog_0"])
+        draw([subject])
+        for count in sorted({-(-args.pictures // 4), args.pictures}):
+            scorer = Scorer(metrics, models, args.blip_head, device, Obedience())
+            for part in ("clip", "dino", "blip"):
+                if scorer.uses(part):
+                    getattr(scorer, part)  # loaded before the clock starts
+            spent.clear()
+            _time_parts(scorer, spent)
+            seconds = _score_renders(results, subject, count, scorer)
+            print(f"{count} pictures: {seconds:.1f} s, {count / seconds:.1f} images/s, peak {peak()}")
+    for part, seconds in sorted(spent.items(), key=lambda entry: -entry[1]):
+        print(f"  {part}: {seconds:.1f} s")
+    print(f"  files, and the rest: {seconds_left(spent, seconds):.1f} s")
+
+
+def seconds_left(spent: dict[str, float], total: float) -> float:
+    return max(0.0, total - sum(spent.values()))
+
+
+def _score_renders(results: Path, subject: Any, count: int, scorer: Scorer) -> float:
+    """Renders `count` pictures and 20 of the class, then scores them; seconds of the scoring."""
+    seeds = range(max(2, -(-count // len(subject.templates))))  # DIV needs two of a prompt
+    shots = shots_of(subject, f"renders-{count}", seeds)[:count]
+    (of_class,) = class_shots(subject, f"renders-{count}", range(20))
+    drawn = [*shots, *of_class]
+    for shot, scene in zip(tqdm(drawn, "rendering"), scenes("benchmark", len(drawn)), strict=True):
+        (results / shot.image).parent.mkdir(parents=True, exist_ok=True)
+        save_png(render(scene, SIDE), results / shot.image, {})
+    folder = results / f"renders-{count}" / subject.name
+    start = time.perf_counter()
+    score_subject(results, folder, subject, shots, [[results / shot.image for shot in of_class]], scorer)
+    return time.perf_counter() - start
+
+
+def _time_parts(scorer: Scorer, spent: dict[str, float]) -> None:
+    """Adds to `spent` what each model takes; the scorer works as before."""
+
+    def timed(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        found = call(*args, **kwargs)
+        spent[name] += time.perf_counter() - start
+        return found
+
+    calls = {
+        "clip": (
+            ("image_features", "CLIP pictures (CLIP-T, CLIP-I)"),
+            ("text_features", "CLIP prompts (CLIP-T)"),
+        ),
+        "dino": (("image_features", "DINO (DINO-I, PRES, DIV)"),),
+        "blip": (("scores", "BLIP (BLIP-T)"),),
+    }
+    for part, methods in calls.items():
+        if scorer.uses(part):
+            model = getattr(scorer, part)
+            for method, name in methods:
+                setattr(model, method, partial(timed, name, getattr(model, method)))
+    scorer.judge = _Timed(partial(timed, "recogniser (words obeyed)", scorer.judge), scorer.judge.name)
+
+
+class _Timed:
+    """A judge whose calls are timed."""
+
+    def __init__(self, call: Callable[..., Any], name: str):
+        self.call, self.name = call, name
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
+
+
+def benchmark_train(args: argparse.Namespace) -> None:
+    """A training of 2 steps and one of more: the difference is what the further steps take."""
+    base, flags = read_setting("toon")
+    flags += [f"--pretrained_model_name_or_path={base}", "--instance_data_dir=data/dog", "--cls_token=dog"]
+    flags += ["--instance_prompt=a photo of a <new1> dog", "--checkpointing_steps=100000"]
+    seconds = {}
+    with TemporaryDirectory() as folder:
+        for steps in (2, 2 + args.steps):
+            start = time.perf_counter()
+            train_classdiffusion.main(
+                [*flags, f"--max_train_steps={steps}", f"--output_dir={folder}/{steps}"]
+            )
+            seconds[steps] = time.perf_counter() - start
+    step = (seconds[2 + args.steps] - seconds[2]) / args.steps
+    print(f"training on {base}: {step:.3f} s/step of batch 2, peak {peak()}")
+    pipeline = load_pipeline(base)
+    prompts, seeds = ["a photo of a dog in the snow"] * args.pictures, range(args.pictures)
+    start = time.perf_counter()
+    for _ in sample(pipeline, prompts, seeds, args.num_inference_steps, batch_size=args.pictures):
+        pass
+    picture = (time.perf_counter() - start) / args.pictures
+    print(f"inference: {picture:.2f} s/picture at {args.num_inference_steps} steps, peak {peak()}")
+
+
+def peak() -> str:
+    """The most memory this process has held so far, and the most of its GPU's."""
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    told = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB"
+    if torch.cuda.is_available():
+        told += f", GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB"
+    return told
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,93 @@
+"""One subject and one method of an evaluation: trained, drawn, scored; nothing of it is done twice."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from shutil import copyfile
+from typing import Any
+
+import torch
+
+from scripts.evaluation_source import Source
+from scripts.personalise import is_trained, personalise
+from utils.benchmarks import Subject
+from utils.concept_weights import load_concept
+from utils.evaluation import Scorer, score_subject
+from utils.models import load_pipeline
+from utils.pictures import open_image
+from utils.sampling import sample, save_png
+from utils.shots import BASE, Shot, class_shots, shots_of
+
+
+def run_job(
+    results: Path,
+    source: Source,
+    subject: Subject,
+    method: str,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    scorer: Scorer,
+) -> None:
+    """One subject and one method: trained, drawn, scored; what is there already stays as it is."""
+    folder = results / method / subject.name
+    if (folder / "scores.json").is_file():
+        return
+    if source.found:
+        shots, of_class = [shot for shot, _ in source.found], [list(source.found_class)]
+        take_in(results, source)
+    else:
+        shots = shots_of(subject, method, settings["seeds"])
+        seeds = range(settings["seeds"][0], settings["seeds"][0] + settings["num_class_images"])
+        groups = class_shots(subject, method, seeds) if "pres" in scorer.metrics else []
+        of_class = [[results / shot.image for shot in group] for group in groups]
+        concept = None if method == BASE else concept_of(folder, source, subject, method, scorer.device)
+        wanted = [*shots, *(shot for group in groups for shot in group)]
+        draw(results, wanted, source.base, concept, settings, batch_size, scorer.device)
+    score_subject(results, folder, subject, shots, of_class, scorer)
+
+
+def concept_of(folder: Path, source: Source, subject: Subject, method: str, device: torch.device) -> Path:
+    """The trained concept: --concept, whose log is copied, or the one that is trained here."""
+    concept = folder / "concept"
+    if source.concept is not None:
+        concept.mkdir(parents=True, exist_ok=True)
+        for name in ("log.jsonl", "training_config.json", "concept.json"):
+            if (source.concept / name).is_file():
+                copyfile(source.concept / name, concept / name)
+        return source.concept
+    if not is_trained(concept):
+        personalise(subject, method, source.base, source.train_flags, concept, device)
+    return concept
+
+
+def draw(
+    results: Path,
+    shots: list[Shot],
+    base: str,
+    concept: Path | None,
+    settings: Mapping[str, Any],
+    batch_size: int,
+    device: torch.device,
+) -> None:
+    """The pictures that are not there yet, each written as soon as it is drawn."""
+    missing = [shot for shot in shots if not (results / shot.image).is_file()]
+    if not missing:
+        return
+    pipeline = load_pipeline(base, device)
+    if concept is not None:
+        load_concept(pipeline, concept)
+    how = {name: settings[name] for name in ("num_inference_steps", "guidance_scale", "eta", "scheduler")}
+    prompts, seeds = [shot.prompt for shot in missing], [shot.seed for shot in missing]
+    drawn = sample(pipeline, prompts, seeds, batch_size=batch_size, **how)
+    for shot, image in zip(missing, drawn, strict=True):
+        path = results / shot.image
+        path.parent.mkdir(parents=True, exist_ok=True)
+        about = {"prompt": shot.prompt, "seed": shot.seed} | how
+        save_png(image, path, about | {"base": base, "concept": concept or ""})
+
+
+def take_in(results: Path, source: Source) -> None:
+    """Copies, as PNG, of the pictures that were made elsewhere: the folder then holds all it rests on."""
+    for shot, path in source.found:
+        if not (results / shot.image).is_file():
+            (results / shot.image).parent.mkdir(parents=True, exist_ok=True)
+            save_png(open_image(path), results / shot.image, {"prompt": shot.prompt, "source": path.name})

@@ -1,0 +1,136 @@
+"""The toon benchmark: 12 individuals that tuning never sees, 5 plain pictures each, and 26 prompts.
+
+Its prompts ask for what the pictures never show: places, worn things, neighbours, other colours, two of them
+at once. What they state, the recogniser can read off a picture.
+"""
+
+import argparse
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from PIL import Image
+
+from scripts.toon.draw_examples import pictures
+from scripts.toon.recogniser import FOLDER, Recogniser
+from scripts.toon.render import render
+from scripts.toon.world import ANIMALS, Look, Scene, describe, sample_look, with_article
+from utils.benchmarks import Individual, Subject
+from utils.errors import UserError
+from utils.sampling import save_png
+
+KINDS = ("dog", "cat", "rabbit", "pig")
+COUNT = 12
+SIDE = 256
+COLOURS = ("red", "blue", "green", "purple")
+CHANGES: tuple[dict[str, str], ...] = (
+    *({"place": place} for place in ("beach", "snow", "jungle", "street", "pool", "grass")),
+    *({"worn": worn} for worn in ("headphones", "sunglasses", "hat", "scarf")),
+    *({"neighbour": neighbour} for neighbour in ("ball", "tree", "flower", "barn")),
+    *({"colour": colour} for colour in COLOURS),
+    {"worn": "headphones", "place": "beach"},
+    {"worn": "sunglasses", "place": "snow"},
+    {"worn": "hat", "place": "street"},
+    {"worn": "scarf", "place": "grass"},
+    {"neighbour": "ball", "place": "grass"},
+    {"neighbour": "tree", "place": "snow"},
+    {"worn": "hat", "neighbour": "flower"},
+    {"colour": "blue", "place": "jungle"},
+)
+
+
+def facts_of_templates() -> dict[str, dict[str, str]]:
+    """template -> the attributes that it states: 'a photo of a {} in the snow' -> {"place": "snow"}."""
+    facts = {}
+    for change in CHANGES:
+        colour = change.get("colour")
+        look = Look("dog", colour, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0))
+        scene = replace(Scene(look), **{name: value for name, value in change.items() if name != "colour"})
+        subject = f"{colour} {{}}" if colour else "{}"
+        facts[with_article(f"a photo of a {describe(scene, subject)}")] = change
+    return facts
+
+
+def subject_names() -> list[str]:
+    """dog_0, cat_1, …"""
+    return [f"{KINDS[i % len(KINDS)]}_{i}" for i in range(COUNT)]
+
+
+def look_of(i: int) -> Look:
+    """Individual i. None has a colour that the prompts name: such a prompt would ask for nothing new."""
+    rng = random.Random(f"benchmark/{i}")
+    while True:
+        look = sample_look(rng, KINDS[i % len(KINDS)])
+        if look.colour not in COLOURS:
+            return look
+
+
+def benchmark(folder: Path, names: Sequence[str] = ()) -> list[Subject]:
+    """The subjects, or those named; their pictures belong into folder/<name>, where `draw` puts them.
+
+    Raises UserError for a name that is not one of them.
+    """
+    known = subject_names()
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"the toon benchmark has no subject {', '.join(unknown)}; it has {', '.join(known)}")
+    templates = tuple(facts_of_templates())
+    subjects = []
+    for name in names or known:
+        kind = name.rpartition("_")[0]
+        individual = Individual("<new1>", kind, folder / name, f"a photo of a <new1> {kind}")
+        subjects.append(Subject(name, (individual,), templates, live=True))
+    return subjects
+
+
+def draw(subjects: Sequence[Subject]) -> None:
+    """Renders the pictures that are not there yet."""
+    for subject in subjects:
+        i = int(subject.name.rpartition("_")[2])
+        folder = subject.individuals[0].folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for j, scene in enumerate(pictures(look_of(i), f"benchmark/{i}")):
+            if not (folder / f"{j}.png").is_file():
+                save_png(render(scene, SIDE), folder / f"{j}.png", {})
+
+
+class Obedience:
+    """Which words of its prompt a picture obeys, as the recogniser reads it."""
+
+    name = str(FOLDER)
+
+    def __init__(self) -> None:
+        self.facts = {
+            template.format(kind): {"class": kind} | facts
+            for template, facts in facts_of_templates().items()
+            for kind in ANIMALS
+        }
+        self.recogniser: Recogniser | None = None  # loaded when first asked
+
+    def knows(self, subjects: Sequence[Subject]) -> bool:
+        """Whether it can judge all their prompts: animals, the benchmark's templates."""
+        return all(self.facts.keys() >= {*subject.class_prompts} for subject in subjects)
+
+    def __call__(self, drawn: Sequence[Image.Image], texts: Sequence[str]) -> list[dict[str, bool]]:
+        self.recogniser = self.recogniser or Recogniser()
+        verdicts = []
+        for text, read in zip(texts, self.recogniser.read(list(drawn)), strict=True):
+            right = {name: read[name] == value for name, value in self.facts[text].items()}
+            verdicts.append(right | {"all": all(right.values())})
+        return verdicts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output_dir", type=Path, default=Path("outputs/toon_benchmark"))
+    args = parser.parse_args()
+    subjects = benchmark(args.output_dir)
+    draw(subjects)
+    (args.output_dir / "prompts.txt").write_text("\n".join(subjects[0].templates) + "\n")
+    print(f"{len(subjects)} individuals and {len(subjects[0].templates)} prompts are in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()

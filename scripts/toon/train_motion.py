@@ -1,0 +1,134 @@
+"""Train the toon world's MotionAdapter on animated clips, through the frozen UNet of data/toon/sd.
+
+B clips, F frames of a clip, h = w latent pixels, L tokens, D text width.
+"""
+
+import argparse
+import os
+import random
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
+from scripts.toon.train_unet import CAPTION_DROPOUT
+from scripts.toon.training import device, fit, generator
+from scripts.toon.world import caption
+from utils.losses import target_of
+from utils.models import tokenize
+from utils.pictures import to_pixels
+
+
+def build(unet: UNet2DConditionModel) -> MotionAdapter:
+    """A motion module after every layer of the UNet, which at first changes nothing (Guo et al. 2023,
+    arXiv 2307.04725: their output projections start at zero). It knows as many frames as it is trained on."""
+    adapter = MotionAdapter(
+        block_out_channels=tuple(unet.config.block_out_channels),
+        motion_layers_per_block=unet.config.layers_per_block,
+        motion_num_attention_heads=4,
+        motion_norm_num_groups=unet.config.norm_num_groups,
+        motion_max_seq_length=FRAMES,
+    )
+    for module in adapter.modules():
+        if isinstance(module, AnimateDiffTransformer3D):
+            torch.nn.init.zeros_(module.proj_out.weight)
+            torch.nn.init.zeros_(module.proj_out.bias)
+    return adapter
+
+
+def share_modules(unet: UNetMotionModel, adapter: MotionAdapter) -> None:
+    """Put the adapter's own modules into the motion UNet, which has copies: training one trains the other."""
+    for mine, its in zip(
+        [*unet.down_blocks, *unet.up_blocks], [*adapter.down_blocks, *adapter.up_blocks], strict=True
+    ):
+        mine.motion_modules = its.motion_modules
+    unet.mid_block.motion_modules = adapter.mid_block.motion_modules
+
+
+def training_clip(seed: str, index: int) -> Clip:
+    """The clip of that index, a function of (seed, index) alone."""
+    return sample_clip(random.Random(f"{seed}/{index}"))
+
+
+@torch.no_grad()
+def cached_latents(vae: AutoencoderKL, seed: str, count: int, size: int, path: Path) -> Tensor:
+    """(count, F, 4, h, w) fp16: the means of every frame's latents, scaled; their spread would be flicker."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    rows = []
+    for i in tqdm(range(0, count, 4), desc="clips", mininterval=10):
+        clips = [draw_clip(training_clip(seed, j), size) for j in range(i, min(i + 4, count))]
+        pixels = torch.stack([to_pixels(frame) for frames in clips for frame in frames]).to(device())
+        with torch.autocast(device().type, torch.bfloat16):
+            mean = vae.encode(pixels).latent_dist.mean.float()
+        rows.append((mean * vae.config.scaling_factor).unflatten(0, (-1, FRAMES)).half().cpu())
+    partial = path.with_suffix(".partial")
+    torch.save(torch.cat(rows), partial)
+    os.replace(partial, path)
+    return torch.cat(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--base", type=Path, default=Path("data/toon/sd"))
+    parser.add_argument("--output_dir", type=Path, default=Path("data/toon/motion_adapter"))
+    parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
+    parser.add_argument("--resolution", type=int, default=64)
+    parser.add_argument("--clips", type=int, default=2000, help="distinct training clips")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch_size", type=int, default=3, help="clips per step")
+    parser.add_argument("--lr", type=float, default=6e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.work_dir.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(args.seed)
+
+    tokenizer = CLIPTokenizer.from_pretrained(args.base / "tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(args.base / "text_encoder", dtype=torch.float32)
+    text_encoder.to(device()).eval().requires_grad_(False)
+    vae = AutoencoderKL.from_pretrained(args.base / "vae", torch_dtype=torch.float32).to(device()).eval()
+    scheduler = DDIMScheduler.from_pretrained(args.base / "scheduler")
+    images = UNet2DConditionModel.from_pretrained(args.base / "unet", torch_dtype=torch.float32)
+    adapter = build(images)
+    unet = UNetMotionModel.from_unet2d(images, adapter).to(device()).eval().requires_grad_(False)
+    share_modules(unet, adapter.to(device()).requires_grad_(True))
+    data = f"{args.seed}/motion"
+    latents = cached_latents(vae, data, args.clips, args.resolution, args.work_dir / "motion_latents.pt")
+    scenes = [training_clip(data, i).scene for i in range(args.clips)]
+
+    def loss_of(step: int) -> Tensor:
+        rng = generator(f"{data}/step/{step}")
+        chosen = torch.randint(args.clips, (args.batch_size,), generator=rng)
+        clean = latents[chosen].float().flatten(0, 1).to(device())  # (B·F, 4, h, w)
+        noise = torch.randn(clean.shape, generator=rng).to(device())
+        timesteps = torch.randint(1000, (args.batch_size,), generator=rng).to(device())
+        of_frames = timesteps.repeat_interleave(FRAMES)  # (B·F,): all frames of a clip are equally noisy
+        words = random.Random(f"{data}/captions/{step}")
+        captions = ["" if words.random() < CAPTION_DROPOUT else caption(scenes[i], words) for i in chosen]
+        with torch.no_grad():
+            text = text_encoder(tokenize(tokenizer, captions).to(device()))[0]  # (B, L, D)
+        noisy = scheduler.add_noise(clean, noise, of_frames).unflatten(0, (-1, FRAMES)).transpose(1, 2)
+        with torch.autocast(device().type, torch.bfloat16):
+            predicted = unet(
+                noisy, timesteps, text.repeat_interleave(FRAMES, dim=0)
+            ).sample  # (B, 4, F, h, w)
+        target = target_of(scheduler, clean, noise, of_frames).unflatten(0, (-1, FRAMES)).transpose(1, 2)
+        return F.mse_loss(predicted.float(), target)
+
+    fit(adapter, loss_of, args.steps, args.lr, args.work_dir / "motion.pt", warmup=50, ema_decay=0.995)
+    adapter.half().save_pretrained(args.output_dir)
+    scheduler.save_pretrained(args.output_dir)  # the noise levels it was trained on, for utils.video
+    size = sum(parameter.numel() for parameter in adapter.parameters())
+    print(f"saved {args.output_dir}: {size / 1e6:.1f} million parameters")
+
+
+if __name__ == "__main__":
+    main()

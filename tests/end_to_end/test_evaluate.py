@@ -1,0 +1,304 @@
+"""scripts/evaluate.py on tiny models: tables, kills, processes, mistakes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+
+import scripts.evaluation_job
+import scripts.personalise
+import train_classdiffusion
+from scripts import evaluate
+from tests.tiny_scorers import write_scorers
+from utils.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+TRAINING = "--max_train_steps=2 --learning_rate=1e-3 --checkpointing_steps=1"
+SAMPLING = ["--num_images=2", "--num_class_images=2", "--num_inference_steps=2", "--batch_size=2"]
+METHODS = "base,classdiffusion"
+FOLDERS = [f"{method}/{name}" for method in ("base", "classdiffusion") for name in ("cat2", "dog")]
+
+
+@pytest.fixture(scope="module")
+def scorers(tmp_path_factory) -> dict[str, str]:
+    return write_scorers(tmp_path_factory.mktemp("scorers"))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory, pictures) -> Path:
+    """A DreamBooth set of two subjects, two prompts each."""
+    folder = tmp_path_factory.mktemp("dreambooth")
+    for name in ("dog", "cat2"):
+        shutil.copytree(pictures(name), folder / name)
+    prompts = ["'a {0} {1} on the beach'.format(a, b),", "'a {0} {1} wearing headphones'.format(a, b)"]
+    section = "\n\nprompt_list = [\n" + "\n".join(prompts) + "\n]\n\n"
+    text = "Classes\n\nsubject_name,class\ncat2,cat\ndog,dog\n\nPrompts\n\nObject Prompts" + section
+    (folder / "prompts_and_classes.txt").write_text(text + "Live Subject Prompts" + section)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(dataset, tiny_base, scorers):
+    """flags(output_dir, **changes): the command line of 2 subjects and 2 methods."""
+
+    def command(output_dir: Path, **changes: object) -> list[str]:
+        merged = {
+            "dataset": "dreambooth",
+            "data_dir": dataset,
+            "base": tiny_base,
+            "methods": METHODS,
+            "train_flags": f"--resolution=16 {TRAINING}",
+            **scorers,
+            "output_dir": output_dir,
+        } | changes
+        return SAMPLING + [f"--{name}={value}" for name, value in merged.items() if value is not None]
+
+    return command
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+
+
+def run(*argv: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, argv)]
+    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    forget_processes()
+
+
+@pytest.fixture(scope="module")
+def unbroken(flags, tmp_path_factory) -> Path:
+    """The results of a run in one go. The trainings, too, run in this process: importing takes longest."""
+    folder = tmp_path_factory.mktemp("unbroken") / "results"
+
+    def train_here(command: list[str], **_: object) -> subprocess.CompletedProcess:
+        forget_processes()
+        train_classdiffusion.main(command[2:])
+        return subprocess.CompletedProcess(command, 0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_USE_CPU", "true")
+        patch.setattr(scripts.personalise.subprocess, "run", train_here)
+        source = evaluate.source_of(evaluate.build_parser().parse_args(flags(folder)))
+        for subject in source.subjects:
+            concept = folder / "classdiffusion" / subject.name / "concept"
+            how = (subject, "classdiffusion", source.base, source.train_flags, concept, torch.device("cpu"))
+            scripts.personalise.personalise(*how)
+        forget_processes()
+        evaluate.main(flags(folder))
+    return folder
+
+
+def forget_processes() -> None:
+    """accelerate keeps its settings for the life of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def table_of(folder: Path) -> dict:
+    return json.loads((folder / "table.json").read_text())
+
+
+def numbers(table: object) -> list[float]:
+    """Every number of a table, in order."""
+    if isinstance(table, dict):
+        return [number for key in table for number in numbers(table[key])]
+    if isinstance(table, list):
+        return [number for each in table for number in numbers(each)]
+    return [table] if isinstance(table, int | float) else []
+
+
+def assert_same_table(folder: Path, other: Path) -> None:
+    ours, theirs = table_of(folder), table_of(other)
+    assert len(numbers(ours)) > 60 and numbers(ours) == pytest.approx(numbers(theirs), abs=2e-6)
+    assert (ours["metrics"], ours["models"]) == (theirs["metrics"], theirs["models"])
+
+
+def test_the_folder_holds_all_that_the_table_rests_on(unbroken, scorers, dataset):
+    table, settings = table_of(unbroken), json.loads((unbroken / "settings.json").read_text())
+    assert table["metrics"] == ["clip_t", "blip_t", "clip_i", "dino_i", "pres", "div"]
+    assert [(r["method"], r["subjects"], r["images"]) for r in table["rows"]] == [
+        ("base", 2, 8),
+        ("classdiffusion", 2, 8),
+    ]
+    assert table["seeds"] == settings["seeds"] == [0, 1] and table["models"]["div"] == scorers["dino"]
+    assert settings["versions"] == table["versions"] and "torch" in table["versions"]
+    subjects = json.loads((unbroken / "subjects.json").read_text())
+    assert [(s["name"], s["class"], s["live"]) for s in subjects] == [
+        ("cat2", "cat", True),
+        ("dog", "dog", True),
+    ]
+    assert subjects[1]["prompts"][0] == "a <new1> dog on the beach"
+    assert subjects[1]["pictures"] == [str(dataset / "dog" / f"{i}.png") for i in range(3)]
+    for name in FOLDERS:
+        names = {path.name for path in (unbroken / name / "images").iterdir()}
+        assert names == {f"0{prompt}_{seed}.png" for prompt in (0, 1) for seed in (0, 1)}
+        records = [json.loads(line) for line in (unbroken / name / "records.jsonl").open()]
+        assert len(records) == 4 and all((unbroken / record["image"]).is_file() for record in records)
+        assert (unbroken / name / "concept" / "log.jsonl").is_file() == name.startswith("classdiffusion")
+    base, personal = (
+        json.loads((unbroken / f"{m}/dog/records.jsonl").open().readline()) for m in METHODS.split(",")
+    )
+    assert (base["prompt"], personal["prompt"]) == ("a dog on the beach", "a <new1> dog on the beach")
+    assert base["text"] == personal["text"] == "a dog on the beach"
+    assert base["clip_i"] != personal["clip_i"], "the concept has an effect"
+
+
+def test_table_and_report_are_written(unbroken):
+    text = (unbroken / "table.md").read_text()
+    for row in table_of(unbroken)["rows"]:
+        found = row["metric"]["dino_i"]
+        assert f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]" in text
+    page = (unbroken / "report.html").read_text()
+    assert "classdiffusion" in page.lower() and "data:image/" in page
+
+
+def test_a_second_run_makes_nothing_again(unbroken, flags, tmp_path, monkeypatch, on_the_cpu):
+    shutil.copytree(unbroken, tmp_path / "results")
+    (tmp_path / "results" / "table.json").unlink()
+    for name in ("personalise", "sample", "load_pipeline", "score_subject"):
+        monkeypatch.setattr(scripts.evaluation_job, name, None)
+    evaluate.main(flags(tmp_path / "results"))
+    assert_same_table(tmp_path / "results", unbroken)
+
+
+def test_a_killed_run_goes_on_and_gives_the_same_table(unbroken, flags, tmp_path, on_the_cpu):
+    folder = tmp_path / "results"
+    command = [sys.executable, "scripts/evaluate.py", *flags(folder)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL)
+    drawn = folder / "base" / "dog" / "images"
+    while process.poll() is None and not list(drawn.glob("*.png")):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "table.json").exists()
+    # What the kill might have left: a record that is half there, a training with a checkpoint, no concept.
+    records = folder / "base" / "cat2" / "records.jsonl"
+    lines = records.read_text().splitlines(keepends=True)
+    records.write_text("".join(lines[:1]) + lines[1][:9])
+    (folder / "base" / "cat2" / "scores.json").unlink()
+    shutil.copytree(unbroken / "classdiffusion" / "cat2" / "concept", folder / "classdiffusion/cat2/concept")
+    shutil.copytree(unbroken / "classdiffusion" / "dog" / "concept", folder / "classdiffusion/dog/concept")
+    kept = {path: path.stat().st_mtime_ns for path in folder.glob("base/*/images/*.png")}
+    evaluate.main(flags(folder))
+    assert kept and all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert_same_table(folder, unbroken)
+
+
+def test_two_processes_give_the_table_of_one(unbroken, flags, tmp_path):
+    folder = tmp_path / "results"
+    shutil.copytree(unbroken / "classdiffusion" / "dog" / "concept", folder / "classdiffusion/dog/concept")
+    done = run(
+        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("scripts/evaluate.py", *flags(folder)),
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = re.findall(r"\[(\d)/4\] (\w+), (\w+)", done.stdout)
+    assert sorted(jobs) == [
+        ("1", "cat2", "base"),
+        ("2", "dog", "base"),
+        ("3", "cat2", "classdiffusion"),
+        ("4", "dog", "classdiffusion"),
+    ]
+    assert done.stdout.count("the table and all behind it") == 1
+    assert_same_table(folder, unbroken)
+
+
+def test_a_mistake_is_one_line_and_exit_2(tmp_path):
+    done = run("-m", "scripts.evaluate", f"--concept={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert done.stderr == (
+        f"error: {tmp_path} holds no training_config.json; give a folder of train_classdiffusion.py\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"dataset": None}, "none of them given; give one of --dataset, --concept, --generated"),
+        ({"concept": "ckpt/dog"}, "--dataset and --concept given"),
+        ({"dataset": "imagenet"}, "unknown --dataset imagenet; choose one of toon, dreambooth"),
+        ({"dataset": "toon"}, "--data_dir has no effect with --dataset toon"),
+        ({"data_dir": None}, "needs --data_dir"),
+        ({"data_dir": "{tmp}"}, "no prompts_and_classes.txt in"),
+        ({"subjects": "cat2,rex"}, "no subject rex; it has cat2, dog"),
+        ({"methods": "base,lora"}, "unknown method 'lora'"),
+        ({"methods": "base,base"}, "repeats one"),
+        ({"metrics": "clip_t,fid"}, "unknown metric 'fid'"),
+        ({"metrics": "div", "num_images": 1}, "--metrics has div, which needs two pictures of a prompt"),
+        ({"num_images": 0}, "--num_images is 0"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"eta": 2}, "eta is 2"),
+        ({"real": "data/dog"}, "--real has no effect with --dataset"),
+        ({"base": "{tmp}"}, "has no model_index.json"),
+        ({"clip": "{tmp}"}, "has no config.json"),
+        ({"dino": "{clip}"}, "is a clip; give a ViTModel"),
+        ({"blip": "{dino}"}, "give a Blip"),
+        ({"blip_head": "both"}, "unknown head"),
+        ({"train_flags": "--resolution=15"}, "--train_flags: --resolution 15 is not a multiple of 8"),
+        ({"train_flags": "--resolution=16 --rank=4"}, "--train_flags: unrecognized arguments: --rank=4"),
+        ({"train_flags": "--output_dir=x"}, "which an evaluation sets itself"),
+        ({"output_dir": "{tmp}/file"}, "is a file; give a folder"),
+    ],
+)
+def test_mistakes_are_told_before_models_load(changes, words, flags, scorers, tmp_path, monkeypatch):
+    for name in ("Scorer", "PartialState", "write_json"):
+        monkeypatch.setattr(evaluate, name, None)
+    (tmp_path / "file").touch()
+    known = scorers | {"tmp": tmp_path}
+    given = {name: v.format(**known) if isinstance(v, str) else v for name, v in changes.items()}
+    with pytest.raises(UserError, match=re.escape(words)) as mistake:
+        evaluate.main(flags(**{"output_dir": tmp_path / "out"} | given))
+    assert "\n" not in str(mistake.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_other_settings_need_another_folder(unbroken, flags):
+    with pytest.raises(UserError, match="other settings: guidance_scale was 6.0, is 7.0"):
+        evaluate.main(flags(unbroken, guidance_scale=7))
+
+
+def test_a_trained_concept_is_scored_beside_its_base(unbroken, scorers, tmp_path, on_the_cpu):
+    concept, prompts = unbroken / "classdiffusion" / "dog" / "concept", tmp_path / "prompts.txt"
+    prompts.write_text("a {} on the beach\na <new1> dog wearing headphones\n")
+    given = [f"--concept={concept}", f"--prompts_file={prompts}", *(f"--{n}={m}" for n, m in scorers.items())]
+    evaluate.main([*SAMPLING, *given, f"--output_dir={tmp_path / 'results'}"])
+    ours, theirs = table_of(tmp_path / "results"), table_of(unbroken)
+    assert [row["method"] for row in ours["rows"]] == ["base", "classdiffusion"]
+    expected = [row["metric"] for row in theirs["per_subject"] if row["subject"] == "dog"]
+    for row, metric in zip(ours["per_subject"], expected, strict=True):
+        assert row["metric"] == pytest.approx(metric, abs=2e-6)
+    assert ours["rows"][0]["metric"]["clip_t"]["low"] is None, "one subject has no interval"
+    copied = tmp_path / "results" / "classdiffusion" / "concept" / "concept"
+    assert (copied / "log.jsonl").read_bytes() == (concept / "log.jsonl").read_bytes()
+
+
+def test_pictures_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tmp_path, on_the_cpu):
+    folder = unbroken / "classdiffusion" / "dog"
+    given = [f"--generated={folder / 'images'}", f"--generated_class={folder / 'class'}"]
+    given += [f"--real={dataset / 'dog'}", "--cls_token=dog", *(f"--{n}={m}" for n, m in scorers.items())]
+    evaluate.main([*given, f"--output_dir={tmp_path / 'results'}"])
+    (row,) = table_of(tmp_path / "results")["per_subject"]
+    assert (row["subject"], row["method"]) == ("dog", "generated")
+    (expected,) = (
+        r["metric"]
+        for r in table_of(unbroken)["per_subject"]
+        if (r["subject"], r["method"]) == ("dog", "classdiffusion")
+    )
+    assert row["metric"] == pytest.approx(expected, abs=2e-6)
+    with pytest.raises(UserError, match="--eta has no effect with --generated"):
+        evaluate.main([*given, "--eta=1", f"--output_dir={tmp_path / 'results'}"])

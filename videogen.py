@@ -1,0 +1,157 @@
+"""Short clips of a trained concept with AnimateDiff: concept + prompts -> GIF files and contact sheets.
+
+python videogen.py                                      # ckpt/dog, as scripts/quickstart.sh trains it
+python videogen.py --concept ckpt/dog --prompt "a <new1> dog jumping in the snow" --num_videos 3
+python videogen.py --base sd15 --motion_adapter guoyww/animatediff-motion-adapter-v1-5-2 --concept ckpt/dog
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.bases import BASES, base_of
+from utils.concept_formats import ConceptWeights, read_concept
+from utils.errors import UserError, exit_on_user_error
+from utils.models import DTYPES, check_base, choose_device_dtype
+from utils.motion_adapters import BETA_SCHEDULES, check_adapter, noise_levels
+from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
+from utils.sampling import SCHEDULERS, check_scheduler, slugs
+from utils.video import NEGATIVE_PROMPT, check_frames, load_video_pipeline, sample_clips, save_memory
+from utils.video_files import WRITERS, check_formats, save_contact_sheet
+
+CONCEPT = Path("ckpt/dog")  # what the quickstart trains
+ADAPTER = "data/toon/motion_adapter"  # the embedded one
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("--base", help=f"folder, Hub id or {' or '.join(BASES)} (default: the concept's own, else toon)")
+    add("--motion_adapter", default=ADAPTER, help="folder or Hub id (default: %(default)s)")
+    add("--concept", type=Path, action="append", default=[], help=f"repeatable (default: {CONCEPT})")
+    add("--prompt", action="append", default=[], help="repeatable (default: one about the concept)")
+    add("--prompts_file", type=Path, help="text file, one prompt per line; joins those of --prompt")
+    add("--negative_prompt", help=f"default: '{NEGATIVE_PROMPT}', with guidance")
+    add("--num_videos", type=int, default=1, help="clips per prompt (default: %(default)s)")
+    add("--seed", type=int, default=0, help="clip i of a prompt uses seed + i (default: %(default)s)")
+    add("--num_frames", type=int, default=16, help="default: %(default)s")
+    add("--fps", type=int, default=8, help="frames per second (default: %(default)s)")
+    add("--num_inference_steps", type=int, default=25, help="default: %(default)s")
+    add("--guidance_scale", type=float, default=7.5, help="default: %(default)s")
+    add("--eta", type=float, default=0.0, help="noise per step, 0 to 1; ddim only (default: %(default)s)")
+    add("--scheduler", default="ddim", help=f"one of {', '.join(SCHEDULERS)} (default: %(default)s)")
+    add(
+        "--beta_schedule",
+        help=f"{' or '.join(BETA_SCHEDULES)} (default: as the adapter records, else linear)",
+    )
+    add("--free_noise", action="store_true", help="windows of 16 frames, for clips longer than the adapter")
+    add("--free_init", action="store_true", help="three rounds for steadier clips, in three times the time")
+    add(
+        "--format",
+        action="append",
+        default=[],
+        help=f"{', '.join(WRITERS)}; repeatable, GIF is always written",
+    )
+    add("--output_dir", type=Path, default=Path("outputs/video"), help="default: %(default)s")
+    add("--device", help="cuda, mps or cpu (default: the first of them that is here)")
+    add("--dtype", help=f"one of {', '.join(DTYPES)} (default: fp16 on CUDA, else fp32)")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = build_parser().parse_args(argv)
+    formats = list(dict.fromkeys(["gif", *args.format]))
+    check_settings(args, formats)
+    paths = args.concept or [default_concept()]
+    concepts = [read_concept(path) for path in paths]
+    check_together(concepts)
+    prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
+    base = base_of(args.base or recorded_base(concepts) or "toon")
+    check_base(base)
+    check_frames(args.num_frames, check_adapter(args.motion_adapter, base), args.free_noise)
+    levels = noise_levels({}, args.motion_adapter, args.beta_schedule)
+    check_modifier_tokens(prompts, base, concepts)
+    device, dtype = choose_device_dtype(args.device, args.dtype)
+
+    print(f"{base} with {args.motion_adapter} on {device}, {dtype}, {levels['beta_schedule']} betas")
+    video = load_video_pipeline(base, args.motion_adapter, paths, device, dtype, args.beta_schedule)
+    if switched_on := save_memory(video, device):
+        print(f"to save memory: {', '.join(switched_on)}")
+    settings = {
+        "num_frames": args.num_frames,
+        "negative_prompt": negative_prompt(args),
+        "num_inference_steps": args.num_inference_steps,
+        "guidance_scale": args.guidance_scale,
+        "eta": args.eta,
+        "scheduler": args.scheduler,
+        "free_noise": args.free_noise,
+        "free_init": args.free_init,
+    }
+    provenance = settings | {"base": base, "motion_adapter": args.motion_adapter, "dtype": dtype}
+    provenance |= {"concept": " ".join(map(str, paths)), "beta_schedule": levels["beta_schedule"]}
+    jobs = [(prompt, args.seed + i) for prompt in prompts for i in range(args.num_videos)]
+    stem_of = dict(zip(prompts, slugs(prompts), strict=True))
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    drawn = sample_clips(video, *zip(*jobs, strict=True), **settings)
+    for (prompt, seed), frames in zip(jobs, tqdm(drawn, total=len(jobs), unit="clip"), strict=True):
+        size = "x".join(map(str, frames[0].size))
+        metadata = {"prompt": prompt, "seed": seed, "fps": args.fps, "size": size} | provenance
+        stem = args.output_dir / f"{stem_of[prompt]}_{seed}"
+        for name in formats:
+            WRITERS[name](frames, stem.with_name(f"{stem.name}.{name}"), args.fps, metadata)
+        sheet = stem.with_name(f"{stem.name}.png")
+        save_contact_sheet(frames, sheet, args.fps, f"{prompt}, seed {seed}", metadata)
+    seconds = (time.monotonic() - started) / len(jobs)
+    print(
+        f"{len(jobs)} clips in {args.output_dir}, {seconds:.1f} s each; a .png beside each shows its frames"
+    )
+
+
+def check_settings(args: argparse.Namespace, formats: list[str]) -> None:
+    """Raises UserError for flags that are wrong on their own, before any file is read."""
+    check_scheduler(args.scheduler, args.eta)
+    check_formats(formats, args.fps)
+    for name in ("num_videos", "num_inference_steps"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
+    if args.seed < 0:
+        raise UserError(f"--seed is {args.seed}; it must be 0 or more")
+    if args.negative_prompt and args.guidance_scale <= 1:
+        raise UserError(
+            f"--guidance_scale is {args.guidance_scale:g}; --negative_prompt has an effect only above 1"
+        )
+    if args.output_dir.exists() and not args.output_dir.is_dir():
+        raise UserError(f"--output_dir {args.output_dir} is a file; give a folder")
+
+
+def negative_prompt(args: argparse.Namespace) -> str:
+    """What was given, else AnimateDiff's words; nothing where there is no guidance away from it."""
+    if args.guidance_scale <= 1:
+        return ""
+    return NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt
+
+
+def default_concept() -> Path:
+    """The quickstart's concept. Raises UserError when it has not been trained."""
+    if not CONCEPT.is_dir():
+        raise UserError(
+            f"no concept: {CONCEPT} does not exist; run bash scripts/quickstart.sh, or give --concept"
+        )
+    return CONCEPT
+
+
+def default_prompts(concepts: list[ConceptWeights]) -> list[str]:
+    """One of the subject in motion, or of the first two subjects together."""
+    subjects = subjects_of(concepts)
+    if len(subjects) == 1:
+        return [f"a {subjects[0]} running on the street"]
+    return ["a " + " in front of a ".join(subjects[:2])]
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
