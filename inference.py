@@ -11,10 +11,10 @@ from tqdm import tqdm
 from utils.bases import BASES, base_of
 from utils.concept_formats import ConceptWeights, read_concept
 from utils.concept_weights import load_concept
-from utils.errors import UserError, exit_on_user_error
+from utils.errors import exit_on_user_error
 from utils.models import DTYPES, check_base, choose_device_dtype, load_pipeline
 from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
-from utils.sampling import SCHEDULERS, check_scheduler, sample, save_grid, save_png, slugs
+from utils.sampling import SCHEDULERS, check_sampling, check_scheduler, sample, save_grid, save_png, slugs
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     eta = (1.0 if args.scheduler == "ddim" else 0.0) if args.eta is None else args.eta
-    check_settings(args, eta)
+    check_scheduler(args.scheduler, eta)
+    counts = {name: getattr(args, name) for name in ("num_images", "num_inference_steps", "batch_size")}
+    check_sampling(args.seed, args.guidance_scale, args.negative_prompt, args.output_dir, **counts)
     concepts = [read_concept(path) for path in args.concept]
     check_together(concepts)
     prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
@@ -77,22 +79,6 @@ def main(argv: list[str] | None = None) -> None:
     grid = args.output_dir / "grid.png"
     save_grid(images, prompts, grid, {"prompt": "\n".join(prompts), "seed": args.seed} | provenance)
     print(f"{len(images)} images in {args.output_dir}, all of them in {grid}")
-
-
-def check_settings(args: argparse.Namespace, eta: float) -> None:
-    """Raises UserError for flags that are wrong on their own, before any file is read."""
-    check_scheduler(args.scheduler, eta)
-    for name in ("num_images", "num_inference_steps", "batch_size"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}; it must be 0 or more")
-    if args.negative_prompt and args.guidance_scale <= 1:
-        raise UserError(
-            f"--guidance_scale is {args.guidance_scale:g}; --negative_prompt has an effect only above 1"
-        )
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise UserError(f"--output_dir {args.output_dir} is a file; give a folder")
 
 
 def default_prompts(concepts: list[ConceptWeights]) -> list[str]:

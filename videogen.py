@@ -17,7 +17,7 @@ from utils.errors import UserError, exit_on_user_error
 from utils.models import DTYPES, check_base, choose_device_dtype
 from utils.motion_adapters import BETA_SCHEDULES, check_adapter, noise_levels
 from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
-from utils.sampling import SCHEDULERS, check_scheduler, slugs
+from utils.sampling import SCHEDULERS, check_sampling, check_scheduler, slugs
 from utils.video import NEGATIVE_PROMPT, check_frames, load_video_pipeline, sample_clips, save_memory
 from utils.video_files import WRITERS, check_formats, save_contact_sheet
 
@@ -65,7 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     formats = list(dict.fromkeys(["gif", *args.format]))
-    check_settings(args, formats)
+    check_scheduler(args.scheduler, args.eta)
+    check_formats(formats, args.fps)
+    counts = {name: getattr(args, name) for name in ("num_videos", "num_inference_steps")}
+    check_sampling(args.seed, args.guidance_scale, args.negative_prompt, args.output_dir, **counts)
     paths = args.concept or [default_concept()]
     concepts = [read_concept(path) for path in paths]
     check_together(concepts)
@@ -110,23 +113,6 @@ def main(argv: list[str] | None = None) -> None:
     print(
         f"{len(jobs)} clips in {args.output_dir}, {seconds:.1f} s each; a .png beside each shows its frames"
     )
-
-
-def check_settings(args: argparse.Namespace, formats: list[str]) -> None:
-    """Raises UserError for flags that are wrong on their own, before any file is read."""
-    check_scheduler(args.scheduler, args.eta)
-    check_formats(formats, args.fps)
-    for name in ("num_videos", "num_inference_steps"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
-    if args.seed < 0:
-        raise UserError(f"--seed is {args.seed}; it must be 0 or more")
-    if args.negative_prompt and args.guidance_scale <= 1:
-        raise UserError(
-            f"--guidance_scale is {args.guidance_scale:g}; --negative_prompt has an effect only above 1"
-        )
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise UserError(f"--output_dir {args.output_dir} is a file; give a folder")
 
 
 def negative_prompt(args: argparse.Namespace) -> str:

@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from utils.blip_families import FAMILIES, Blip1, Blip2
-from utils.encoders import batches, check_files, read_config
+from utils.encoders import batches, check_files
 from utils.errors import UserError
 from utils.models import choose_device_dtype, without_progress_bars
+from utils.pretrained import read_config
 
 HEADS = ("itc", "itm")
 Picture = TypeVar("Picture")  # an Image, or the path of one
@@ -125,7 +126,7 @@ def check_blip(model: str | Path, head: str) -> type[Blip1] | type[Blip2]:
     """
     if head not in HEADS:
         raise UserError(f"unknown head {head!r}; choose one of {', '.join(HEADS)}")
-    config = read_config(model, "BLIP")
+    config = read_config(model, "BLIP model")
     architectures = config.get("architectures") or [f"model of type {config.get('model_type')}"]
     if architectures[0] not in FAMILIES:
         raise UserError(f"BLIP model {model} is a {architectures[0]}; give a {' or '.join(FAMILIES)}")

@@ -3,7 +3,6 @@
 N pictures or prompts, B of a batch, L tokens; P CLIP's projection width, D width of a ViT, S picture side.
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
 from torch import Tensor
 from transformers import (
@@ -28,7 +25,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from utils.errors import UserError
-from utils.models import HUB_ID, choose_device_dtype, without_progress_bars
+from utils.models import choose_device_dtype, without_progress_bars
+from utils.pretrained import read_config
 
 CLIP_ID = "openai/clip-vit-base-patch32"
 DINO_ID = "facebook/dino-vits16"
@@ -124,7 +122,7 @@ def check_clip(model: str | Path) -> None:
 
     Reads its config.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
-    config = read_config(model, "CLIP")
+    config = read_config(model, "CLIP model")
     if config.get("model_type") != "clip":
         raise UserError(
             f"CLIP model {model} is a {config.get('model_type')}; give a CLIPModel, e.g. {CLIP_ID}"
@@ -147,7 +145,7 @@ def check_dino(model: str | Path) -> None:
 
     Reads its config.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
-    config = read_config(model, "DINO")
+    config = read_config(model, "DINO model")
     if config.get("model_type") != "vit":
         raise UserError(
             f"DINO model {model} is a {config.get('model_type')}; give a ViTModel, e.g. {DINO_ID}"
@@ -195,36 +193,6 @@ def batches(items: Iterable[Any], size: int) -> Iterator[list]:
     remaining = iter(items)
     while batch := list(islice(remaining, size)):
         yield batch
-
-
-def read_config(model: str | Path, name: str) -> dict[str, Any]:
-    """config.json of a folder or of a Hub id."""
-    folder = Path(model)
-    if not folder.is_dir() and folder.parent.is_dir() and folder.parent != Path("."):
-        raise UserError(
-            f"{name} model {model} is not a folder, though {folder.parent} is one: check the path"
-        )
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise UserError(
-            f"{name} model folder {model} has no config.json; give one that save_pretrained wrote"
-        )
-    if not folder.is_dir() and not HUB_ID.fullmatch(str(model)):
-        raise UserError(
-            f"{name} model {model} is neither an existing folder nor a Hub id of the form owner/name"
-        )
-    file = folder / "config.json"
-    if not folder.is_dir():
-        try:
-            file = Path(hf_hub_download(str(model), "config.json"))
-        except (OSError, HfHubHTTPError):
-            raise UserError(
-                f"{name} model {model} is neither an existing folder nor a model that the Hub gives out; "
-                "check the name, the network and your access"
-            ) from None
-    try:
-        return json.loads(file.read_text())
-    except ValueError:
-        raise UserError(f"{file} is not JSON; give a model that save_pretrained wrote") from None
 
 
 def check_files(model: str | Path, part: str, *names: str) -> None:

@@ -3,8 +3,6 @@
 Shapes: B images or phrases, H = W pixels, h = w latent pixels, L tokens.
 """
 
-import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,19 +11,17 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from utils.errors import UserError
+from utils.pretrained import read_config
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def choose_device_dtype(
@@ -65,28 +61,9 @@ def check_base(base: str | Path, revision: str | None = None) -> None:
 
     Reads its model_index.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
-    folder = Path(base)
-    if not folder.is_dir() and folder.parent.is_dir() and folder.parent != Path("."):
-        raise UserError(f"base model {base} is not a folder, though {folder.parent} is one: check the path")
-    if folder.is_dir() and not (folder / "model_index.json").is_file():
-        raise UserError(
-            f"base model folder {base} has no model_index.json; "
-            "give a folder written by StableDiffusionPipeline.save_pretrained"
-        )
-    if not folder.is_dir() and not HUB_ID.fullmatch(str(base)):
-        raise UserError(
-            f"base model {base} is neither an existing folder nor a Hub id of the form owner/name"
-        )
-    index_file = folder / "model_index.json"
-    if not folder.is_dir():
-        try:
-            index_file = Path(hf_hub_download(str(base), "model_index.json", revision=revision))
-        except (OSError, HfHubHTTPError):
-            raise UserError(
-                f"base model {base} is neither an existing folder nor a model that the Hub gives out; "
-                "check the name, the network and your access"
-            ) from None
-    index = json.loads(index_file.read_text())
+    index = read_config(
+        base, "base model", "model_index.json", "StableDiffusionPipeline.save_pretrained", revision
+    )
     if index["_class_name"] != "StableDiffusionPipeline":
         raise UserError(f"base model {base} is a {index['_class_name']}; give a Stable Diffusion 1.x or 2.x")
 

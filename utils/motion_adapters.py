@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DConditionModel
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError
 
 from utils.errors import UserError
-from utils.models import HUB_ID
+from utils.pretrained import read_config
 
 PUBLISHED = "guoyww/animatediff-motion-adapter-v1-5-2"  # AnimateDiff's, for Stable Diffusion 1.5
 BETA_SCHEDULES = ("linear", "scaled_linear")
@@ -21,21 +19,7 @@ def adapter_config(adapter: str | Path) -> dict[str, Any]:
 
     Raises UserError if there is none, or if it is another model's.
     """
-    file = Path(adapter) / "config.json"
-    if not file.is_file():
-        if Path(adapter).exists() or not HUB_ID.fullmatch(str(adapter)) or Path(adapter).parent.is_dir():
-            raise UserError(
-                f"motion adapter {adapter} is neither a folder with a config.json nor a Hub id; "
-                f"give one that MotionAdapter.save_pretrained wrote, or {PUBLISHED}"
-            )
-        try:
-            file = Path(hf_hub_download(str(adapter), "config.json"))
-        except (OSError, HfHubHTTPError):
-            raise UserError(
-                f"motion adapter {adapter} is neither a folder nor a model that the Hub gives out; "
-                "check the name, the network and your access"
-            ) from None
-    config = json.loads(file.read_text())
+    config = read_config(adapter, "motion adapter", writer="MotionAdapter.save_pretrained")
     if config.get("_class_name") != "MotionAdapter":
         raise UserError(f"motion adapter {adapter} is a {config.get('_class_name')}; give a MotionAdapter")
     return config
@@ -61,7 +45,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> int:
     }
     recorded = recorded_schedule(adapter)
     if recorded:
-        scheduler = json.loads(_scheduler_file(base).read_text())
+        scheduler = read_config(base, "base model", "scheduler/scheduler_config.json")
         pairs["prediction type"] = tuple(
             each.get("prediction_type", "epsilon") for each in (recorded, scheduler)
         )
@@ -104,8 +88,3 @@ def noise_levels(
 
 def _per_block(layers: int | list[int], blocks: int) -> list[int]:
     return [layers] * blocks if isinstance(layers, int) else list(layers)
-
-
-def _scheduler_file(base: str | Path) -> Path:
-    file = Path(base) / "scheduler" / "scheduler_config.json"
-    return file if file.is_file() else Path(hf_hub_download(str(base), "scheduler/scheduler_config.json"))

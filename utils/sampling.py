@@ -51,6 +51,23 @@ def check_scheduler(name: str, eta: float) -> None:
         raise UserError(f"eta is {eta:g}; it must be in [0, 1]: 0 is deterministic DDIM, 1 adds DDPM's noise")
 
 
+def check_sampling(
+    seed: int, guidance_scale: float, negative_prompt: str | None, output_dir: Path, **counts: int
+) -> None:
+    """Raises UserError for settings that are wrong on their own. counts: flag -> a number of 1 or more."""
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"--{name} is {count}; it must be 1 or more")
+    if seed < 0:
+        raise UserError(f"--seed is {seed}; it must be 0 or more")
+    if negative_prompt and guidance_scale <= 1:
+        raise UserError(
+            f"--guidance_scale is {guidance_scale:g}; --negative_prompt has an effect only above 1"
+        )
+    if output_dir.exists() and not output_dir.is_dir():
+        raise UserError(f"--output_dir {output_dir} is a file; give a folder")
+
+
 def make_scheduler(name: str, config: Mapping[str, Any]) -> SchedulerMixin:
     """A fresh scheduler, a key of SCHEDULERS, over the noise levels of `config` (any scheduler's)."""
     check_scheduler(name, eta=0)

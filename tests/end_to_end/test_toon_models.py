@@ -50,7 +50,7 @@ def test_clip_shares_the_text_tower():
 
 def test_autoencoder_restores_held_out_renders():
     vae = AutoencoderKL.from_pretrained(TOON / "sd" / "vae", torch_dtype=torch.float32).eval()
-    assert psnr(vae, 64, count=128) >= 26.8  # 27.15 dB on all 512
+    assert psnr(vae, 64, count=128) >= 27.2  # 27.63 dB on all 512
 
 
 def test_clip_finds_captions():

@@ -650,7 +650,7 @@ def workplace(tmp_path: Path, tiny_base: Path, pictures, monkeypatch) -> Path:
     utils.prior.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(train_classdiffusion, "load_pipeline", None)
-    monkeypatch.setattr(utils.models, "hf_hub_download", None)
+    monkeypatch.setattr("utils.pretrained.hf_hub_download", None)
     monkeypatch.setattr(utils.config, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return tmp_path

@@ -204,7 +204,7 @@ def test_the_quickstarts_concept_is_the_default(film, concepts, monkeypatch, tmp
         ("--concept={dog} --num_frames=1", "num_frames is 1"),
         ("--concept={dog} --free_noise", "within one window of 16"),
         ("--concept={dog} --motion_adapter={tmp}/wide", "has block channels [64, 64]"),
-        ("--concept={dog} --motion_adapter={tmp}", "neither a folder with a config.json nor a Hub id"),
+        ("--concept={dog} --motion_adapter={tmp}", "has no config.json"),
         ("--concept={dog} --beta_schedule=cosine", "unknown beta schedule 'cosine'"),
         ("--concept={dog} --prompt=<new2>", "<new2>, known are: <new1>"),
         ("--concept={dog} --concept={dog}", "two concepts use <new1>"),

@@ -185,13 +185,13 @@ def test_a_clip_without_tokenizer_is_told_and_a_dino_for_224_pixels_needs_no_pro
 def test_a_hub_id_is_judged_by_its_config_alone(tmp_path, monkeypatch):
     config, asked = tmp_path / "config.json", []
 
-    def download(repository, file):
+    def download(repository, file, revision):
         asked.append((repository, file))
         if repository == "owner/gone":
             raise OSError
         return str(config)
 
-    monkeypatch.setattr("utils.encoders.hf_hub_download", download)
+    monkeypatch.setattr("utils.pretrained.hf_hub_download", download)
     config.write_text('{"model_type": "clip"}')
     check_clip("owner/name")
     with pytest.raises(UserError, match="DINO model owner/name is a clip"):

@@ -164,17 +164,22 @@ def test_an_adapter_of_another_prediction_type_does_not_fit(tiny_base, tmp_path)
 
 
 def test_what_is_no_adapter(tiny_base, tmp_path, monkeypatch):
-    for nothing in (tmp_path, tmp_path / "none", "data/toon/none", "adapter"):
-        with pytest.raises(UserError, match="neither a folder with a config.json nor a Hub id"):
+    for nothing, words in (
+        (tmp_path, "has no config.json; give one that MotionAdapter.save_pretrained wrote"),
+        (tmp_path / "none", "is not a folder, though .* is one"),
+        ("data/toon/none", "is not a folder, though .* is one"),
+        ("adapter", "neither an existing folder nor a Hub id"),
+    ):
+        with pytest.raises(UserError, match=f"motion adapter.*{words}"):
             check_adapter(nothing, tiny_base)
     with pytest.raises(UserError, match="is a UNet2DConditionModel; give a MotionAdapter"):
         check_adapter(tiny_base / "unet", tiny_base)
 
-    def gone(repository, file):
-        assert (repository, file) == ("owner/gone", "config.json")
+    def gone(repository, file, revision):
+        assert (repository, file, revision) == ("owner/gone", "config.json", None)
         raise OSError
 
-    monkeypatch.setattr("utils.motion_adapters.hf_hub_download", gone)
+    monkeypatch.setattr("utils.pretrained.hf_hub_download", gone)
     with pytest.raises(UserError, match="a model that the Hub gives out"):
         check_adapter("owner/gone", tiny_base)
 
