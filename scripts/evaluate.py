@@ -34,9 +34,8 @@ from utils.evaluation import METRICS, Scorer, check_metrics, check_texts  # noqa
 from utils.methods import METHODS  # noqa: E402
 from utils.models import check_base, choose_device_dtype  # noqa: E402
 from utils.modifier_tokens import check_within_limit  # noqa: E402
-from utils.results import check_settings, read_json, write_json, write_text  # noqa: E402
+from utils.results import BASE, check_settings, read_json, write_json, write_text  # noqa: E402
 from utils.sampling import check_scheduler  # noqa: E402
-from utils.shots import BASE  # noqa: E402
 from utils.similarity import CLIP_ID, DINO_ID  # noqa: E402
 from utils.table import as_markdown, build_table  # noqa: E402
 

@@ -14,8 +14,9 @@ from utils.concept_weights import load_concept
 from utils.evaluation import Scorer, score_subject
 from utils.models import load_pipeline
 from utils.pictures import open_image
+from utils.results import BASE
 from utils.sampling import sample, save_png
-from utils.shots import BASE, Shot, class_shots, shots_of
+from utils.shots import Shot, class_shots, shots_of
 
 
 def run_job(

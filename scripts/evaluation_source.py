@@ -18,7 +18,8 @@ from utils.config import TrainConfig
 from utils.errors import UserError
 from utils.methods import METHODS
 from utils.pictures import check_images, list_images
-from utils.shots import BASE, GENERATED, Shot, shots_of_folder
+from utils.results import BASE
+from utils.shots import GENERATED, Shot, shots_of_folder
 
 TOON = "toon"
 DATASETS = (TOON, *READERS)

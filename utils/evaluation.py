@@ -3,7 +3,7 @@
 N generated pictures, M real ones of an individual, P CLIP's width, D DINO's width.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from utils.benchmarks import Subject
 from utils.blip2t import BLIP2T, check_blip, check_prompts
+from utils.encoders import batches
 from utils.errors import UserError
 from utils.pictures import list_images, open_image
 from utils.results import append_records, read_records, write_json
@@ -215,9 +216,3 @@ def mean_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
         for name, value in flat.items():
             columns.setdefault(name, []).append(value)
     return {name: sum(column) / len(column) for name, column in columns.items()}
-
-
-def batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    items = list(items)
-    for start in range(0, len(items), size):
-        yield items[start : start + size]

@@ -8,7 +8,7 @@ from typing import Any
 from utils.markup import Markup, element, join
 from utils.methods import METHODS
 from utils.report_curves import curve_section
-from utils.report_folder import BASE, Results, read_results
+from utils.report_folder import Results, read_results
 from utils.report_pictures import sample_grids
 from utils.report_prompts import prompt_section
 from utils.report_tables import (
@@ -24,6 +24,7 @@ from utils.report_tables import (
     score_table,
     subject_table,
 )
+from utils.results import BASE
 
 NAME = "report.html"
 STYLE = Path(__file__).with_suffix(".css")

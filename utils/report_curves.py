@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 from utils.charts import Curve, Point, legend, line_chart
 from utils.markup import Markup, element, join
-from utils.report_folder import BASE, Results
+from utils.report_folder import Results
 from utils.report_tables import known, label, number, scrolling
+from utils.results import BASE
 
 DRAWN_POINTS = 150  # of a curve, so that a chart stays a few kilobytes
 SMOOTHED_SHARE = 20  # the running mean covers one step in so many of the training

@@ -8,7 +8,6 @@ from typing import Any
 
 from utils.errors import UserError
 
-BASE = "base"  # the folder of the untouched model, which is given class prompts
 FILES = {"settings.json": dict, "subjects.json": list, "table.json": dict}
 WRITER = "scripts/evaluate.py"
 

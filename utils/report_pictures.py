@@ -11,8 +11,9 @@ from PIL import Image
 
 from utils.markup import Markup, element, join
 from utils.pictures import open_image
-from utils.report_folder import BASE, Results
+from utils.report_folder import Results
 from utils.report_tables import label, part
+from utils.results import BASE
 
 PIXELS = 60_000_000  # of all samples together: about 15 MB of HTML
 SIDES = (256, 192, 128)  # what large pictures shrink to, the first that lets every prompt be shown

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils.markup import Markup, element, join
-from utils.report_folder import BASE, Results
+from utils.report_folder import Results
+from utils.results import BASE
 
 LABELS = {
     BASE: "Base model",

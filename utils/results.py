@@ -14,6 +14,7 @@ from typing import Any
 
 from utils.errors import UserError
 
+BASE = "base"  # in a method's place: the untouched model, which is given class prompts
 NOT_COMPARED = frozenset({"hardware"})  # a run may go on elsewhere
 MAY_GROW = frozenset({"methods"})  # more methods add to a folder, and change nothing in it
 

@@ -10,9 +10,9 @@ from PIL import Image
 from utils.benchmarks import Subject, read_lines
 from utils.errors import UserError
 from utils.pictures import list_images, open_image
+from utils.results import BASE
 from utils.similarity import with_class, without_modifier
 
-BASE = "base"  # in a method's place: the untouched model, which is given class prompts
 GENERATED = "generated"  # in a method's place: pictures that came from elsewhere
 GRID = "grid.png"  # inference.py writes it beside the pictures
 
