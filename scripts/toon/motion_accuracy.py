@@ -11,7 +11,6 @@ prompt accuracy  the share of frames, and of stills, in which the recogniser fin
 
 import argparse
 import json
-import os
 import random
 import time
 from collections import defaultdict
@@ -36,6 +35,7 @@ from utils.errors import UserError, exit_on_user_error
 from utils.models import check_base, load_pipeline
 from utils.motion_adapters import check_adapter, noise_levels
 from utils.pictures import list_images, open_image
+from utils.results import write_json
 from utils.sampling import make_scheduler, sample, save_grid
 from utils.similarity import DinoEncoder, check_dino, dino_i
 from utils.video import NEGATIVE_PROMPT, animate, sample_clips
@@ -164,12 +164,8 @@ def main() -> None:
     concept = trained_concept(args.concept)
     dino, pipeline = DinoEncoder(args.dino), load_pipeline(args.base)
     results = judge(pipeline, concept, args.concept, args.motion_adapter, dino, args.clips, args.output_dir)
-    text = json.dumps(results, indent=2)
-    report = args.output_dir / "motion_accuracy.json"
-    unfinished = report.with_suffix(".partial")
-    unfinished.write_text(text + "\n")
-    os.replace(unfinished, report)
-    print(text)
+    write_json(args.output_dir / "motion_accuracy.json", results)
+    print(json.dumps(results, indent=2))
     print(f"numbers and contact sheets are in {args.output_dir}")
 
 
