@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--concept", type=Path, action="append", default=[], help=f"repeatable (default: {CONCEPT})")
     add("--prompt", action="append", default=[], help="repeatable (default: one about the concept)")
     add("--prompts_file", type=Path, help="text file, one prompt per line; joins those of --prompt")
-    add("--negative_prompt", help=f"default: '{NEGATIVE_PROMPT}', with guidance")
+    add("--negative_prompt", help=f"default: '{NEGATIVE_PROMPT}', with guidance; none for toon")
     add("--num_videos", type=int, default=1, help="clips per prompt (default: %(default)s)")
     add("--seed", type=int, default=0, help="clip i of a prompt uses seed + i (default: %(default)s)")
     add("--num_frames", type=int, default=16, help="default: %(default)s")
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"to save memory: {', '.join(switched_on)}")
     settings = {
         "num_frames": args.num_frames,
-        "negative_prompt": negative_prompt(args),
+        "negative_prompt": negative_prompt(args, base),
         "num_inference_steps": args.num_inference_steps,
         "guidance_scale": args.guidance_scale,
         "eta": args.eta,
@@ -115,11 +115,14 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def negative_prompt(args: argparse.Namespace) -> str:
-    """What was given, else AnimateDiff's words; nothing where there is no guidance away from it."""
+def negative_prompt(args: argparse.Namespace, base: str) -> str:
+    """What was given, else AnimateDiff's words; nothing where there is no guidance away from it, and none to
+    the embedded model, whose captions never spoke of quality: guidance away from them makes glaring clips."""
     if args.guidance_scale <= 1:
         return ""
-    return NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt
+    if args.negative_prompt is None:
+        return "" if base == BASES["toon"] else NEGATIVE_PROMPT
+    return args.negative_prompt
 
 
 def default_concept() -> Path:

@@ -38,7 +38,7 @@ from utils.pictures import list_images, open_image
 from utils.results import write_json
 from utils.sampling import make_scheduler, sample, save_grid
 from utils.similarity import DinoEncoder, check_dino, dino_i
-from utils.video import NEGATIVE_PROMPT, animate, sample_clips
+from utils.video import animate, sample_clips
 
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
@@ -81,14 +81,16 @@ def rendered(pose: str, count: int = 16) -> list[Clip]:
 
 
 def film(video: "AnimateDiffPipeline", texts: Sequence[str], seeds: Sequence[int], name: str) -> list[Clip]:
-    clips = sample_clips(video, texts, seeds, num_frames=FRAMES, num_inference_steps=STEPS)
+    clips = sample_clips(
+        video, texts, seeds, num_frames=FRAMES, num_inference_steps=STEPS, negative_prompt=""
+    )
     return list(tqdm(clips, name, total=len(texts)))
 
 
 def stills(pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> list[Image.Image]:
-    """A picture for each text, seeds 0, 1, …, with the clips' steps, guidance and negative prompt."""
+    """A picture for each text, seeds 0, 1, …, with the clips' steps and guidance."""
     settings = {"num_inference_steps": STEPS, "guidance_scale": 7.5, "eta": 0.0, "batch_size": 16}
-    return list(sample(pipeline, texts, range(len(texts)), negative_prompt=NEGATIVE_PROMPT, **settings))
+    return list(sample(pipeline, texts, range(len(texts)), **settings))
 
 
 def judge(

@@ -8,7 +8,6 @@ P projection width.
 import argparse
 import random
 import string
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,7 +26,7 @@ from scripts.toon.recogniser import disturb
 from scripts.toon.tokenizer import corpus
 from scripts.toon.train_clip import MEAN, STD, captions_of
 from scripts.toon.training import device, fit, generator, scenes, to_pixels
-from scripts.toon.world import ANIMALS, KINDS, PLACES, POSES, WORN, Scene, attributes, sample_look
+from scripts.toon.world import Scene, attributes, twin
 from utils.blip_families import Blip1
 
 WIDTH = 128
@@ -70,25 +69,6 @@ def build(tokenizer: BertTokenizer, size: int) -> BlipForImageTextRetrieval:
     return BlipForImageTextRetrieval(
         BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=WIDTH)
     )
-
-
-def twin(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene with one thing changed that captions tell: class, colour, place, worn thing or pose."""
-    look, animal = scene.subject, scene.subject.kind in ANIMALS
-    poses = animal and look.kind != "teddy bear"
-    thing = rng.choice(["class", "colour", "place"] + ["worn"] * animal + ["pose"] * poses)
-    others = {"place": PLACES, "worn": WORN, "pose": POSES}
-    if thing in others:
-        choices = [value for value in others[thing] if value != getattr(scene, thing)]
-        return replace(scene, **{thing: rng.choice(choices)})
-    if thing == "colour":
-        while (other := sample_look(rng, look.kind)).colour in (None, look.colour):
-            pass
-        return replace(scene, subject=other)
-    posed = scene.pose != "standing"
-    kinds = [kind for kind in KINDS if (kind in ANIMALS) == animal and kind not in (look.kind, "barn")]
-    kinds = [kind for kind in kinds if not (posed and kind == "teddy bear")]
-    return replace(scene, subject=replace(look, kind=rng.choice(kinds)))
 
 
 def batch_of(seed: str, count: int) -> tuple[list[Scene], list[str]]:

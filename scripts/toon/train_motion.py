@@ -4,8 +4,8 @@ B clips, F frames of a clip, h = w latent pixels, L tokens, D text width.
 """
 
 import argparse
-import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
 from scripts.toon.train_unet import CAPTION_DROPOUT
-from scripts.toon.training import device, fit, generator
+from scripts.toon.training import cached, device, fit, generator
 from scripts.toon.world import caption
 from utils.losses import target_of
 from utils.models import tokenize
@@ -57,21 +57,15 @@ def training_clip(seed: str, index: int) -> Clip:
 
 
 @torch.no_grad()
-def cached_latents(vae: AutoencoderKL, seed: str, count: int, size: int, path: Path) -> Tensor:
-    """(count, F, 4, h, w) fp16: the means of every frame's latents, scaled; their spread would be flicker."""
-    if path.exists():
-        return torch.load(path, weights_only=True)
-    rows = []
+def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator[Tensor]:
+    """(4, F, 4, h, w) fp16 at a time: the means of every frame's latents, scaled; their spread would be
+    flicker."""
     for i in tqdm(range(0, count, 4), desc="clips", mininterval=10):
         clips = [draw_clip(training_clip(seed, j), size) for j in range(i, min(i + 4, count))]
         pixels = torch.stack([to_pixels(frame) for frames in clips for frame in frames]).to(device())
         with torch.autocast(device().type, torch.bfloat16):
             mean = vae.encode(pixels).latent_dist.mean.float()
-        rows.append((mean * vae.config.scaling_factor).unflatten(0, (-1, FRAMES)).half().cpu())
-    partial = path.with_suffix(".partial")
-    torch.save(torch.cat(rows), partial)
-    os.replace(partial, path)
-    return torch.cat(rows)
+        yield (mean * vae.config.scaling_factor).unflatten(0, (-1, FRAMES)).half().cpu()
 
 
 def main() -> None:
@@ -87,6 +81,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=3, help="clips per step")
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init_from", type=Path, help="start from this adapter's folder")
     args = parser.parse_args()
     args.work_dir.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(args.seed)
@@ -97,11 +92,15 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(args.base / "vae", torch_dtype=torch.float32).to(device()).eval()
     scheduler = DDIMScheduler.from_pretrained(args.base / "scheduler")
     images = UNet2DConditionModel.from_pretrained(args.base / "unet", torch_dtype=torch.float32)
-    adapter = build(images)
+    if args.init_from:
+        adapter = MotionAdapter.from_pretrained(args.init_from, torch_dtype=torch.float32)
+    else:
+        adapter = build(images)
     unet = UNetMotionModel.from_unet2d(images, adapter).to(device()).eval().requires_grad_(False)
     share_modules(unet, adapter.to(device()).requires_grad_(True))
     data = f"{args.seed}/motion"
-    latents = cached_latents(vae, data, args.clips, args.resolution, args.work_dir / "motion_latents.pt")
+    encoded = latents_of(vae, data, args.clips, args.resolution)
+    latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 4, h, w)
     scenes = [training_clip(data, i).scene for i in range(args.clips)]
 
     def loss_of(step: int) -> Tensor:

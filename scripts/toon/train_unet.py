@@ -5,19 +5,20 @@ B pictures, h = w latent pixels, L tokens, D text width.
 
 import argparse
 import json
-import os
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.train_clip import WIDTH
-from scripts.toon.training import device, fit, generator, scenes, to_pixels
+from scripts.toon.training import cached, device, fit, generator, scenes, to_pixels
 from scripts.toon.world import caption
 from utils.losses import target_of
 from utils.models import tokenize
@@ -58,22 +59,13 @@ def noise_schedule() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def cached_latents(vae: AutoencoderKL, seed: str, count: int, size: int, path: Path) -> Tensor:
-    """(count, 8, h, w) fp16: mean and standard deviation of every picture's latents, scaled."""
-    if path.exists():
-        return torch.load(path, weights_only=True)
-    rows = []
+def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator[Tensor]:
+    """(64, 8, h, w) fp16 at a time: mean and standard deviation of every picture's latents, scaled."""
     for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
         pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
         with torch.autocast(device().type, torch.bfloat16):
             latents = vae.encode(pixels).latent_dist
-        rows.append(
-            (torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor).half().cpu()
-        )
-    partial = path.with_suffix(".partial")
-    torch.save(torch.cat(rows), partial)
-    os.replace(partial, path)
-    return torch.cat(rows)
+        yield (torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor).half().cpu()
 
 
 def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
@@ -109,6 +101,9 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
+        "--init_from", type=Path, help="start from this UNet's folder; --channels is then its own"
+    )
+    parser.add_argument(
         "--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler"
     )
     args = parser.parse_args()
@@ -122,14 +117,21 @@ def main() -> None:
         AutoencoderKL.from_pretrained(args.output_dir / "vae", torch_dtype=torch.float32).to(device()).eval()
     )
     data = f"{args.seed}/unet"
-    latents = cached_latents(vae, data, args.pictures, args.resolution, args.work_dir / "latents.pt")
+    encoded = latents_of(vae, data, args.pictures, args.resolution)
+    latents = cached(args.work_dir / "latents.pt", encoded)  # (pictures, 8, h, w)
     pictures = [
         scene
         for i in range(0, args.pictures, 64)
         for scene in scenes(f"{data}/{i}", min(64, args.pictures - i))
     ]
     scheduler = noise_schedule()
-    unet = build(latents.shape[-1], tuple(args.channels)).to(device(), memory_format=torch.channels_last)
+    if args.init_from:
+        unet = UNet2DConditionModel.from_pretrained(args.init_from, torch_dtype=torch.float32)
+    else:
+        unet = build(latents.shape[-1], tuple(args.channels))
+    unet.to(device(), memory_format=torch.channels_last)
+    if device().type == "cpu":  # PyTorch's fused attention is a fifth of a step there, most of it backwards
+        unet.set_attn_processor(AttnProcessor())
     predict = torch.compile(unet) if args.compile else unet
 
     def loss_of(step: int) -> Tensor:

@@ -3,7 +3,7 @@
 import math
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -34,6 +34,22 @@ def generator(seed: str) -> torch.Generator:
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def cached(path: Path, batches: Iterable[Tensor]) -> Tensor:
+    """What lies at `path`; if nothing does, the batches one after the other, then kept there."""
+    if path.exists():
+        return torch.load(path, weights_only=True)
+    rows = torch.cat(list(batches))
+    save(rows, path)
+    return rows
+
+
+def save(state: object, path: Path) -> None:
+    """Atomically: a run killed here leaves the file as it was."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
 
 
 def fit(
@@ -88,8 +104,6 @@ def fit(
                     "average": average,
                     "step": step + 1,
                 }
-                partial = state_path.with_suffix(".partial")
-                torch.save(state, partial)
-                os.replace(partial, state_path)
+                save(state, state_path)
     model.load_state_dict(average)
     model.eval()

@@ -172,6 +172,25 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
             return scene
 
 
+def twin(scene: Scene, rng: random.Random) -> Scene:
+    """The same scene with one thing changed that captions tell: class, colour, place, worn thing or pose."""
+    look, animal = scene.subject, scene.subject.kind in ANIMALS
+    poses = animal and look.kind != "teddy bear"
+    thing = rng.choice(["class", "colour", "place"] + ["worn"] * animal + ["pose"] * poses)
+    others = {"place": PLACES, "worn": WORN, "pose": POSES}
+    if thing in others:
+        choices = [value for value in others[thing] if value != getattr(scene, thing)]
+        return replace(scene, **{thing: rng.choice(choices)})
+    if thing == "colour":
+        while (other := sample_look(rng, look.kind)).colour in (None, look.colour):
+            pass
+        return replace(scene, subject=other)
+    posed = scene.pose != "standing"
+    kinds = [kind for kind in KINDS if (kind in ANIMALS) == animal and kind not in (look.kind, "barn")]
+    kinds = [kind for kind in kinds if not (posed and kind == "teddy bear")]
+    return replace(scene, subject=replace(look, kind=rng.choice(kinds)))
+
+
 def subject_words(scene: Scene, colour: bool = False, modifier: str | None = None) -> str:
     """'dog', 'white dog', '<new1> dog', …"""
     words = [modifier, scene.subject.colour if colour else None, scene.subject.kind]

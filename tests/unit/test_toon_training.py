@@ -36,3 +36,17 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = nn.Linear(1, 1)
     with pytest.raises(RuntimeError, match="nan at step 0"):
         training.fit(model, lambda step: model.weight.sum() * float("nan"), 2, 0.1, tmp_path / "x.pt")
+
+
+def test_cached_rows_are_made_once_and_only_whole(tmp_path):
+    def broken():
+        yield torch.ones(1, 2)
+        raise KeyboardInterrupt
+
+    path = tmp_path / "rows.pt"
+    with pytest.raises(KeyboardInterrupt):
+        training.cached(path, broken())
+    assert not path.exists()
+    rows = training.cached(path, (torch.full((1, 2), float(i)) for i in range(3)))
+    assert rows.tolist() == [[0, 0], [1, 1], [2, 2]]
+    assert torch.equal(training.cached(path, broken()), rows)
