@@ -3,7 +3,7 @@
 A clip of a trained concept in Python:
 
     video = load_video_pipeline("data/toon/sd", "data/toon/motion_adapter", ["ckpt/dog"])
-    frames = next(sample_clips(video, ["a <new1> dog running on the street"], seeds=[0]))
+    frames = next(sample_clips(video, ["a <new1> dog running on the street"], seeds=[0], negative_prompt=""))
     save_gif(frames, "dog.gif", fps=8)                 # utils.video_files
 
 Shapes: F frames, H = W pixels; a clip is a list of F PIL pictures.

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
 
 POSES = ("running", "jumping", "waving", "sitting")
-# The last is a pair of words that neither the UNet's nor the adapter's training held together.
+# The last, of a dog, holds three things that neither the UNet's nor the adapter's training held together.
 SITUATIONS = ({}, {"place": "beach"}, {"place": "grass"}, {"worn": "headphones", "place": "beach"})
 STEPS = 25
 MEASURED = ("running", "jumping", "sitting")  # for displacement

@@ -1,6 +1,6 @@
 """How many of a prompt's words the pictures obey, read off them by the recogniser.
 
-Without --concept: random prompts to the base model, those with pairs of words that its training never held
+Without --concept: random prompts to the base model, those with three words that its training never held
 together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
 base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
 Only what a prompt states is judged; "all" counts the pictures that obey every stated word. Likeness is CLIP-I
@@ -143,10 +143,8 @@ def main() -> None:
 
     if args.concept is None:
         results = {
-            "seen pairs": judge("seen", random_prompts("prompt-accuracy", args.prompts, held_out=False)),
-            "held-out pairs": judge(
-                "held-out", random_prompts("prompt-accuracy", args.prompts, held_out=True)
-            ),
+            "seen": judge("seen", random_prompts("prompt-accuracy", args.prompts, held_out=False)),
+            "held out": judge("held-out", random_prompts("prompt-accuracy", args.prompts, held_out=True)),
         }
     else:
         real, _ = list_images(concept.instance_data_dir)

@@ -95,7 +95,7 @@ class Recogniser:
 
 @torch.no_grad()
 def accuracy(model: ResNetForImageClassification, size: int, count: int = 2048) -> dict[str, float]:
-    """Per attribute, on renders that training has not seen, half of them with held-out pairs."""
+    """Per attribute, on renders that training has not seen, half of them with held-out triples."""
     hits = {name: [] for name in ATTRIBUTES}
     for i in range(0, count, 64):
         batch = scenes(f"recogniser-test/{i}", 64, held_out=i % 128 == 0)
@@ -122,7 +122,7 @@ def main() -> None:
     model = build().to(device())
 
     def loss_of(step: int) -> Tensor:
-        # Half of the scenes hold pairs that the UNet's training never sees: the judge must know them all.
+        # Half of the scenes hold triples that the UNet's training never sees: the judge must know them all.
         half = args.batch_size // 2
         batch = scenes(f"{args.seed}/recogniser/{step}", half)
         batch += scenes(f"{args.seed}/recogniser/held-out/{step}", half, held_out=True)

@@ -1,6 +1,6 @@
 """Train the toon world's BLIP: how well a picture fits a caption, by cosine (ITC) and by a match head (ITM).
 
-It judges generated pictures, so its renders are disturbed as the recogniser's are, and it knows every pair
+It judges generated pictures, so its renders are disturbed as the recogniser's are, and it knows all triples
 of things, those that the UNet's training never sees among them. B pictures and captions, L tokens,
 P projection width.
 """
@@ -72,7 +72,7 @@ def build(tokenizer: BertTokenizer, size: int) -> BlipForImageTextRetrieval:
 
 
 def batch_of(seed: str, count: int) -> tuple[list[Scene], list[str]]:
-    """`count` scenes and their captions: a quarter with pairs that other models never see in training, a
+    """`count` scenes and their captions: a quarter with triples that the UNet's training never sees, a
     quarter without, and the twin of each, which makes the negatives of both losses hard ones."""
     drawn = scenes(seed, count // 4) + scenes(f"{seed}/held-out", count // 4, held_out=True)
     batch = drawn + [twin(scene, random.Random(f"{seed}/twin/{i}")) for i, scene in enumerate(drawn)]

@@ -50,7 +50,7 @@ def captions_of(batch: list[Scene], seed: str) -> list[str]:
 
 
 def with_twins(batch: list[Scene], seed: str) -> list[Scene]:
-    """(2B,) every scene, and after all of them its twin, with no pair that training never sees.
+    """(2B,) every scene, and after all of them its twin, with no triple that training never sees.
 
     A batch drawn at random is told apart by places and colours alone; twins make every word count.
     """
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("data/toon"))
     parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
     parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)

@@ -94,15 +94,13 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("data/toon/sd"))
     parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
     parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=40_000, help="distinct training scenes")
+    parser.add_argument("--pictures", type=int, default=80_000, help="distinct training scenes")
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
-    parser.add_argument("--steps", type=int, default=3800)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--init_from", type=Path, help="start from this UNet's folder; --channels is then its own"
-    )
+    parser.add_argument("--init_from", type=Path, help="start from this UNet's folder")
     parser.add_argument(
         "--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler"
     )
@@ -125,10 +123,10 @@ def main() -> None:
         for scene in scenes(f"{data}/{i}", min(64, args.pictures - i))
     ]
     scheduler = noise_schedule()
+    unet = build(latents.shape[-1], tuple(args.channels))
     if args.init_from:
-        unet = UNet2DConditionModel.from_pretrained(args.init_from, torch_dtype=torch.float32)
-    else:
-        unet = build(latents.shape[-1], tuple(args.channels))
+        start = UNet2DConditionModel.from_pretrained(args.init_from, torch_dtype=torch.float32)
+        unet.load_state_dict(start.state_dict())
     unet.to(device(), memory_format=torch.channels_last)
     if device().type == "cpu":  # PyTorch's fused attention is a fifth of a step there, most of it backwards
         unet.set_attn_processor(AttnProcessor())

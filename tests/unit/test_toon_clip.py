@@ -15,7 +15,7 @@ from scripts.toon.world import ATTRIBUTES, attributes, is_held_out
 COUNT = sum(map(len, ATTRIBUTES.values()))
 
 
-def test_a_twin_differs_in_one_attribute_and_holds_no_held_out_pair():
+def test_a_twin_differs_in_one_attribute_and_holds_no_held_out_triple():
     batch = with_twins(scenes("twins", 40), "twins")
     assert len(batch) == 80 and not any(map(is_held_out, batch))
     for scene, twin in zip(batch[:40], batch[40:], strict=True):

@@ -32,7 +32,7 @@ def test_a_clip_is_a_function_of_its_seed(clips):
     assert sample_clip(random.Random("test/7")) == clips[7] != clips[8]
 
 
-def test_a_clip_keeps_its_subject_and_never_holds_a_held_out_pair(clips):
+def test_a_clip_keeps_its_subject_and_never_holds_a_held_out_triple(clips):
     for clip in clips:
         assert len(clip.frames) == len(clip.camera) == FRAMES
         assert not is_held_out(clip.scene)

@@ -30,8 +30,8 @@ def test_scenes_of_an_individual_change_everything_but_the_individual(kind):
     assert len({scene.place for scene in drawn}) == 7
     assert len({scene.neighbour for scene in drawn}) == (4 if kind == "barn" else 5)
     assert any(scene.faces_left for scene in drawn)
-    if any(kind in pair for pair in HELD_OUT):
-        assert any(map(is_held_out, drawn)), "the judge must know the pairs that the UNet's training lacks"
+    if any(kind in triple for triple in HELD_OUT):
+        assert any(map(is_held_out, drawn)), "the judge must know the triples that the UNet's training lacks"
     assert drawn[3] == scene_of(look, random.Random(f"{kind}/3"))
 
 

@@ -1,4 +1,4 @@
-"""The toon world: captions tell the truth, held-out pairs stay out, pictures follow from scenes."""
+"""The toon world: captions tell the truth, held-out triples stay out, pictures follow from scenes."""
 
 import random
 from dataclasses import replace
@@ -24,15 +24,16 @@ from scripts.toon.world import (
 )
 
 
-def test_training_scenes_hold_no_held_out_pair_and_held_out_scenes_hold_one():
+def test_training_scenes_hold_no_held_out_triple_and_held_out_scenes_hold_one():
     assert not any(is_held_out(scene) for scene in scenes("a", 500))
-    assert all(is_held_out(scene) for scene in scenes("a", 200, held_out=True))
-    found = {pair for scene in scenes("a", 500, held_out=True) for pair in HELD_OUT if _holds(scene, pair)}
+    drawn = scenes("a", 500, held_out=True)
+    assert all(map(is_held_out, drawn))
+    found = {triple for scene in drawn for triple in HELD_OUT if _holds(scene, triple)}
     assert found == HELD_OUT
 
 
-def _holds(scene: Scene, pair: frozenset[str]) -> bool:
-    return pair <= {scene.subject.kind, scene.place, scene.worn}
+def _holds(scene: Scene, triple: frozenset[str]) -> bool:
+    return triple <= {scene.subject.kind, scene.place, scene.worn, scene.neighbour}
 
 
 def test_scene_i_depends_on_the_seed_and_i_alone():
