@@ -92,10 +92,10 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(args.base / "vae", torch_dtype=torch.float32).to(device()).eval()
     scheduler = DDIMScheduler.from_pretrained(args.base / "scheduler")
     images = UNet2DConditionModel.from_pretrained(args.base / "unet", torch_dtype=torch.float32)
+    adapter = build(images)
     if args.init_from:
-        adapter = MotionAdapter.from_pretrained(args.init_from, torch_dtype=torch.float32)
-    else:
-        adapter = build(images)
+        start = MotionAdapter.from_pretrained(args.init_from, torch_dtype=torch.float32)
+        adapter.load_state_dict(start.state_dict())
     unet = UNetMotionModel.from_unet2d(images, adapter).to(device()).eval().requires_grad_(False)
     share_modules(unet, adapter.to(device()).requires_grad_(True))
     data = f"{args.seed}/motion"
