@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from scripts.toon.training import device, fit, generator, scenes, to_pixels
+from scripts.toon.training import begin, device, fit, generator, scenes, to_pixels
 from scripts.toon.world import ATTRIBUTES, Scene, attributes
+from utils.errors import exit_on_user_error
 from utils.pictures import to_pixels as picture_to_pixels
 
 SIDE = 128  # pictures are resized to this, so that the stem's fourfold reduction keeps small things
@@ -117,7 +118,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "recogniser")
     torch.manual_seed(args.seed)
     model = build().to(device())
 
@@ -141,4 +142,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
-from scripts.toon.training import device, fit, generator, scenes, to_pixels
+from scripts.toon.training import begin, device, fit, generator, scenes, to_pixels
+from utils.errors import exit_on_user_error
 
 KL_WEIGHT = 5e-4
 
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "autoencoder")
     torch.manual_seed(args.seed)
     vae = build(args.resolution).to(device())
 
@@ -89,4 +90,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -25,9 +25,10 @@ from transformers import (
 from scripts.toon.recogniser import disturb
 from scripts.toon.tokenizer import corpus
 from scripts.toon.train_clip import MEAN, STD, captions_of
-from scripts.toon.training import device, fit, generator, scenes, to_pixels
+from scripts.toon.training import begin, device, fit, generator, scenes, to_pixels
 from scripts.toon.world import Scene, attributes, twin
 from utils.blip_families import Blip1
+from utils.errors import exit_on_user_error
 
 WIDTH = 128
 TEMPERATURE = 0.07  # where BLIP starts; it is learned there, but a score is the cosine without it
@@ -192,7 +193,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=7e-4)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "blip")
     torch.manual_seed(args.seed)
     tokenizer = make_tokenizer()
     blip = build(tokenizer, args.resolution).to(device())
@@ -221,4 +222,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

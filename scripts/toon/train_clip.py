@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.recogniser import split, targets
-from scripts.toon.training import device, fit, scenes, to_pixels
+from scripts.toon.training import begin, device, fit, scenes, to_pixels
 from scripts.toon.world import ANIMALS, ATTRIBUTES, Scene, caption, describe, is_held_out, twin
+from utils.errors import exit_on_user_error
 from utils.models import tokenize
 
 WIDTH = 128
@@ -139,7 +140,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init_from", type=Path, help="start from these weights (a folder of this program)")
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "clip")
     torch.manual_seed(args.seed)
     tokenizer = CLIPTokenizer.from_pretrained(args.output_dir / "sd" / "tokenizer")
     clip = build(tokenizer, args.resolution)
@@ -182,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -14,8 +14,9 @@ from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
 from scripts.toon.individuals import batch_of, class_twin, individuals, near_twin, views
 from scripts.toon.recogniser import disturb
-from scripts.toon.training import device, fit, generator, to_pixels
+from scripts.toon.training import begin, device, fit, generator, to_pixels
 from scripts.toon.world import KINDS
+from utils.errors import exit_on_user_error
 
 WIDTH = 128
 TEMPERATURE = 0.1
@@ -155,7 +156,7 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "dino")
     torch.manual_seed(args.seed)
     model = build(args.resolution).to(device())
 
@@ -181,4 +182,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -6,10 +6,10 @@ B clips, F frames of a clip, h = w latent pixels, L tokens, D text width.
 import argparse
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
@@ -18,8 +18,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
 from scripts.toon.train_unet import CAPTION_DROPOUT
-from scripts.toon.training import cached, device, fit, generator
-from scripts.toon.world import caption
+from scripts.toon.training import begin, cached, device, fit, generator, subject_mask, subject_weighted_mse
+from scripts.toon.world import caption, without_subject
+from utils.errors import exit_on_user_error
 from utils.losses import target_of
 from utils.models import tokenize
 from utils.pictures import to_pixels
@@ -56,16 +57,27 @@ def training_clip(seed: str, index: int) -> Clip:
     return sample_clip(random.Random(f"{seed}/{index}"))
 
 
+def frames_of(clips: list[Clip], size: int) -> Tensor:
+    """(B·F, 3, size, size) in [-1, 1]."""
+    return torch.stack([to_pixels(frame) for clip in clips for frame in draw_clip(clip, size)])
+
+
+def without_subjects(clip: Clip) -> Clip:
+    return replace(clip, frames=tuple(without_subject(scene) for scene in clip.frames))
+
+
 @torch.no_grad()
 def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator[Tensor]:
-    """(4, F, 4, h, w) fp16 at a time: the means of every frame's latents, scaled; their spread would be
-    flicker."""
+    """(4, F, 5, h, w) fp16 at a time: the means of every frame's latents, scaled (their spread would be
+    flicker), and its mask."""
     for i in tqdm(range(0, count, 4), desc="clips", mininterval=10):
-        clips = [draw_clip(training_clip(seed, j), size) for j in range(i, min(i + 4, count))]
-        pixels = torch.stack([to_pixels(frame) for frames in clips for frame in frames]).to(device())
+        clips = [training_clip(seed, j) for j in range(i, min(i + 4, count))]
+        pixels = frames_of(clips, size)
         with torch.autocast(device().type, torch.bfloat16):
-            mean = vae.encode(pixels).latent_dist.mean.float()
-        yield (mean * vae.config.scaling_factor).unflatten(0, (-1, FRAMES)).half().cpu()
+            mean = vae.encode(pixels.to(device())).latent_dist.mean.float().cpu()
+        empty = frames_of([without_subjects(clip) for clip in clips], size)
+        mask = subject_mask(pixels, empty, mean.shape[-1])
+        yield torch.cat([mean * vae.config.scaling_factor, mask], 1).unflatten(0, (-1, FRAMES)).half()
 
 
 def main() -> None:
@@ -83,7 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init_from", type=Path, help="start from this adapter's folder")
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "motion")
     torch.manual_seed(args.seed)
 
     tokenizer = CLIPTokenizer.from_pretrained(args.base / "tokenizer")
@@ -100,13 +112,14 @@ def main() -> None:
     share_modules(unet, adapter.to(device()).requires_grad_(True))
     data = f"{args.seed}/motion"
     encoded = latents_of(vae, data, args.clips, args.resolution)
-    latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 4, h, w)
+    latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 5, h, w)
     scenes = [training_clip(data, i).scene for i in range(args.clips)]
 
     def loss_of(step: int) -> Tensor:
         rng = generator(f"{data}/step/{step}")
         chosen = torch.randint(args.clips, (args.batch_size,), generator=rng)
-        clean = latents[chosen].float().flatten(0, 1).to(device())  # (B·F, 4, h, w)
+        frames = latents[chosen].float().flatten(0, 1).to(device())
+        clean, mask = frames.split([4, 1], dim=1)  # (B·F, 4, h, w), (B·F, 1, h, w)
         noise = torch.randn(clean.shape, generator=rng).to(device())
         timesteps = torch.randint(1000, (args.batch_size,), generator=rng).to(device())
         of_frames = timesteps.repeat_interleave(FRAMES)  # (B·F,): all frames of a clip are equally noisy
@@ -119,8 +132,8 @@ def main() -> None:
             predicted = unet(
                 noisy, timesteps, text.repeat_interleave(FRAMES, dim=0)
             ).sample  # (B, 4, F, h, w)
-        target = target_of(scheduler, clean, noise, of_frames).unflatten(0, (-1, FRAMES)).transpose(1, 2)
-        return F.mse_loss(predicted.float(), target)
+        target = target_of(scheduler, clean, noise, of_frames)  # (B·F, 4, h, w)
+        return subject_weighted_mse(predicted.float().transpose(1, 2).flatten(0, 1), target, mask)
 
     fit(adapter, loss_of, args.steps, args.lr, args.work_dir / "motion.pt", warmup=50, ema_decay=0.995)
     adapter.half().save_pretrained(args.output_dir)
@@ -130,4 +143,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
@@ -18,14 +17,25 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.train_clip import WIDTH
-from scripts.toon.training import cached, device, fit, generator, scenes, to_pixels
-from scripts.toon.world import caption
+from scripts.toon.training import (
+    begin,
+    cached,
+    device,
+    fit,
+    generator,
+    scenes,
+    subject_mask,
+    subject_weighted_mse,
+    to_pixels,
+)
+from scripts.toon.world import Scene, caption, without_subject
+from utils.errors import exit_on_user_error
 from utils.losses import target_of
 from utils.models import tokenize
 
-# Timesteps are drawn as 1000 · sigmoid(1.2 · N(0, 1)), after the logit-normal of Esser et al. 2024 (arXiv
-# 2403.03206): most of them where a picture's shapes are decided, still one in thirty above 900.
-TIMESTEP_SPREAD = 1.2
+# Timesteps are drawn as 1000 · sigmoid(1.2 · N(0, 1) - 0.6), after the logit-normal of Esser et al. 2024
+# (arXiv 2403.03206): most of them where shapes and small things are decided, a quarter below 200.
+TIMESTEP_MEAN, TIMESTEP_SPREAD = -0.6, 1.2
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
 
 
@@ -60,12 +70,21 @@ def noise_schedule() -> DDIMScheduler:
 
 @torch.no_grad()
 def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator[Tensor]:
-    """(64, 8, h, w) fp16 at a time: mean and standard deviation of every picture's latents, scaled."""
+    """(64, 9, h, w) fp16 at a time: mean and standard deviation of the scaled latents, and the mask."""
     for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
-        pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
+        batch = scenes(f"{seed}/{i}", min(64, count - i))
+        pixels = to_pixels(batch, size)
         with torch.autocast(device().type, torch.bfloat16):
-            latents = vae.encode(pixels).latent_dist
-        yield (torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor).half().cpu()
+            latents = vae.encode(pixels.to(device())).latent_dist
+        scaled = torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor
+        empty = to_pixels([without_subject(scene) for scene in batch], size)
+        mask = subject_mask(pixels, empty, scaled.shape[-1])
+        yield torch.cat([scaled.cpu(), mask], 1).half()
+
+
+def share(scene: Scene) -> int:
+    """How often a picture is drawn: worn things and poses are rarer than the other words, and smaller."""
+    return 1 + (scene.worn != "nothing") + (scene.pose != "standing")
 
 
 def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
@@ -105,7 +124,7 @@ def main() -> None:
         "--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler"
     )
     args = parser.parse_args()
-    args.work_dir.mkdir(parents=True, exist_ok=True)
+    begin(args, "unet")
     torch.manual_seed(args.seed)
 
     tokenizer = CLIPTokenizer.from_pretrained(args.output_dir / "tokenizer")
@@ -116,12 +135,13 @@ def main() -> None:
     )
     data = f"{args.seed}/unet"
     encoded = latents_of(vae, data, args.pictures, args.resolution)
-    latents = cached(args.work_dir / "latents.pt", encoded)  # (pictures, 8, h, w)
+    latents = cached(args.work_dir / "latents.pt", encoded)  # (pictures, 9, h, w)
     pictures = [
         scene
         for i in range(0, args.pictures, 64)
         for scene in scenes(f"{data}/{i}", min(64, args.pictures - i))
     ]
+    shares = torch.tensor([float(share(scene)) for scene in pictures])
     scheduler = noise_schedule()
     unet = build(latents.shape[-1], tuple(args.channels))
     if args.init_from:
@@ -134,12 +154,12 @@ def main() -> None:
 
     def loss_of(step: int) -> Tensor:
         rng = generator(f"{data}/step/{step}")
-        chosen = torch.randint(len(pictures), (args.batch_size,), generator=rng)
-        mean, std = latents[chosen].float().chunk(2, dim=1)
+        chosen = torch.multinomial(shares, args.batch_size, replacement=True, generator=rng)
+        mean, std, mask = latents[chosen].float().split([4, 4, 1], dim=1)
         clean = (mean + std * torch.randn(mean.shape, generator=rng)).to(device())  # (B, 4, h, w)
         noise = torch.randn(mean.shape, generator=rng).to(device())
-        spread = TIMESTEP_SPREAD * torch.randn(args.batch_size, generator=rng)
-        timesteps = (1000 * torch.sigmoid(spread)).long().clamp(max=999).to(device())
+        logits = TIMESTEP_MEAN + TIMESTEP_SPREAD * torch.randn(args.batch_size, generator=rng)
+        timesteps = (1000 * torch.sigmoid(logits)).long().clamp(max=999).to(device())
         words = random.Random(f"{data}/captions/{step}")
         captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words) for i in chosen]
         with torch.no_grad():
@@ -147,7 +167,8 @@ def main() -> None:
         with torch.autocast(device().type, torch.bfloat16):
             noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
             velocity = predict(noisy, timesteps, text).sample
-        return F.mse_loss(velocity.float(), target_of(scheduler, clean, noise, timesteps))
+        target = target_of(scheduler, clean, noise, timesteps)
+        return subject_weighted_mse(velocity.float(), target, mask.to(device()))
 
     fit(unet, loss_of, args.steps, args.lr, args.work_dir / "unet.pt")
     assemble(args.output_dir, unet, scheduler)
@@ -155,4 +176,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

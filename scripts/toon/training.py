@@ -1,5 +1,6 @@
 """One seeded, resumable training loop for every toon model."""
 
+import argparse
 import math
 import os
 import random
@@ -7,14 +8,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
+from utils.errors import UserError
 from utils.pictures import to_pixels as picture_to_pixels
+from utils.results import read_json, write_json
 
 CHECKPOINT_EVERY = 250
+SUBJECT_WEIGHT = 4.0  # of a UNet's loss where the subject is, 1 elsewhere: most words are about the subject
 
 
 def scenes(seed: str, count: int, held_out: bool = False) -> list[Scene]:
@@ -27,6 +32,18 @@ def to_pixels(batch: list[Scene], size: int) -> Tensor:
     return torch.stack([picture_to_pixels(render(scene, size)) for scene in batch])
 
 
+def subject_mask(pixels: Tensor, empty: Tensor, side: int) -> Tensor:
+    """(B, 1, side, side): 1 where pictures differ from those of their scenes `without_subject`, else 0."""
+    different = (pixels - empty).abs().amax(1, keepdim=True) > 0.05
+    return F.adaptive_max_pool2d(different.float(), side)
+
+
+def subject_weighted_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Scalar. predicted, target: (B, 4, h, w); mask: (B, 1, h, w), the `subject_mask`."""
+    weight = 1 + (SUBJECT_WEIGHT - 1) * mask
+    return (weight / weight.mean() * (predicted - target).square()).mean()
+
+
 def generator(seed: str) -> torch.Generator:
     """A CPU generator seeded from a text: the randomness of step s is a function of (seed, s)."""
     return torch.Generator().manual_seed(random.Random(seed).getrandbits(62))
@@ -34,6 +51,24 @@ def generator(seed: str) -> torch.Generator:
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def begin(args: argparse.Namespace, name: str) -> None:
+    """Make `args.work_dir` and note there, as `name`.json, with what settings its checkpoints are made.
+
+    Raises UserError if checkpoints of `name` with other settings lie there: resuming would mix two runs.
+    """
+    places = ("output_dir", "work_dir")
+    settings = {key: str(value) for key, value in vars(args).items() if key not in places}
+    note = args.work_dir / f"{name}.json"
+    earlier = read_json(note) if note.exists() else settings
+    for key in settings | earlier:
+        if settings.get(key) != earlier.get(key):
+            raise UserError(
+                f"{note} is of a run with --{key} {earlier.get(key)}, not {settings.get(key)}; "
+                f"give another --work_dir, or remove it and the checkpoints beside it"
+            )
+    write_json(note, settings)
 
 
 def cached(path: Path, batches: Iterable[Tensor]) -> Tensor:

@@ -147,6 +147,11 @@ def _place_subject(rng: random.Random, scene: Scene) -> Scene:
     )
 
 
+def without_subject(scene: Scene) -> Scene:
+    """The same scene, its subject out of the picture."""
+    return replace(scene, x=9.0, pose="standing")
+
+
 def is_held_out(scene: Scene) -> bool:
     """Whether the scene holds a triple that training never sees."""
     words = {scene.subject.kind, scene.place, scene.worn, scene.neighbour}

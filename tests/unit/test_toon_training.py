@@ -1,5 +1,7 @@
 """The training loop of the toon models: a run that was killed and started again equals an unbroken one."""
 
+import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from scripts.toon import training
+from scripts.toon.world import without_subject
+from utils.errors import UserError
 
 
 def run(state_path: Path, killed_at: int | None = None) -> nn.Linear:
@@ -50,3 +54,38 @@ def test_cached_rows_are_made_once_and_only_whole(tmp_path):
     rows = training.cached(path, (torch.full((1, 2), float(i)) for i in range(3)))
     assert rows.tolist() == [[0, 0], [1, 1], [2, 2]]
     assert torch.equal(training.cached(path, broken()), rows)
+
+
+def test_a_folder_of_checkpoints_belongs_to_one_run(tmp_path):
+    args = argparse.Namespace(work_dir=tmp_path / "build", output_dir=Path("one"), seed=0, steps=5)
+    training.begin(args, "unet")
+    args.output_dir = Path("another")  # resuming may write elsewhere
+    training.begin(args, "unet")
+    args.seed = 1
+    training.begin(args, "clip")
+    with pytest.raises(UserError, match=r"unet\.json is of a run with --seed 0, not 1"):
+        training.begin(args, "unet")
+
+
+@pytest.mark.parametrize("pose", ["standing", "jumping"])
+def test_the_mask_covers_the_subject_and_nothing_else(pose):
+    batch = [
+        replace(scene, pose=pose, neighbour="tree", barn=None, scale=0.6, x=0.35)
+        for scene in training.scenes("mask", 40)
+        if scene.subject.kind in ("dog", "cat")
+    ]
+    pixels = training.to_pixels(batch, 64)
+    empty = training.to_pixels([without_subject(scene) for scene in batch], 64)
+    mask = training.subject_mask(pixels, empty, 16)
+    assert mask.shape == (len(batch), 1, 16, 16)
+    assert mask[:, 0, 8, 5].mean() > 0.9  # the head or the body, unless it has the background's colour
+    assert mask[..., 13:].sum() == 0  # the tree
+
+
+def test_an_error_on_the_subject_counts_four_times():
+    target = torch.zeros(1, 4, 2, 2)
+    mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    on_subject, beside = target.clone(), target.clone()
+    on_subject[..., 0, 0], beside[..., 1, 1] = 1.0, 1.0
+    assert training.subject_weighted_mse(on_subject, target, mask).item() == pytest.approx(4 / 7)
+    assert training.subject_weighted_mse(beside, target, mask).item() == pytest.approx(1 / 7)
