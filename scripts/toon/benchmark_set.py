@@ -15,7 +15,16 @@ from PIL import Image
 from scripts.toon.draw_examples import pictures
 from scripts.toon.recogniser import FOLDER, Recogniser
 from scripts.toon.render import render
-from scripts.toon.world import ANIMALS, Look, Scene, describe, sample_look, with_article
+from scripts.toon.world import (
+    ANIMALS,
+    ONE_CHANGE,
+    TWO_CHANGES,
+    Look,
+    Scene,
+    describe,
+    sample_look,
+    with_article,
+)
 from utils.benchmarks import Individual, Subject
 from utils.errors import UserError
 from utils.sampling import save_png
@@ -25,16 +34,9 @@ COUNT = 12
 SIDE = 256
 COLOURS = ("red", "blue", "green", "purple")
 CHANGES: tuple[dict[str, str], ...] = (
-    *({"place": place} for place in ("beach", "snow", "jungle", "street", "pool", "grass")),
-    *({"worn": worn} for worn in ("headphones", "sunglasses", "hat", "scarf")),
-    *({"neighbour": neighbour} for neighbour in ("ball", "tree", "flower", "barn")),
+    *ONE_CHANGE,
     *({"colour": colour} for colour in COLOURS),
-    {"worn": "headphones", "place": "beach"},
-    {"worn": "sunglasses", "place": "snow"},
-    {"worn": "hat", "place": "street"},
-    {"worn": "scarf", "place": "grass"},
-    {"neighbour": "ball", "place": "grass"},
-    {"neighbour": "tree", "place": "snow"},
+    *TWO_CHANGES,
     {"worn": "hat", "neighbour": "flower"},
     {"colour": "blue", "place": "jungle"},
 )

@@ -18,7 +18,17 @@ from tqdm import tqdm
 
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.training import scenes
-from scripts.toon.world import KINDS, Look, Scene, attributes, describe, subject_words, with_article
+from scripts.toon.world import (
+    KINDS,
+    ONE_CHANGE,
+    TWO_CHANGES,
+    Look,
+    Scene,
+    attributes,
+    describe,
+    subject_words,
+    with_article,
+)
 from utils.concept_weights import load_concept
 from utils.config import TrainConfig
 from utils.dataset import Concept
@@ -53,19 +63,8 @@ def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
 def situations(kind: str, subject: str) -> list[Prompt]:
     """What the pictures of the concept never show: places, worn things, neighbours, poses, two at once."""
     plain = Scene(Look(kind, None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0)))
-    changes = [{"place": place} for place in ("beach", "snow", "jungle", "street", "pool", "grass")]
-    changes += [{"worn": worn} for worn in ("headphones", "sunglasses", "hat", "scarf")]
-    changes += [{"neighbour": neighbour} for neighbour in ("ball", "tree", "flower", "barn")]
-    changes += [{"pose": pose} for pose in ("sitting", "running", "jumping")]
-    changes += [
-        {"worn": "headphones", "place": "beach"},
-        {"worn": "sunglasses", "place": "snow"},
-        {"worn": "hat", "place": "street"},
-        {"worn": "scarf", "place": "grass"},
-        {"pose": "running", "place": "beach"},
-        {"neighbour": "ball", "place": "grass"},
-        {"neighbour": "tree", "place": "snow"},
-    ]
+    poses = [{"pose": pose} for pose in ("sitting", "running", "jumping")]
+    changes = [*ONE_CHANGE, *poses, *TWO_CHANGES, {"pose": "running", "place": "beach"}]
     drawn = [replace(plain, **change) for change in changes]
     texts = [with_article(f"a photo of a {describe(scene, subject)}") for scene in drawn]
     return [(text, stated(scene, colour=False)) for text, scene in zip(texts, drawn, strict=True)]

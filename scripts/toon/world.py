@@ -42,6 +42,21 @@ PLACE_WORDS = {
 }
 WORN_WORDS = {"headphones": "headphones", "sunglasses": "sunglasses", "hat": "a hat", "scarf": "a scarf"}
 
+# What plain pictures of an individual never show, so that prompts ask for it: one thing changed, two at once.
+ONE_CHANGE: tuple[dict[str, str], ...] = (
+    *({"place": place} for place in PLACES[1:]),
+    *({"worn": worn} for worn in WORN[1:]),
+    *({"neighbour": neighbour} for neighbour in NEIGHBOURS[1:]),
+)
+TWO_CHANGES: tuple[dict[str, str], ...] = (
+    {"worn": "headphones", "place": "beach"},
+    {"worn": "sunglasses", "place": "snow"},
+    {"worn": "hat", "place": "street"},
+    {"worn": "scarf", "place": "grass"},
+    {"neighbour": "ball", "place": "grass"},
+    {"neighbour": "tree", "place": "snow"},
+)
+
 # Triples that no training scene holds together, though it holds each two of them: they test whether the model
 # composes. (Of a pair that it never sees it would rightly learn that the two exclude each other.)
 HELD_OUT = frozenset(
