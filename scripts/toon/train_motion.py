@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
 from tqdm import tqdm
@@ -110,6 +111,9 @@ def main() -> None:
         adapter.load_state_dict(start.state_dict())
     unet = UNetMotionModel.from_unet2d(images, adapter).to(device()).eval().requires_grad_(False)
     share_modules(unet, adapter.to(device()).requires_grad_(True))
+    unet.to(memory_format=torch.channels_last)
+    if device().type == "cpu":  # PyTorch's fused attention is slow there, over 16 frames above all
+        unet.set_attn_processor(AttnProcessor())
     data = f"{args.seed}/motion"
     encoded = latents_of(vae, data, args.clips, args.resolution)
     latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 5, h, w)
