@@ -11,14 +11,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel, UNetMotionModel
-from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
-from scripts.toon.train_unet import CAPTION_DROPOUT
+from scripts.toon.train_unet import CAPTION_DROPOUT, to_device
 from scripts.toon.training import begin, cached, device, fit, generator, subject_mask, subject_weighted_mse
 from scripts.toon.world import caption, without_subject
 from utils.errors import exit_on_user_error
@@ -109,11 +108,9 @@ def main() -> None:
     if args.init_from:
         start = MotionAdapter.from_pretrained(args.init_from, torch_dtype=torch.float32)
         adapter.load_state_dict(start.state_dict())
-    unet = UNetMotionModel.from_unet2d(images, adapter).to(device()).eval().requires_grad_(False)
-    share_modules(unet, adapter.to(device()).requires_grad_(True))
-    unet.to(memory_format=torch.channels_last)
-    if device().type == "cpu":  # PyTorch's fused attention is slow there, over 16 frames above all
-        unet.set_attn_processor(AttnProcessor())
+    unet = UNetMotionModel.from_unet2d(images, adapter).eval().requires_grad_(False)
+    share_modules(unet, adapter.requires_grad_(True))
+    to_device(unet)
     data = f"{args.seed}/motion"
     encoded = latents_of(vae, data, args.clips, args.resolution)
     latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 5, h, w)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from tqdm import tqdm
@@ -66,6 +66,14 @@ def noise_schedule() -> DDIMScheduler:
         steps_offset=1,
         prediction_type="v_prediction",
     )
+
+
+def to_device(unet: UNet2DConditionModel | UNetMotionModel) -> None:
+    """Laid out for speed. On a CPU PyTorch's fused attention is slow, most of it backwards: a fifth of an
+    image UNet's step, two fifths of a motion UNet's."""
+    unet.to(device(), memory_format=torch.channels_last)
+    if device().type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
 
 
 @torch.no_grad()
@@ -147,9 +155,7 @@ def main() -> None:
     if args.init_from:
         start = UNet2DConditionModel.from_pretrained(args.init_from, torch_dtype=torch.float32)
         unet.load_state_dict(start.state_dict())
-    unet.to(device(), memory_format=torch.channels_last)
-    if device().type == "cpu":  # PyTorch's fused attention is a fifth of a step there, most of it backwards
-        unet.set_attn_processor(AttnProcessor())
+    to_device(unet)
     predict = torch.compile(unet) if args.compile else unet
 
     def loss_of(step: int) -> Tensor:
