@@ -8,6 +8,10 @@ fi
 SETTING=($(cat "scripts/settings/$BASE.txt"))  # one flag a line; scripts/evaluate.py trains with the same
 
 launch() {
+  local flags=() flag
+  for flag in "${SETTING[@]}"; do  # λ is for the method that has the loss
+    [[ $flag == --spl_weight=* && "$*" =~ --method[=\ ](custom_diffusion|textual_inversion) ]] || flags+=("$flag")
+  done
   accelerate launch --num_processes="${NUM_PROCESSES:-1}" --num_machines=1 --mixed_precision=no \
-    --dynamo_backend=no train_classdiffusion.py "${SETTING[@]}" --use_spl --spl_weight=1 "$@"
+    --dynamo_backend=no train_classdiffusion.py "${flags[@]}" "$@"
 }

@@ -14,6 +14,7 @@ import torch
 from utils.benchmarks import Subject
 from utils.config import TrainConfig, build_parser
 from utils.errors import UserError
+from utils.methods import METHODS
 from utils.preflight import check_run
 from utils.results import write_json
 
@@ -91,7 +92,7 @@ def _concept_flags(
         f"--method={method}",
         f"--pretrained_model_name_or_path={base}",
         f"--output_dir={concept}",
-        *flags,
+        *_flags_of(method, flags),
     ]
     told.append("--modifier_token=" + "+".join(each.token for each in subject.individuals))
     told.append(f"--cls_token={subject.cls}")
@@ -104,6 +105,20 @@ def _concept_flags(
     ]
     write_json(concept.parent / "concepts.json", entries)
     return [*told, f"--concepts_list={concept.parent / 'concepts.json'}"]
+
+
+def _flags_of(method: str, flags: Sequence[str]) -> list[str]:
+    """Flags are for all methods, but λ for those that have the semantic preservation loss."""
+    if METHODS[method].spl_weight or "--use_spl" in flags:
+        return list(flags)
+    kept, rest = [], iter(flags)
+    for flag in rest:
+        name, joined, _ = flag.partition("=")
+        if name != "--spl_weight":
+            kept.append(flag)
+        elif not joined:
+            next(rest, None)  # its value
+    return kept
 
 
 def _environment(device: torch.device) -> dict[str, str]:

@@ -4,7 +4,8 @@ Without --concept: random prompts to the base model, those with three words that
 together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
 base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
 Only what a prompt states is judged; "all" counts the pictures that obey every stated word. Likeness is CLIP-I
-on the embedded data/toon/clip, of pictures for the plain prompt to the concept's own pictures.
+on the embedded data/toon/clip to the concept's own pictures: of 16 pictures for the plain prompt and of those
+for the situations, where places and other things keep it low.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from diffusers import StableDiffusionPipeline
+from PIL import Image
 from tqdm import tqdm
 
 from scripts.toon.recogniser import Recogniser
@@ -70,15 +72,15 @@ def situations(kind: str, subject: str) -> list[Prompt]:
     return [(text, stated(scene, colour=False)) for text, scene in zip(texts, drawn, strict=True)]
 
 
-def obeyed(
+def draw(
     pipeline: StableDiffusionPipeline,
     prompts: list[Prompt],
     images: int,
     steps: int,
     batch_size: int,
     grid: Path,
-) -> dict[str, tuple[float, int]]:
-    """attribute -> (share of pictures that obey it, number of pictures whose prompt states it)."""
+) -> list[Image.Image]:
+    """`images` pictures of each prompt, one prompt's after the other's; the first ones also in `grid`."""
     texts = [text for text, _ in prompts for _ in range(images)]
     seeds = [1000 * i + j for i in range(len(prompts)) for j in range(images)]
     drawn = sample(pipeline, texts, seeds, num_inference_steps=steps, batch_size=batch_size)
@@ -86,6 +88,11 @@ def obeyed(
     shown = min(len(prompts), 24)
     grid.parent.mkdir(parents=True, exist_ok=True)
     save_grid(pictures[: shown * images], [text for text, _ in prompts[:shown]], grid)
+    return pictures
+
+
+def obeyed(prompts: list[Prompt], images: int, pictures: list[Image.Image]) -> dict[str, tuple[float, int]]:
+    """attribute -> (share of pictures that obey it, number of pictures whose prompt states it)."""
     hits: dict[str, list[bool]] = defaultdict(list)
     for (_, facts), read in zip(
         [p for p in prompts for _ in range(images)], Recogniser().read(pictures), strict=True
@@ -94,13 +101,6 @@ def obeyed(
         for name, hit in (right | {"all": all(right.values())}).items():
             hits[name].append(hit)
     return {name: (sum(h) / len(h), len(h)) for name, h in hits.items()}
-
-
-def likeness(pipeline: StableDiffusionPipeline, subject: str, real: list[Path], steps: int) -> float:
-    """CLIP-I of 16 pictures of "a photo of a {subject}" to the concept's own pictures."""
-    drawn = list(sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), steps, batch_size=16))
-    clip = ClipEncoder(CLIP, "cpu")
-    return clip_i(clip.image_features(drawn), clip.image_features(map(open_image, real)))
 
 
 def trained_concept(folder: Path) -> Concept:
@@ -133,27 +133,38 @@ def main() -> None:
     concept = trained_concept(args.concept) if args.concept else None
     pipeline = load_pipeline(args.base)
 
-    def judge(name: str, prompts: list[Prompt]) -> dict[str, tuple[float, int]]:
+    def judge(name: str, prompts: list[Prompt]) -> tuple[dict, list[Image.Image]]:
+        """The shares that `obeyed` counts, and the pictures."""
         grid = args.output_dir / f"{name}.png"
-        shares = obeyed(pipeline, prompts, images, args.num_inference_steps, args.batch_size, grid)
+        pictures = draw(pipeline, prompts, images, args.num_inference_steps, args.batch_size, grid)
+        shares = obeyed(prompts, images, pictures)
         told = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
         print(f"{name}: {told}", flush=True)
-        return shares
+        return shares, pictures
 
     if args.concept is None:
         results = {
-            "seen": judge("seen", random_prompts("prompt-accuracy", args.prompts, held_out=False)),
-            "held out": judge("held-out", random_prompts("prompt-accuracy", args.prompts, held_out=True)),
+            "seen": judge("seen", random_prompts("prompt-accuracy", args.prompts, held_out=False))[0],
+            "held out": judge("held-out", random_prompts("prompt-accuracy", args.prompts, held_out=True))[0],
         }
     else:
-        real, _ = list_images(concept.instance_data_dir)
-        kind, token = concept.cls_token, concept.modifier_token
-        results = {"class": judge("class", situations(kind, kind))}
-        results["class likeness"] = likeness(pipeline, kind, real, args.num_inference_steps)
-        load_concept(pipeline, args.concept)
-        results["concept"] = judge("concept", situations(kind, f"{token} {kind}"))
-        results["concept likeness"] = likeness(pipeline, f"{token} {kind}", real, args.num_inference_steps)
-        print(f"likeness: class {results['class likeness']:.3f}, concept {results['concept likeness']:.3f}")
+        clip = ClipEncoder(CLIP, "cpu")
+        real = clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
+        results = {}
+        for name, subject in (
+            ("class", concept.cls_token),
+            ("concept", f"{concept.modifier_token} {concept.cls_token}"),
+        ):
+            if name == "concept":
+                load_concept(pipeline, args.concept)
+            results[name], pictures = judge(name, situations(concept.cls_token, subject))
+            plain = [f"a photo of a {subject}"] * 16
+            portraits = list(sample(pipeline, plain, range(16), args.num_inference_steps, batch_size=16))
+            results[f"{name} likeness"] = clip_i(clip.image_features(portraits), real)
+            results[f"{name} likeness in situations"] = clip_i(clip.image_features(pictures), real)
+        for kind in ("likeness", "likeness in situations"):
+            told = ", ".join(f"{name} {results[f'{name} {kind}']:.3f}" for name in ("class", "concept"))
+            print(f"{kind}: {told}")
     (args.output_dir / "accuracy.json").write_text(json.dumps(results, indent=2) + "\n")
     print(f"numbers and pictures are in {args.output_dir}")
 

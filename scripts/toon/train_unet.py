@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
+from torch.func import functional_call
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -156,7 +157,14 @@ def main() -> None:
         start = UNet2DConditionModel.from_pretrained(args.init_from, torch_dtype=torch.float32)
         unet.load_state_dict(start.state_dict())
     to_device(unet)
-    predict = torch.compile(unet) if args.compile else unet
+
+    def in_bfloat16(noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        """The velocity (B, 4, h, w) from the weights rounded to bfloat16; gradients reach the float32 ones.
+        Autocast would compute the norms in float32: a quarter slower."""
+        weights = {name: weight.bfloat16() for name, weight in unet.named_parameters()}
+        return functional_call(unet, weights, (noisy.bfloat16(), timesteps, text.bfloat16())).sample
+
+    predict = torch.compile(in_bfloat16) if args.compile else in_bfloat16
 
     def loss_of(step: int) -> Tensor:
         rng = generator(f"{data}/step/{step}")
@@ -170,9 +178,8 @@ def main() -> None:
         captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words) for i in chosen]
         with torch.no_grad():
             text = text_encoder(tokenize(tokenizer, captions).to(device()))[0]  # (B, L, D)
-        with torch.autocast(device().type, torch.bfloat16):
-            noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
-            velocity = predict(noisy, timesteps, text).sample
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
+        velocity = predict(noisy, timesteps, text)
         target = target_of(scheduler, clean, noise, timesteps)
         return subject_weighted_mse(velocity.float(), target, mask.to(device()))
 

@@ -102,7 +102,9 @@ def fit(
     `loss_of` draws its own batch from the step, so a run resumed from `state_path` equals an unbroken one.
     Raises RuntimeError when the loss is no longer finite; the last checkpoint stays.
     """
-    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+    )
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     start = 0
     if state_path.exists():

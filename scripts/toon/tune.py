@@ -41,8 +41,12 @@ def main() -> None:
         ]
         for measure in ("class", "concept"):
             obeyed = sum(score[measure]["all"][0] for score in scores) / len(scores)
-            alike = sum(score[f"{measure} likeness"] for score in scores) / len(scores)
-            print(f"{name} {measure}: all words {obeyed:.1%}, likeness {alike:.3f}", flush=True)
+            plain, placed = (
+                sum(score[f"{measure} {kind}"] for score in scores) / len(scores)
+                for kind in ("likeness", "likeness in situations")
+            )
+            told = f"all words {obeyed:.1%}, likeness {plain:.3f}, in situations {placed:.3f}"
+            print(f"{name} {measure}: {told}", flush=True)
 
 
 def personalise(

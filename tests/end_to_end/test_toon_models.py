@@ -83,7 +83,13 @@ def test_the_base_model_draws_the_place_it_is_told(pipeline):
 
 def test_a_concept_trains_on_toon_and_stays_near_its_class(pipeline, tmp_path):
     flags = ["--instance_data_dir=data/dog", "--instance_prompt=a photo of a <new1> dog", "--cls_token=dog"]
-    flags += ["--scale_lr", "--noaug", "--learning_rate=6e-5", "--token_learning_rate=1e-3"]
+    flags += [
+        "--scale_lr",
+        "--noaug",
+        "--learning_rate=1e-5",
+        "--token_learning_rate=5e-3",
+        "--spl_weight=0.03",
+    ]
     train_classdiffusion.main([*flags, "--max_train_steps=20", f"--output_dir={tmp_path}"])
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(log) == 20

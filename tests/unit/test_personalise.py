@@ -45,12 +45,13 @@ def config(command: list[str]) -> TrainConfig:
 
 
 def test_settings_are_complete_training_configurations():
-    for name, resolution, rate in (("toon", None, 6e-5), ("sd15", 512, 1e-5)):
+    for name, resolution, rate, spl_weight in (("toon", None, 1e-5, 0.03), ("sd15", 512, 1e-5, 1.0)):
         base, flags = read_setting(name)
         given = build_parser().parse_args([*flags, "--instance_data_dir=x", "--instance_prompt=<new1>"])
         found = TrainConfig(**vars(given) | {"cls_token": "dog"})
         assert (found.train_batch_size, found.scale_lr, found.hflip) == (2, True, True)
         assert (found.resolution, found.learning_rate) == (resolution, rate)
+        assert found.lambda_spl == spl_weight
         assert base == {"toon": "data/toon/sd", "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}[name]
 
 
@@ -62,6 +63,19 @@ def test_methods_differ_in_nothing_but_their_name(commands, tmp_path, method, we
     assert (found.pretrained_model_name_or_path, found.hflip) == ("base", True)
     assert (found.resume_from_checkpoint, found.output_dir) == ("latest", str(tmp_path / "concept"))
     assert found.concepts()[0].instance_prompt == "a photo of a <new1> dog"
+
+
+@pytest.mark.parametrize("flags", [["--spl_weight=0.5", "--hflip"], ["--spl_weight", "0.5", "--hflip"]])
+def test_the_weight_of_spl_goes_to_the_methods_that_have_it(commands, tmp_path, flags):
+    for method in ("classdiffusion", "custom_diffusion", "textual_inversion"):
+        personalise.personalise(REX, method, "base", flags, tmp_path / method, torch.device("cpu"))
+    found = [config(command) for command, _ in commands]
+    assert [each.lambda_spl for each in found] == [0.5, 0.0, 0.0]
+    assert all(each.hflip for each in found)
+    personalise.personalise(
+        REX, "custom_diffusion", "b", [*flags, "--use_spl"], tmp_path / "c", torch.device("cpu")
+    )
+    assert config(commands[-1][0]).lambda_spl == 0.5
 
 
 def test_several_individuals_are_trained_together(commands, tmp_path):

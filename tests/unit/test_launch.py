@@ -1,0 +1,58 @@
+"""What the launch scripts hand to the training script, by a stand-in for `accelerate` that prints it."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from utils.config import TrainConfig, build_parser
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def launched(tmp_path: Path, script: str, *arguments: str, **variables: str) -> TrainConfig:
+    environment = tmp_path / "environment"
+    environment.mkdir(exist_ok=True)
+    shutil.copy(REPOSITORY / "requirements.txt", environment / ".requirements")  # nothing to install
+    accelerate = tmp_path / "accelerate"
+    accelerate.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
+    accelerate.chmod(0o755)
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in ("BASE", "CLASS", "OUTPUT_DIR")
+    }
+    told = subprocess.run(
+        ["bash", str(REPOSITORY / "scripts" / script), *arguments],
+        env=inherited
+        | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(environment)}
+        | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = told.stdout.splitlines()
+    return TrainConfig(**vars(build_parser().parse_args(lines[lines.index("train_classdiffusion.py") + 1 :])))
+
+
+def test_one_concept_on_toon(tmp_path):
+    config = launched(tmp_path, "train_single.sh")
+    assert (config.method, config.cls_token, config.output_dir) == ("classdiffusion", "dog", "ckpt/dog")
+    assert (config.lambda_spl, config.pretrained_model_name_or_path) == (0.03, "data/toon/sd")
+
+
+def test_two_concepts_in_the_papers_setting(tmp_path):
+    config = launched(tmp_path, "train_multi.sh", BASE="sd15")
+    assert [concept.cls_token for concept in config.concepts()] == ["teddy bear", "barn"]
+    assert (config.lambda_spl, config.max_train_steps, config.train_batch_size) == (1.0, 800, 2)
+    assert config.learning_rates(1) == (2e-5, 2e-5)
+
+
+@pytest.mark.parametrize("arguments", [["--method", "custom_diffusion"], ["--method=textual_inversion"]])
+def test_methods_without_spl_get_none(tmp_path, arguments):
+    config = launched(tmp_path, "train_single.sh", *arguments)
+    assert (config.method, config.lambda_spl) == (arguments[-1].removeprefix("--method="), 0.0)
+
+
+def test_a_given_weight_wins(tmp_path):
+    assert launched(tmp_path, "train_single.sh", "--spl_weight=0.5").lambda_spl == 0.5
