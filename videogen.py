@@ -18,11 +18,23 @@ from utils.models import DTYPES, check_base, choose_device_dtype
 from utils.motion_adapters import BETA_SCHEDULES, check_adapter, noise_levels
 from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
 from utils.sampling import SCHEDULERS, check_sampling, check_scheduler, slugs
-from utils.video import NEGATIVE_PROMPT, check_frames, load_video_pipeline, sample_clips, save_memory
+from utils.video import (
+    SETTINGS,
+    TOON_SETTINGS,
+    check_frames,
+    load_video_pipeline,
+    sample_clips,
+    save_memory,
+    settings_of,
+)
 from utils.video_files import WRITERS, check_formats, save_contact_sheet
 
 CONCEPT = Path("ckpt/dog")  # what the quickstart trains
 ADAPTER = "data/toon/motion_adapter"  # the embedded one
+
+
+def told(setting: str) -> str:
+    return f"default: {SETTINGS[setting]:g}, for toon {TOON_SETTINGS[setting]:g}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -35,14 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--concept", type=Path, action="append", default=[], help=f"repeatable (default: {CONCEPT})")
     add("--prompt", action="append", default=[], help="repeatable (default: one about the concept)")
     add("--prompts_file", type=Path, help="text file, one prompt per line; joins those of --prompt")
-    add("--negative_prompt", help=f"default: '{NEGATIVE_PROMPT}', with guidance; none for toon")
+    add("--negative_prompt", help=f"default: '{SETTINGS['negative_prompt']}', with guidance; none for toon")
     add("--num_videos", type=int, default=1, help="clips per prompt (default: %(default)s)")
     add("--seed", type=int, default=0, help="clip i of a prompt uses seed + i (default: %(default)s)")
     add("--num_frames", type=int, default=16, help="default: %(default)s")
     add("--fps", type=int, default=8, help="frames per second (default: %(default)s)")
     add("--num_inference_steps", type=int, default=25, help="default: %(default)s")
-    add("--guidance_scale", type=float, default=7.5, help="default: %(default)s")
-    add("--eta", type=float, default=0.0, help="noise per step, 0 to 1; ddim only (default: %(default)s)")
+    add("--guidance_scale", type=float, help=told("guidance_scale"))
+    add("--eta", type=float, help=f"noise per step, 0 to 1; ddim only ({told('eta')})")
     add("--scheduler", default="ddim", help=f"one of {', '.join(SCHEDULERS)} (default: %(default)s)")
     add(
         "--beta_schedule",
@@ -65,15 +77,16 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     formats = list(dict.fromkeys(["gif", *args.format]))
-    check_scheduler(args.scheduler, args.eta)
     check_formats(formats, args.fps)
-    counts = {name: getattr(args, name) for name in ("num_videos", "num_inference_steps")}
-    check_sampling(args.seed, args.guidance_scale, args.negative_prompt, args.output_dir, **counts)
     paths = args.concept or [default_concept()]
     concepts = [read_concept(path) for path in paths]
     check_together(concepts)
-    prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
     base = base_of(args.base or recorded_base(concepts) or "toon")
+    guidance_scale, eta, negative_prompt = drawing_settings(args, base)
+    check_scheduler(args.scheduler, eta)
+    counts = {name: getattr(args, name) for name in ("num_videos", "num_inference_steps")}
+    check_sampling(args.seed, guidance_scale, args.negative_prompt, args.output_dir, **counts)
+    prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
     check_base(base)
     check_frames(args.num_frames, check_adapter(args.motion_adapter, base), args.free_noise)
     levels = noise_levels({}, args.motion_adapter, args.beta_schedule)
@@ -86,10 +99,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"to save memory: {', '.join(switched_on)}")
     settings = {
         "num_frames": args.num_frames,
-        "negative_prompt": negative_prompt(args, base),
+        "negative_prompt": negative_prompt,
         "num_inference_steps": args.num_inference_steps,
-        "guidance_scale": args.guidance_scale,
-        "eta": args.eta,
+        "guidance_scale": guidance_scale,
+        "eta": eta,
         "scheduler": args.scheduler,
         "free_noise": args.free_noise,
         "free_init": args.free_init,
@@ -115,14 +128,16 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
-def negative_prompt(args: argparse.Namespace, base: str) -> str:
-    """What was given, else AnimateDiff's words; nothing where there is no guidance away from it, and none to
-    the embedded model, whose captions never spoke of quality: guidance away from them makes glaring clips."""
-    if args.guidance_scale <= 1:
-        return ""
-    if args.negative_prompt is None:
-        return "" if base == BASES["toon"] else NEGATIVE_PROMPT
-    return args.negative_prompt
+def drawing_settings(args: argparse.Namespace, base: str) -> tuple[float, float, str]:
+    """guidance_scale, eta and negative_prompt: what was given, else what suits the base model.
+
+    Schedulers that know no eta get none, and without guidance there is no prompt to guide away from.
+    """
+    defaults = settings_of(base)
+    guidance_scale = defaults["guidance_scale"] if args.guidance_scale is None else args.guidance_scale
+    eta = (defaults["eta"] if args.scheduler == "ddim" else 0.0) if args.eta is None else args.eta
+    words = defaults["negative_prompt"] if args.negative_prompt is None else args.negative_prompt
+    return guidance_scale, eta, words if guidance_scale > 1 else ""
 
 
 def default_concept() -> Path:

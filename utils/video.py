@@ -3,7 +3,8 @@
 A clip of a trained concept in Python:
 
     video = load_video_pipeline("data/toon/sd", "data/toon/motion_adapter", ["ckpt/dog"])
-    frames = next(sample_clips(video, ["a <new1> dog running on the street"], seeds=[0], negative_prompt=""))
+    settings = settings_of("data/toon/sd")
+    frames = next(sample_clips(video, ["a <new1> dog waving on the beach"], seeds=[0], **settings))
     save_gif(frames, "dog.gif", fps=8)                 # utils.video_files
 
 Shapes: F frames, H = W pixels; a clip is a list of F PIL pictures.
@@ -12,7 +13,7 @@ Shapes: F frames, H = W pixels; a clip is a list of F PIL pictures.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import MotionAdapter, UNetMotionModel
@@ -20,6 +21,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
+from utils.bases import BASES
 from utils.concept_weights import load_concept
 from utils.errors import UserError
 from utils.models import load_pipeline
@@ -29,7 +31,10 @@ from utils.sampling import check_scheduler, make_scheduler
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
 
-NEGATIVE_PROMPT = "bad quality, worse quality"
+# ClassDiffusion's settings, and toon's own: its captions never spoke of quality, its subjects dissolve under
+# strong guidance, and the noise of eta 1 lets each step mend what the one before it drew wrong.
+SETTINGS = {"guidance_scale": 7.5, "eta": 0.0, "negative_prompt": "bad quality, worse quality"}
+TOON_SETTINGS = {"guidance_scale": 3.0, "eta": 1.0, "negative_prompt": ""}
 WINDOW, STRIDE = (
     16,
     4,
@@ -92,6 +97,11 @@ def animate(
     return video
 
 
+def settings_of(base: str) -> dict[str, Any]:
+    """guidance_scale, eta and negative_prompt, as `sample_clips` takes them, that suit a base model."""
+    return dict(TOON_SETTINGS if base == BASES["toon"] else SETTINGS)
+
+
 def check_frames(num_frames: int, limit: int, free_noise: bool) -> None:
     """Raises UserError for a number of frames that an adapter of `limit` frames cannot draw this way."""
     window = min(WINDOW, limit)
@@ -114,7 +124,7 @@ def sample_clips(
     num_inference_steps: int = 25,
     guidance_scale: float = 7.5,
     eta: float = 0.0,
-    negative_prompt: str | None = NEGATIVE_PROMPT,
+    negative_prompt: str | None = SETTINGS["negative_prompt"],
     scheduler: str = "ddim",
     free_noise: bool = False,
     free_init: bool = False,

@@ -38,7 +38,7 @@ from utils.pictures import list_images, open_image
 from utils.results import write_json
 from utils.sampling import make_scheduler, sample, save_grid
 from utils.similarity import DinoEncoder, check_dino, dino_i
-from utils.video import animate, sample_clips
+from utils.video import TOON_SETTINGS, animate, sample_clips
 
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
@@ -81,16 +81,13 @@ def rendered(pose: str, count: int = 16) -> list[Clip]:
 
 
 def film(video: "AnimateDiffPipeline", texts: Sequence[str], seeds: Sequence[int], name: str) -> list[Clip]:
-    clips = sample_clips(
-        video, texts, seeds, num_frames=FRAMES, num_inference_steps=STEPS, negative_prompt=""
-    )
+    clips = sample_clips(video, texts, seeds, num_frames=FRAMES, num_inference_steps=STEPS, **TOON_SETTINGS)
     return list(tqdm(clips, name, total=len(texts)))
 
 
 def stills(pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> list[Image.Image]:
-    """A picture for each text, seeds 0, 1, …, with the clips' steps and guidance."""
-    settings = {"num_inference_steps": STEPS, "guidance_scale": 7.5, "eta": 0.0, "batch_size": 16}
-    return list(sample(pipeline, texts, range(len(texts)), **settings))
+    """A picture for each text, seeds 0, 1, …, with the clips' settings."""
+    return list(sample(pipeline, texts, range(len(texts)), STEPS, batch_size=16, **TOON_SETTINGS))
 
 
 def judge(

@@ -1,4 +1,4 @@
-"""Choose the learning rates for toon by personalising tuning individuals; none of them is an example.
+"""Choose toon's learning rates and SPL weight by personalising tuning individuals, none of them an example.
 
 For every setting it prints, as a mean over the individuals, what prompt_accuracy.py measures: how many
 pictures obey every word of their prompt, and likeness. Finished runs are kept and not repeated.
@@ -25,9 +25,9 @@ def main() -> None:
     )
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/tune"))
     parser.add_argument("--individuals", type=int, default=2)
-    parser.add_argument("--learning_rates", nargs="+", default=["2e-5", "6e-5", "2e-4"], help="of K/V")
-    parser.add_argument("--token_learning_rates", nargs="+", default=["1e-3"])
-    parser.add_argument("--spl_weights", nargs="+", default=["1"])
+    parser.add_argument("--learning_rates", nargs="+", default=["5e-6", "1e-5", "2e-5"], help="of K/V")
+    parser.add_argument("--token_learning_rates", nargs="+", default=["5e-3"])
+    parser.add_argument("--spl_weights", nargs="+", default=["0.03"])
     parser.add_argument("--steps", nargs="+", default=["400"])
     parser.add_argument("--augment", action="store_true", help="with Custom Diffusion's scale augmentation")
     args = parser.parse_args()

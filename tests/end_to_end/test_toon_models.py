@@ -17,7 +17,8 @@ from scripts.toon.train_clip import animals_named, retrieval
 from scripts.toon.training import scenes
 from scripts.toon.world import attributes
 from utils.concept_weights import load_concept
-from utils.models import load_pipeline
+from utils.losses import cosine_distance, feature_at
+from utils.models import load_pipeline, tokenize
 from utils.sampling import sample
 
 TOON = Path("data/toon")
@@ -46,6 +47,17 @@ def test_clip_shares_the_text_tower():
     tower = CLIPModel.from_pretrained(TOON / "clip").text_model.state_dict()
     encoder = CLIPTextModel.from_pretrained(TOON / "sd" / "text_encoder").state_dict()
     assert all(torch.equal(tower[name], value) for name, value in encoder.items())
+
+
+def test_one_colour_moves_eos_a_hundred_times_further_than_a_rare_word(pipeline):
+    """Why SPL's weight is .03 on toon: at 1 the new word could not afford to say a colour."""
+    phrases = [f"a photo of a {words}" for words in ("dog", "sks dog", "white dog", "cat")]
+    ids = tokenize(pipeline.tokenizer, phrases)
+    with torch.no_grad():
+        hidden = pipeline.text_encoder(ids).last_hidden_state
+    dog, *others = feature_at(hidden, ids, pipeline.tokenizer.eos_token_id)
+    far = [cosine_distance(dog, other).item() for other in others]
+    assert far == pytest.approx([0.0015, 0.200, 0.465], rel=0.05)
 
 
 def test_autoencoder_restores_held_out_renders():

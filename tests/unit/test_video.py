@@ -17,6 +17,7 @@ from utils.errors import UserError
 from utils.motion_adapters import PUBLISHED, check_adapter, noise_levels
 from utils.video import animate, check_frames, load_video_pipeline, sample_clips, save_memory
 from utils.video_files import check_formats, durations, save_contact_sheet, save_gif, save_mp4, save_webp
+from videogen import build_parser, drawing_settings
 
 METADATA = {"prompt": "a <new1> dög 狗", "seed": 3, "fps": 8, "num_frames": 4}
 TOLD = {"prompt": "a <new1> dög 狗", "seed": "3", "fps": "8", "num_frames": "4"}
@@ -30,6 +31,20 @@ def adapter(tmp_path_factory):
 @pytest.fixture(scope="module")
 def video(adapter, tmp_path_factory):
     return animate(tiny_pipeline(tmp_path_factory.mktemp("tokenizer")), adapter)
+
+
+@pytest.mark.parametrize(
+    ("base", "flags", "expected"),
+    [
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "", (7.5, 0.0, "bad quality, worse quality")),
+        ("data/toon/sd", "", (3.0, 1.0, "")),
+        ("data/toon/sd", "--guidance_scale=7.5 --eta=0 --negative_prompt=x", (7.5, 0.0, "x")),
+        ("data/toon/sd", "--scheduler=euler", (3.0, 0.0, "")),
+        ("elsewhere", "--guidance_scale=1", (1.0, 0.0, "")),
+    ],
+)
+def test_settings_suit_the_base_unless_given(base, flags, expected):
+    assert drawing_settings(build_parser().parse_args(flags.split()), base) == expected
 
 
 @pytest.fixture
