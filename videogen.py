@@ -34,6 +34,7 @@ ADAPTER = "data/toon/motion_adapter"  # the embedded one
 
 
 def told(setting: str) -> str:
+    """The defaults of a setting, for --help."""
     return f"default: {SETTINGS[setting]:g}, for toon {TOON_SETTINGS[setting]:g}"
 
 
