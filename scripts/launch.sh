@@ -12,6 +12,12 @@ launch() {
   for flag in "${SETTING[@]}"; do  # λ is for the method that has the loss
     [[ $flag == --spl_weight=* && "$*" =~ --method[=\ ](custom_diffusion|textual_inversion) ]] || flags+=("$flag")
   done
-  accelerate launch --num_processes="${NUM_PROCESSES:-1}" --num_machines=1 --mixed_precision=no \
-    --dynamo_backend=no train_classdiffusion.py "${flags[@]}" "$@"
+  local command=(train_classdiffusion.py "${flags[@]}" "$@")
+  if [ "${NUM_PROCESSES:-1}" = 1 ]; then
+    python "${command[@]}"
+  else
+    python "${command[@]}" --dry_run > /dev/null  # so that a mistake is told once, without a launcher's traceback
+    accelerate launch --num_processes="$NUM_PROCESSES" --num_machines=1 --mixed_precision=no \
+      --dynamo_backend=no "${command[@]}"
+  fi
 }

@@ -21,10 +21,11 @@ def check_limits(each: Field, value: Any) -> None:
     if "choices" in limits and value not in limits["choices"]:
         raise UserError(f"--{each.name} {value} is unknown: choose from {', '.join(limits['choices'])}")
     minimum, above, below = limits.get("minimum"), limits.get("above"), limits.get("below", math.inf)
+    end = f", below {below}" if below < math.inf else ""
     if minimum is not None and not minimum <= value < below:
-        raise UserError(f"--{each.name} {value}: give a number of at least {minimum}, below {below}")
+        raise UserError(f"--{each.name} {value}: give a number of at least {minimum}{end}")
     if above is not None and not above < value < below:
-        raise UserError(f"--{each.name} {value}: give a number above {above}, below {below}")
+        raise UserError(f"--{each.name} {value}: give a number above {above}{end}")
 
 
 class _Parser(ArgumentParser):

@@ -679,3 +679,18 @@ def test_command_tells_a_mistake_without_a_word_from_the_libraries(dog_flags, tm
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: --resume_from_checkpoint ") and done.stderr.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_launch_script_ends_a_mistake_with_one_line_and_status_2(tmp_path, processes):
+    shutil.copy(REPOSITORY / "requirements.txt", tmp_path / ".requirements")  # nothing to install
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "scripts/train_single.sh", "--max_train_steps=0"],
+        cwd=REPOSITORY,
+        env=os.environ | {"VIRTUAL_ENV": str(tmp_path), "PATH": path, "NUM_PROCESSES": processes},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.splitlines() == ["error: --max_train_steps 0: give a number of at least 1"]

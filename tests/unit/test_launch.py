@@ -1,4 +1,4 @@
-"""What the launch scripts hand to the training script, by a stand-in for `accelerate` that prints it."""
+"""What the launch scripts hand to the training script, by stand-ins for the launchers that print it."""
 
 import os
 import shutil
@@ -16,12 +16,11 @@ def launched(tmp_path: Path, script: str, *arguments: str, **variables: str) -> 
     environment = tmp_path / "environment"
     environment.mkdir(exist_ok=True)
     shutil.copy(REPOSITORY / "requirements.txt", environment / ".requirements")  # nothing to install
-    accelerate = tmp_path / "accelerate"
-    accelerate.write_text('#!/usr/bin/env bash\nprintf "%s\\n" "$@"\n')
-    accelerate.chmod(0o755)
-    inherited = {
-        name: value for name, value in os.environ.items() if name not in ("BASE", "CLASS", "OUTPUT_DIR")
-    }
+    for launcher in ("python", "accelerate"):
+        (tmp_path / launcher).write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" {launcher} "$@"\n')
+        (tmp_path / launcher).chmod(0o755)
+    ours = ("BASE", "CLASS", "OUTPUT_DIR", "NUM_PROCESSES")
+    inherited = {name: value for name, value in os.environ.items() if name not in ours}
     told = subprocess.run(
         ["bash", str(REPOSITORY / "scripts" / script), *arguments],
         env=inherited
@@ -32,6 +31,7 @@ def launched(tmp_path: Path, script: str, *arguments: str, **variables: str) -> 
         check=True,
     )
     lines = told.stdout.splitlines()
+    assert lines[0] == ("accelerate" if "NUM_PROCESSES" in variables else "python")
     return TrainConfig(**vars(build_parser().parse_args(lines[lines.index("train_classdiffusion.py") + 1 :])))
 
 
@@ -52,6 +52,11 @@ def test_two_concepts_in_the_papers_setting(tmp_path):
 def test_methods_without_spl_get_none(tmp_path, arguments):
     config = launched(tmp_path, "train_single.sh", *arguments)
     assert (config.method, config.lambda_spl) == (arguments[-1].removeprefix("--method="), 0.0)
+
+
+def test_several_processes_are_launched_after_a_check(tmp_path):
+    config = launched(tmp_path, "train_single.sh", "--max_train_steps=7", NUM_PROCESSES="2")
+    assert (config.max_train_steps, config.dry_run) == (7, False)
 
 
 def test_a_given_weight_wins(tmp_path):
