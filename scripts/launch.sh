@@ -8,10 +8,10 @@ fi
 SETTING=($(cat "scripts/settings/$BASE.txt"))  # one flag a line; scripts/evaluate.py trains with the same
 
 launch() {
-  local flags=() flag
-  for flag in "${SETTING[@]}"; do  # λ is for the method that has the loss
-    [[ $flag == --spl_weight=* && "$*" =~ --method[=\ ](custom_diffusion|textual_inversion) ]] || flags+=("$flag")
-  done
+  local flags=("${SETTING[@]}")
+  if [[ "$*" =~ --method[=\ ](custom_diffusion|textual_inversion) && "$*" != *--use_spl* ]]; then
+    flags=($(printf '%s\n' "${SETTING[@]}" | grep -v -e --spl_weight=))  # λ without its loss is an error
+  fi
   local command=(train_classdiffusion.py "${flags[@]}" "$@")
   if [ "${NUM_PROCESSES:-1}" = 1 ]; then
     python "${command[@]}"

@@ -54,6 +54,11 @@ def test_methods_without_spl_get_none(tmp_path, arguments):
     assert (config.method, config.lambda_spl) == (arguments[-1].removeprefix("--method="), 0.0)
 
 
+def test_spl_added_to_another_method_has_the_settings_weight(tmp_path):
+    config = launched(tmp_path, "train_single.sh", "--method=custom_diffusion", "--use_spl")
+    assert (config.method, config.lambda_spl) == ("custom_diffusion", 0.03)
+
+
 def test_several_processes_are_launched_after_a_check(tmp_path):
     config = launched(tmp_path, "train_single.sh", "--max_train_steps=7", NUM_PROCESSES="2")
     assert (config.max_train_steps, config.dry_run) == (7, False)
