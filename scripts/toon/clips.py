@@ -12,9 +12,12 @@ from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 
 FRAMES = 16
-CYCLES = (1.6, 2.4)  # strides, jumps or waves per clip: at 8 frames a second about one a second
-POSE_SHARES = {"running": 40, "jumping": 20, "waving": 15, "sitting": 10, "standing": 15}
-DRIFT = 0.25  # of the picture's width, how far the camera follows a runner past the background
+CYCLES = 2  # strides, jumps or waves per clip: at 8 frames a second one a second, and the clip can be looped
+POSE_SHARES = {"running": 45, "jumping": 20, "waving": 20, "sitting": 7, "standing": 8}
+TRAVEL = 0.28  # of the picture's width, how far a runner gets
+RETURNING = ("grass", "pool")  # where runners turn half-way and come back
+FOLLOWED = ("beach", "street")  # where the camera follows them past the background
+DRIFT = 0.25  # of the picture's width, how far it does
 
 
 @dataclass(frozen=True)
@@ -41,41 +44,34 @@ def _scene_of_pose(rng: random.Random, pose: str) -> Scene:
             return scene
 
 
-def _walk(rng: random.Random, scene: Scene, progress: list[float]) -> tuple[list[Scene], list[float]]:
-    """A runner crosses the picture, turns half-way and comes back, or is followed by the camera."""
-    forward = -1 if scene.faces_left else 1
-    rest = [0.0] * len(progress)
+def _run(scene: Scene) -> Clip:
+    """A runner sets out to the right, and crosses the picture; or comes back, or is followed, by the place.
+
+    Beside a neighbour it runs on the spot.
+    """
+    progress = [i / (FRAMES - 1) for i in range(FRAMES)]
+    scene = replace(scene, faces_left=False)
     if scene.neighbour not in ("nothing", "barn"):
-        return [scene] * len(progress), rest  # beside something: on the spot
-    way = rng.choices(("across", "and back", "followed"), (40, 25, 35))[0]
-    if way == "followed":
-        return [scene] * len(progress), [p if forward == 1 else 1 - p for p in progress]
-    travel = rng.uniform(0.24, 0.4)
-    start = 0.5 - forward * travel / 2
-    if way == "across":
-        return [replace(scene, x=start + forward * travel * p) for p in progress], rest
-    there = [min(2 * p, 2 - 2 * p) for p in progress]
-    return [
-        replace(scene, x=start + forward * travel * t, faces_left=scene.faces_left != (p > 0.5))
-        for p, t in zip(progress, there, strict=True)
-    ], rest
-
-
-def sample_clip(rng: random.Random, frames: int = FRAMES) -> Clip:
-    """A random clip: who runs, jumps or waves moves throughout, who stands may turn half-way, others rest."""
-    pose = rng.choices(list(POSE_SHARES), list(POSE_SHARES.values()))[0]
-    scene = _scene_of_pose(rng, pose)
-    cycles = rng.uniform(*CYCLES)
-    progress = [i / (frames - 1) for i in range(frames)]
-    scenes, camera = [scene] * frames, [0.0] * frames
-    if pose == "running":
-        scenes, camera = _walk(rng, scene, progress)
-    elif pose == "standing" and rng.random() < 0.3:
-        scenes = [replace(scene, faces_left=scene.faces_left != (p > 0.5)) for p in progress]
-    phases = [(scene.phase + cycles * i / frames) % 1 for i in range(frames)]
+        return Clip((scene,) * FRAMES, (0.0,) * FRAMES)
+    if scene.place in FOLLOWED:
+        return Clip((scene,) * FRAMES, tuple(progress))
+    gone = [1 - abs(2 * p - 1) if scene.place in RETURNING else p for p in progress]
+    back = [scene.place in RETURNING and p > 0.5 for p in progress]
     return Clip(
-        tuple(replace(each, phase=phase) for each, phase in zip(scenes, phases, strict=True)), tuple(camera)
+        tuple(
+            replace(scene, x=0.5 + TRAVEL * (g - 0.5), faces_left=b) for g, b in zip(gone, back, strict=True)
+        ),
+        (0.0,) * FRAMES,
     )
+
+
+def sample_clip(rng: random.Random) -> Clip:
+    """A random clip. What moves how is settled by pose and place, frame by frame, so that few clips teach it:
+    a movement begins at phase 0 and goes round CYCLES times."""
+    scene = _scene_of_pose(rng, rng.choices(list(POSE_SHARES), list(POSE_SHARES.values()))[0])
+    clip = _run(scene) if scene.pose == "running" else Clip((scene,) * FRAMES, (0.0,) * FRAMES)
+    moving = (replace(each, phase=CYCLES * i / FRAMES % 1) for i, each in enumerate(clip.frames))
+    return replace(clip, frames=tuple(moving))
 
 
 def draw_frame(scene: Scene, camera: float, size: int) -> Image.Image:
