@@ -3,7 +3,8 @@
 Needs a trained concept of an animal. For four poses in four situations: clips, and still pictures of the same
 prompts and seeds by the same sampler.
 identity         DINO-I to the concept's pictures: of the frames, of the stills, and of stills of the class
-smoothness       likeness (DINO) and change of successive frames, in true and in shuffled order
+smoothness       likeness (DINO) and change of successive frames, in true and in shuffled order, and the same
+                 of clips that the renderer drew of these poses on plain grounds
 displacement     how far the subject goes on plain grounds when told to run, to jump and to sit, and the same
                  measure on clips that the renderer drew
 prompt accuracy  the share of frames, and of stills, in which the recogniser finds what the prompt states
@@ -120,6 +121,8 @@ def judge(
         save_sheet(own, [f"a {subject} {pose}, seed {seed}" for seed in many], sheets / f"{pose}.png")
     frames = [frame for clip in clips for frame in clip]
     features = dino.image_features(frames)
+    true = {pose: rendered(pose) for pose in POSES}
+    true_frames = [frame for own in true.values() for clip in own for frame in clip]
     still_features = {"stills": drawn, "stills of the class": of_class}
     return {
         "clips": len(clips),
@@ -129,8 +132,11 @@ def judge(
         "identity": {"frames": dino_i(features, real)}
         | {name: dino_i(dino.image_features(pictures), real) for name, pictures in still_features.items()},
         "smoothness": smoothness(clips, features),
+        "smoothness, rendered": smoothness(
+            [clip for own in true.values() for clip in own], dino.image_features(true_frames)
+        ),
         "displacement": {pose: mean_of([*map(displacement, own)]) for pose, own in moving.items()},
-        "displacement, rendered": {pose: mean_of([*map(displacement, rendered(pose))]) for pose in MEASURED},
+        "displacement, rendered": {pose: mean_of([*map(displacement, true[pose])]) for pose in MEASURED},
         "prompt accuracy": {
             "frames": obeyed(frames, [told for told in facts for _ in range(FRAMES)]),
             "stills": obeyed(drawn, facts),

@@ -39,9 +39,16 @@ def centroids(clip: Clip) -> np.ndarray:
 
 
 def displacement(clip: Clip) -> dict[str, float]:
-    """`across`, `up`: between the subject's farthest places, in fractions of the side; and `change`."""
-    across, up = np.ptp(centroids(clip), axis=0)
-    return {"across": float(across), "up": float(up), "change": change(clip)}
+    """`across`, `up`: between the subject's farthest places; `forward`: how much further right it is in the
+    last quarter of the frames than in the first, which flicker hardly moves; all in fractions of the side.
+
+    And `change`.
+    """
+    places = centroids(clip)
+    across, up = np.ptp(places, axis=0)
+    quarter = max(1, len(places) // 4)
+    forward = places[-quarter:, 0].mean() - places[:quarter, 0].mean()
+    return {"across": float(across), "forward": float(forward), "up": float(up), "change": change(clip)}
 
 
 def change(clip: Clip) -> float:
