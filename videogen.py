@@ -106,6 +106,7 @@ def main(argv: list[str] | None = None) -> None:
         "eta": eta,
         "scheduler": args.scheduler,
         "free_noise": args.free_noise,
+        "window_stride": settings_of(base)["window_stride"],
         "free_init": args.free_init,
     }
     provenance = settings | {"base": base, "motion_adapter": args.motion_adapter, "dtype": dtype}

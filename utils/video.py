@@ -32,13 +32,16 @@ if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
 
 # ClassDiffusion's settings, and toon's own: its captions never spoke of quality, its subjects dissolve under
-# strong guidance, and the noise of eta 1 lets each step mend what the one before it drew wrong.
-SETTINGS = {"guidance_scale": 7.5, "eta": 0.0, "negative_prompt": "bad quality, worse quality"}
-TOON_SETTINGS = {"guidance_scale": 3.0, "eta": 1.0, "negative_prompt": ""}
-WINDOW, STRIDE = (
-    16,
-    4,
-)  # FreeNoise's windows: the length adapters are trained on, and how far apart they begin
+# strong guidance, and the noise of eta 1 lets each step mend what the one before it drew wrong. Its movements
+# begin anew every 8 frames: windows that begin 4 apart would draw one frame at two moments of a jump.
+SETTINGS = {
+    "guidance_scale": 7.5,
+    "eta": 0.0,
+    "negative_prompt": "bad quality, worse quality",
+    "window_stride": 4,
+}
+TOON_SETTINGS = {"guidance_scale": 3.0, "eta": 1.0, "negative_prompt": "", "window_stride": 8}
+WINDOW = 16  # frames of a FreeNoise window: the length adapters are trained on
 FREE_INIT_ROUNDS = 3
 ROOMY = 16 * 2**30  # bytes of free GPU memory with which 16 frames of 512 px fit beside all of SD 1.5
 
@@ -98,7 +101,7 @@ def animate(
 
 
 def settings_of(base: str) -> dict[str, Any]:
-    """guidance_scale, eta and negative_prompt, as `sample_clips` takes them, that suit a base model."""
+    """What suits a base model: guidance_scale, eta, negative_prompt, window_stride for `sample_clips`."""
     return dict(TOON_SETTINGS if base == BASES["toon"] else SETTINGS)
 
 
@@ -127,13 +130,15 @@ def sample_clips(
     negative_prompt: str | None = SETTINGS["negative_prompt"],
     scheduler: str = "ddim",
     free_noise: bool = False,
+    window_stride: int = SETTINGS["window_stride"],
     free_init: bool = False,
 ) -> Iterator[list[Image.Image]]:
     """Yields one clip, a list of num_frames pictures, for each pair (prompts[i], seeds[i]), in order.
 
     The defaults are ClassDiffusion's. Each clip has its own CPU generator, so it depends on no other clip.
     negative_prompt: has no effect at a guidance_scale of 1 or less.
-    free_noise: windows of 16 frames along a longer clip (Qiu et al. 2023, arXiv 2310.15169).
+    free_noise: windows of 16 frames along a longer clip (Qiu et al. 2023, arXiv 2310.15169), beginning
+    window_stride frames apart.
     free_init: three rounds, each starting from the low frequencies of the last, for steadier clips in three
     times the time (Wu et al. 2023, arXiv 2312.07537).
     Raises UserError as `check_scheduler` and `check_frames` do.
@@ -143,7 +148,7 @@ def sample_clips(
     check_frames(num_frames, limit, free_noise)
     video.scheduler = make_scheduler(scheduler, video.scheduler.config)
     if free_noise:
-        video.enable_free_noise(context_length=min(WINDOW, limit), context_stride=STRIDE)
+        video.enable_free_noise(context_length=min(WINDOW, limit), context_stride=window_stride)
     elif video.free_noise_enabled:
         video.disable_free_noise()
     if free_init:

@@ -88,7 +88,8 @@ def film(video: "AnimateDiffPipeline", texts: Sequence[str], seeds: Sequence[int
 
 def stills(pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> list[Image.Image]:
     """A picture for each text, seeds 0, 1, …, with the clips' settings."""
-    return list(sample(pipeline, texts, range(len(texts)), STEPS, batch_size=16, **TOON_SETTINGS))
+    settings = {name: value for name, value in TOON_SETTINGS.items() if name != "window_stride"}
+    return list(sample(pipeline, texts, range(len(texts)), STEPS, batch_size=16, **settings))
 
 
 def judge(

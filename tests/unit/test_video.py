@@ -105,6 +105,7 @@ def test_free_noise_draws_past_the_adapters_length(video):
     longer = draw(video, num_frames=19, free_noise=True)
     assert longer.shape[1] == 19
     assert np.array_equal(draw(video, num_frames=19, free_noise=True), longer)
+    assert not np.array_equal(draw(video, num_frames=19, free_noise=True, window_stride=8), longer)
     assert np.array_equal(draw(video), reference), "the windows do not outlive their clip"
     with pytest.raises(UserError, match="num_frames is 9, the motion adapter knows 8"):
         draw(video, num_frames=9)
