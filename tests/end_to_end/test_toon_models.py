@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 import train_classdiffusion
+from scripts.toon.motion_measures import displacement
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.render import render
 from scripts.toon.train_autoencoder import psnr
@@ -20,6 +21,7 @@ from utils.concept_weights import load_concept
 from utils.losses import cosine_distance, feature_at
 from utils.models import load_pipeline, tokenize
 from utils.sampling import sample
+from utils.video import TOON_SETTINGS, load_video_pipeline, sample_clips
 
 TOON = Path("data/toon")
 
@@ -91,6 +93,16 @@ def test_the_base_model_draws_the_place_it_is_told(pipeline):
     prompts = [f"a photo of a dog {words}" for words in places.values()]
     read = Recogniser().read(list(sample(pipeline, prompts, [0] * 4, num_inference_steps=25)))
     assert [facts["place"] for facts in read] == list(places)
+
+
+def test_runners_get_ahead_jumpers_go_up_and_down_and_sitters_stay():
+    video = load_video_pipeline(TOON / "sd", TOON / "motion_adapter", device="cpu", dtype="fp32")
+    poses = ("running", "jumping", "sitting")
+    prompts = [f"a red dog {pose}" for pose in poses]
+    clips = sample_clips(video, prompts, [5] * 3, num_inference_steps=15, **TOON_SETTINGS)
+    gone = {pose: displacement(clip) for pose, clip in zip(poses, clips, strict=True)}
+    assert gone["running"]["forward"] > 0.1 > 0.05 > abs(gone["sitting"]["forward"])
+    assert gone["jumping"]["up"] > 0.08 > 0.05 > gone["sitting"]["up"]
 
 
 def test_a_concept_trains_on_toon_and_stays_near_its_class(pipeline, tmp_path):
