@@ -155,7 +155,7 @@ def default_prompts(concepts: list[ConceptWeights]) -> list[str]:
     """One of the subject in motion, or of the first two subjects together."""
     subjects = subjects_of(concepts)
     if len(subjects) == 1:
-        return [f"a {subjects[0]} running on the grass"]
+        return [f"a {subjects[0]} running in the snow"]
     return ["a " + " in front of a ".join(subjects[:2])]
 
 

@@ -19,7 +19,7 @@ from utils.concept_weights import save_concept
 from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
-RUNNING = "a <new1> dog running on the grass"
+RUNNING = "a <new1> dog running in the snow"
 
 
 @pytest.fixture(scope="module")
