@@ -31,7 +31,7 @@ from utils.sampling import check_scheduler, make_scheduler
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
 
-# ClassDiffusion's settings, and toon's own: its captions never spoke of quality, its subjects dissolve under
+# ClassDiffusion's settings, and toon's own: its captions never spoke of quality, its pictures fray under
 # strong guidance, and the noise of eta 1 lets each step mend what the one before it drew wrong. Its movements
 # begin anew every 8 frames: windows that begin 4 apart would draw one frame at two moments of a jump.
 SETTINGS = {
