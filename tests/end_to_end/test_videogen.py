@@ -123,7 +123,7 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
     ), lines
     told = done.stderr.strip().split("\r")  # the progress over clips, and not a word besides
     assert "2/2" in told[-1] and all("clip" in line for line in told), done.stderr
-    stems = [f"a-new1-dog-running-on-the-grass_{seed}" for seed in (3, 4)]
+    stems = [f"a-new1-dog-running-in-the-snow_{seed}" for seed in (3, 4)]
     assert {path.name for path in out.iterdir()} == {
         f"{s}.{x}" for s in stems for x in ("gif", "webp", "png")
     }
@@ -142,6 +142,7 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
         "eta": "0.0",
         "scheduler": "ddim",
         "free_noise": "False",
+        "window_stride": "4",
         "free_init": "False",
         "base": str(tiny_base),
         "motion_adapter": str(adapter),
@@ -157,7 +158,7 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
 def test_frames_are_those_of_a_hand_merged_unet(film, tiny_base, adapter, concepts, tmp_path):
     kv, rows = trained(tmp_path, seed=1)
     row = {"<new1>": rows["<new1>"]}
-    frames = frames_of(film("ours", "--seed=2", "--format=webp") / "a-new1-dog-running-on-the-grass_2.webp")
+    frames = frames_of(film("ours", "--seed=2", "--format=webp") / "a-new1-dog-running-in-the-snow_2.webp")
     assert np.array_equal(frames, hand_made(tiny_base, adapter, kv, row, RUNNING, 2))
     for name, part in (("row alone", {}), ("one layer's", dict([next(iter(kv.items()))]))):
         unpersonalised = hand_made(tiny_base, adapter, part, row, RUNNING, 2)
@@ -192,7 +193,7 @@ def test_free_noise_and_free_init_reach_the_clip(film):
 
 def test_the_quickstarts_concept_is_the_default(film, concepts, monkeypatch, tmp_path):
     monkeypatch.setattr(videogen, "CONCEPT", concepts / "dog")
-    assert (film("default", concept=None) / "a-new1-dog-running-on-the-grass_0.gif").is_file()
+    assert (film("default", concept=None) / "a-new1-dog-running-in-the-snow_0.gif").is_file()
 
 
 @pytest.mark.parametrize(
