@@ -17,7 +17,7 @@ POSE_SHARES = {"running": 45, "jumping": 20, "waving": 20, "sitting": 7, "standi
 TRAVEL = 0.28  # of the picture's width, how far a runner gets
 RETURNING = ("grass", "pool")  # where runners turn half-way and come back
 FOLLOWED = ("beach", "street")  # where the camera follows them past the background
-DRIFT = 0.25  # of the picture's width, how far it does
+DRIFT = 0.25  # of the picture's width, how far the camera goes
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,8 @@ def _scene_of_pose(rng: random.Random, pose: str) -> Scene:
 
 
 def _run(scene: Scene) -> Clip:
-    """A runner sets out to the right, and crosses the picture; or comes back, or is followed, by the place.
-
-    Beside a neighbour it runs on the spot.
-    """
+    """A runner sets out to the right. The place settles whether it crosses the picture, turns half-way and
+    comes back, or is followed by the camera; beside a neighbour it runs on the spot."""
     progress = [i / (FRAMES - 1) for i in range(FRAMES)]
     scene = replace(scene, faces_left=False)
     if scene.neighbour not in ("nothing", "barn"):
