@@ -4,7 +4,7 @@ A clip of a trained concept in Python:
 
     video = load_video_pipeline("data/toon/sd", "data/toon/motion_adapter", ["ckpt/dog"])
     settings = settings_of("data/toon/sd")
-    frames = next(sample_clips(video, ["a <new1> dog waving on the beach"], seeds=[0], **settings))
+    frames = next(sample_clips(video, ["a <new1> dog jumping on the beach"], seeds=[0], **settings))
     save_gif(frames, "dog.gif", fps=8)                 # utils.video_files
 
 Shapes: F frames, H = W pixels; a clip is a list of F PIL pictures.
