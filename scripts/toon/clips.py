@@ -18,6 +18,7 @@ TRAVEL = 0.28  # of the picture's width, how far a runner gets
 RETURNING = ("grass", "pool")  # where runners turn half-way and come back
 FOLLOWED = ("beach", "street")  # where the camera follows them past the background
 DRIFT = 0.25  # of the picture's width, how far the camera goes
+AT_REST = (0.0,) * FRAMES  # a camera that stays
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,22 @@ def _run(scene: Scene) -> Clip:
     progress = [i / (FRAMES - 1) for i in range(FRAMES)]
     scene = replace(scene, faces_left=False)
     if scene.neighbour not in ("nothing", "barn"):
-        return Clip((scene,) * FRAMES, (0.0,) * FRAMES)
+        return Clip((scene,) * FRAMES, AT_REST)
     if scene.place in FOLLOWED:
         return Clip((scene,) * FRAMES, tuple(progress))
-    gone = [1 - abs(2 * p - 1) if scene.place in RETURNING else p for p in progress]
-    back = [scene.place in RETURNING and p > 0.5 for p in progress]
-    return Clip(
-        tuple(
-            replace(scene, x=0.5 + TRAVEL * (g - 0.5), faces_left=b) for g, b in zip(gone, back, strict=True)
-        ),
-        (0.0,) * FRAMES,
-    )
+    returns = scene.place in RETURNING
+    frames = []
+    for p in progress:
+        gone = 1 - abs(2 * p - 1) if returns else p
+        frames.append(replace(scene, x=0.5 + TRAVEL * (gone - 0.5), faces_left=returns and p > 0.5))
+    return Clip(tuple(frames), AT_REST)
 
 
 def sample_clip(rng: random.Random) -> Clip:
     """A random clip. What moves how is settled by pose and place, frame by frame, so that few clips teach it:
     a movement begins at phase 0 and goes round CYCLES times."""
     scene = _scene_of_pose(rng, rng.choices(list(POSE_SHARES), list(POSE_SHARES.values()))[0])
-    clip = _run(scene) if scene.pose == "running" else Clip((scene,) * FRAMES, (0.0,) * FRAMES)
+    clip = _run(scene) if scene.pose == "running" else Clip((scene,) * FRAMES, AT_REST)
     moving = (replace(each, phase=CYCLES * i / FRAMES % 1) for i, each in enumerate(clip.frames))
     return replace(clip, frames=tuple(moving))
 

@@ -123,7 +123,8 @@ def judge(
     frames = [frame for clip in clips for frame in clip]
     features = dino.image_features(frames)
     true = {pose: rendered(pose) for pose in POSES}
-    true_frames = [frame for own in true.values() for clip in own for frame in clip]
+    true_clips = [clip for own in true.values() for clip in own]
+    true_features = dino.image_features([frame for clip in true_clips for frame in clip])
     still_features = {"stills": drawn, "stills of the class": of_class}
     return {
         "clips": len(clips),
@@ -133,9 +134,7 @@ def judge(
         "identity": {"frames": dino_i(features, real)}
         | {name: dino_i(dino.image_features(pictures), real) for name, pictures in still_features.items()},
         "smoothness": smoothness(clips, features),
-        "smoothness, rendered": smoothness(
-            [clip for own in true.values() for clip in own], dino.image_features(true_frames)
-        ),
+        "smoothness, rendered": smoothness(true_clips, true_features),
         "displacement": {pose: mean_of([*map(displacement, own)]) for pose, own in moving.items()},
         "displacement, rendered": {pose: mean_of([*map(displacement, true[pose])]) for pose in MEASURED},
         "prompt accuracy": {

@@ -123,8 +123,7 @@ def main() -> None:
     unet = UNetMotionModel.from_unet2d(images, adapter).eval().requires_grad_(False)
     share_modules(unet, adapter.requires_grad_(True))
     to_device(unet)
-    forward = bfloat16_forward(unet)
-    predict = torch.compile(forward) if args.compile else forward
+    predict = bfloat16_forward(unet, args.compile)
     data = f"{args.seed}/motion"
     encoded = latents_of(vae, data, args.clips, args.resolution)
     latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 5, h, w)

@@ -158,8 +158,7 @@ def main() -> None:
         unet.load_state_dict(start.state_dict())
     to_device(unet)
 
-    forward = bfloat16_forward(unet)
-    predict = torch.compile(forward) if args.compile else forward
+    predict = bfloat16_forward(unet, args.compile)
 
     def loss_of(step: int) -> Tensor:
         rng = generator(f"{data}/step/{step}")

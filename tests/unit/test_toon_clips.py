@@ -88,8 +88,7 @@ def test_frames_are_the_renderers_and_a_drifting_background_passes_a_subject_at_
     assert {frame.size for frame in drawn} == {(64, 64)}
     assert displacement(drawn)["across"] < 0.03
     street = Clip(tuple(replace(f, place="street", seed=3) for f in followed.frames), followed.camera)
-    ends = [np.asarray(draw_clip(street, 64)[i], dtype=int)[:20] for i in (0, -1)]
-    first, last = ends
+    first, last = [np.asarray(draw_clip(street, 64)[i], dtype=int)[:20] for i in (0, -1)]
     assert np.abs(first[:, 16:] - last[:, :-16]).mean() < np.abs(first - last).mean() / 3
 
 
