@@ -12,10 +12,10 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
+from utils.bases.devices import choose_device_dtype
 from utils.blip2t import BLIP2T, HEADS, check_blip, check_prompts, pair_up
 from utils.errors import UserError, exit_on_user_error
-from utils.models import choose_device_dtype
-from utils.pictures import check_images, list_images, open_image
+from utils.images import check_images, list_images, open_image
 
 TOON = "data/toon/blip"  # the embedded model
 EXAMPLE = (Path("data/dog"), "a photo of a dog")

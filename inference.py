@@ -8,13 +8,22 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.bases import BASES, base_of
-from utils.concept_formats import ConceptWeights, read_concept
-from utils.concept_weights import load_concept
+from utils.bases.devices import DTYPES, choose_device_dtype
+from utils.bases.registry import BASES, base_of
+from utils.bases.sd import check_base, load_pipeline
+from utils.concepts.formats import ConceptWeights, read_concept
+from utils.concepts.load import load_concept
 from utils.errors import exit_on_user_error
-from utils.models import DTYPES, check_base, choose_device_dtype, load_pipeline
-from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
-from utils.sampling import SCHEDULERS, check_sampling, check_scheduler, sample, save_grid, save_png, slugs
+from utils.images import save_png
+from utils.sampling.grids import save_grid, slugs
+from utils.sampling.images import SCHEDULERS, check_sampling, check_scheduler, sample
+from utils.sampling.prompts import (
+    check_modifier_tokens,
+    check_together,
+    read_prompts,
+    recorded_base,
+    subjects_of,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

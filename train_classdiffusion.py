@@ -15,20 +15,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import CLIPTextModel
 
-from utils.concept_weights import save_concept
-from utils.config import TrainConfig, parse_config
-from utils.cross_attention import trainable_kv
-from utils.dataset import ClassDataset, InstanceDataset, collate, items_of_step
+from utils.bases.sd import cast_frozen, encode_images, load_pipeline, tokenize
+from utils.concepts.save import save_concept
 from utils.errors import exit_on_user_error
-from utils.logger import Logger
-from utils.losses import check_finite, feature_at, loss_denoise, loss_prior, loss_spl, target_of
-from utils.models import cast_frozen, encode_images, load_pipeline, tokenize
-from utils.modifier_tokens import install
-from utils.noise import draw_noise
-from utils.preflight import check_run, describe_run
-from utils.prior import generate_class_images
-from utils.training_state import load_state, remove_old_checkpoints, save_state
-from utils.validation import validate
+from utils.learners.cross_attention_kv import trainable_kv
+from utils.learners.token_rows import install
+from utils.training.config import TrainConfig, parse_config
+from utils.training.dataset import ClassDataset, InstanceDataset, collate, items_of_step
+from utils.training.logger import Logger
+from utils.training.losses import check_finite, feature_at, loss_denoise, loss_prior, loss_spl, target_of
+from utils.training.noise import draw_noise
+from utils.training.preflight import check_run, describe_run
+from utils.training.prior import generate_class_images
+from utils.training.state import load_state, remove_old_checkpoints, save_state
+from utils.training.validation import validate
 
 
 class ConceptModel(nn.Module):

@@ -11,14 +11,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from utils.bases import BASES, base_of
-from utils.concept_formats import ConceptWeights, read_concept
+from utils.bases.devices import DTYPES, choose_device_dtype
+from utils.bases.registry import BASES, base_of
+from utils.bases.sd import check_base
+from utils.concepts.formats import ConceptWeights, read_concept
 from utils.errors import UserError, exit_on_user_error
-from utils.models import DTYPES, check_base, choose_device_dtype
-from utils.motion_adapters import BETA_SCHEDULES, check_adapter, noise_levels
-from utils.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base, subjects_of
-from utils.sampling import SCHEDULERS, check_sampling, check_scheduler, slugs
-from utils.video import (
+from utils.sampling.clip_files import WRITERS, check_formats, save_contact_sheet
+from utils.sampling.clips import (
     SETTINGS,
     TOON_SETTINGS,
     check_frames,
@@ -27,7 +26,16 @@ from utils.video import (
     save_memory,
     settings_of,
 )
-from utils.video_files import WRITERS, check_formats, save_contact_sheet
+from utils.sampling.grids import slugs
+from utils.sampling.images import SCHEDULERS, check_sampling, check_scheduler
+from utils.sampling.motion_adapters import BETA_SCHEDULES, check_adapter, noise_levels
+from utils.sampling.prompts import (
+    check_modifier_tokens,
+    check_together,
+    read_prompts,
+    recorded_base,
+    subjects_of,
+)
 
 CONCEPT = Path("ckpt/dog")  # what the quickstart trains
 ADAPTER = "data/toon/motion_adapter"  # the embedded one

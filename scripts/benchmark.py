@@ -1,7 +1,7 @@
 """Time and memory of what this repository does, on this machine.
 
-python scripts/benchmark.py evaluate    1,000 toon pictures through every metric
-python scripts/benchmark.py train       a training step on toon, and a picture of inference
+python -m scripts.benchmark evaluate    1,000 toon pictures through every metric
+python -m scripts.benchmark train       a training step on toon, and a picture of inference
 """
 
 import argparse
@@ -15,23 +15,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-if not __package__:  # run as a file: Python then looks for modules in scripts/ alone
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import torch
+from tqdm import tqdm
 
-import torch  # noqa: E402
-from tqdm import tqdm  # noqa: E402
-
-import train_classdiffusion  # noqa: E402
-from scripts.evaluate import MODELS, models_of  # noqa: E402
-from scripts.personalise import read_setting  # noqa: E402
-from scripts.toon.benchmark_set import Obedience, benchmark, draw  # noqa: E402
-from scripts.toon.render import render  # noqa: E402
-from scripts.toon.training import scenes  # noqa: E402
-from utils.errors import UserError, exit_on_user_error  # noqa: E402
-from utils.evaluation import METRICS, Scorer, check_metrics, score_subject  # noqa: E402
-from utils.models import load_pipeline  # noqa: E402
-from utils.sampling import sample, save_png  # noqa: E402
-from utils.shots import class_shots, shots_of  # noqa: E402
+import train_classdiffusion
+from scripts.evaluate import MODELS, models_of
+from scripts.personalise import read_setting
+from scripts.toon.benchmark_set import Obedience, benchmark, draw
+from scripts.toon.render import render
+from scripts.toon.training import scenes
+from utils.bases.sd import load_pipeline
+from utils.errors import UserError, exit_on_user_error
+from utils.evaluation.scoring import METRICS, Scorer, check_metrics, score_subject
+from utils.evaluation.shots import class_shots, shots_of
+from utils.images import save_png
+from utils.sampling.images import sample
 
 SIDE = 64  # of toon's pictures
 

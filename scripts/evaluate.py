@@ -1,10 +1,10 @@
 """Scores one can trust: a trained concept, a folder of pictures, or a whole benchmark -> table and report.
 
-python scripts/evaluate.py --concept ckpt/dog
-python scripts/evaluate.py --generated outputs --real data/dog --cls_token dog
-python scripts/evaluate.py --dataset toon --methods base,custom_diffusion,classdiffusion --num_images 2
+python -m scripts.evaluate --concept ckpt/dog
+python -m scripts.evaluate --generated outputs --real data/dog --cls_token dog
+python -m scripts.evaluate --dataset toon --methods base,custom_diffusion,classdiffusion --num_images 2
 
-A killed run goes on where it was when it is started again; `accelerate launch scripts/evaluate.py …` deals
+A killed run goes on where it was when it is started again; `accelerate launch -m scripts.evaluate …` deals
 subjects and methods out to its processes.
 """
 
@@ -17,27 +17,26 @@ from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 
-if not __package__:  # run as a file: Python then looks for modules in scripts/ alone
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from transformers import CLIPTokenizer
 
-import torch  # noqa: E402
-from accelerate import PartialState  # noqa: E402
-from accelerate.utils import parse_flag_from_env  # noqa: E402
-from transformers import CLIPTokenizer  # noqa: E402
-
-from scripts.evaluation_job import run_job  # noqa: E402
-from scripts.evaluation_source import PICTURES, TOON, Source, source_of  # noqa: E402
-from scripts.personalise import check_flags  # noqa: E402
-from scripts.toon import benchmark_set  # noqa: E402
-from utils.errors import UserError, exit_on_user_error  # noqa: E402
-from utils.evaluation import METRICS, Scorer, check_metrics, check_texts  # noqa: E402
-from utils.methods import METHODS  # noqa: E402
-from utils.models import check_base, choose_device_dtype  # noqa: E402
-from utils.modifier_tokens import check_within_limit  # noqa: E402
-from utils.results import BASE, check_settings, read_json, write_json, write_text  # noqa: E402
-from utils.sampling import check_scheduler  # noqa: E402
-from utils.similarity import CLIP_ID, DINO_ID  # noqa: E402
-from utils.table import as_markdown, build_table  # noqa: E402
+from scripts.evaluation_job import run_job
+from scripts.evaluation_source import PICTURES, TOON, Source, source_of
+from scripts.personalise import check_flags
+from scripts.toon import benchmark_set
+from utils.bases.devices import choose_device_dtype
+from utils.bases.sd import check_base
+from utils.errors import UserError, exit_on_user_error
+from utils.evaluation.folder import BASE, check_settings
+from utils.evaluation.scoring import METRICS, Scorer, check_metrics, check_texts
+from utils.evaluation.table import as_markdown, build_table
+from utils.files import read_json, write_json, write_text
+from utils.learners.token_rows import check_within_limit
+from utils.sampling.images import check_scheduler
+from utils.scores.similarity import CLIP_ID, DINO_ID
+from utils.training.methods import METHODS
 
 # setting -> the models that score, and DDIM steps. What is trained and how: scripts/settings/<setting>.txt.
 MODELS = {
@@ -266,7 +265,7 @@ def finish(results: Path, source: Source, settings: dict) -> None:
     told = {name: settings[name] for name in ("seeds", "versions")}
     write_json(results / "table.json", table | told)
     write_text(results / "table.md", as_markdown(table | told))
-    from utils.report import write_report
+    from utils.report.page import write_report
 
     print(as_markdown(table | told))
     print(f"the table and all behind it are in {results}, to look at in {write_report(results)}")

@@ -9,14 +9,14 @@ import torch
 
 from scripts.evaluation_source import Source
 from scripts.personalise import is_trained, personalise
-from utils.benchmarks import Subject
-from utils.concept_weights import load_concept
-from utils.evaluation import Scorer, score_subject
-from utils.models import load_pipeline
-from utils.pictures import open_image
-from utils.results import BASE
-from utils.sampling import sample, save_png
-from utils.shots import Shot, class_shots, shots_of
+from utils.bases.sd import load_pipeline
+from utils.concepts.load import load_concept
+from utils.evaluation.data_sets import Subject
+from utils.evaluation.folder import BASE
+from utils.evaluation.scoring import Scorer, score_subject
+from utils.evaluation.shots import Shot, class_shots, shots_of
+from utils.images import open_image, save_png
+from utils.sampling.images import sample
 
 
 def run_job(

@@ -11,15 +11,15 @@ from pathlib import Path
 from scripts.personalise import read_setting
 from scripts.toon.benchmark_set import benchmark, facts_of_templates
 from scripts.toon.world import ANIMALS
-from utils.bases import base_of
-from utils.benchmarks import READERS, Individual, Subject, read_templates
-from utils.concept_formats import read_concept
-from utils.config import TrainConfig
+from utils.bases.registry import base_of
+from utils.concepts.formats import read_concept
 from utils.errors import UserError
-from utils.methods import METHODS
-from utils.pictures import check_images, list_images
-from utils.results import BASE
-from utils.shots import GENERATED, Shot, shots_of_folder
+from utils.evaluation.data_sets import READERS, Individual, Subject, read_templates
+from utils.evaluation.folder import BASE
+from utils.evaluation.shots import GENERATED, Shot, shots_of_folder
+from utils.images import check_images, list_images
+from utils.training.config import TrainConfig
+from utils.training.methods import METHODS
 
 TOON = "toon"
 DATASETS = (TOON, *READERS)
@@ -46,7 +46,7 @@ class Source:
 
 
 def source_of(args: Namespace) -> Source:
-    """The source that the flags of scripts/evaluate.py name. Raises UserError; loads and writes nothing."""
+    """The source that the flags of scripts.evaluate name. Raises UserError; loads and writes nothing."""
     modes = {"--dataset": args.dataset, "--concept": args.concept, "--generated": args.generated}
     given = [flag for flag, value in modes.items() if value is not None]
     if len(given) != 1:

@@ -5,7 +5,7 @@ if [ ! -f "$(dirname "${BASH_SOURCE[0]}")/settings/$BASE.txt" ]; then
   exit 2
 fi
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-SETTING=($(cat "scripts/settings/$BASE.txt"))  # one flag a line; scripts/evaluate.py trains with the same
+SETTING=($(cat "scripts/settings/$BASE.txt"))  # one flag a line; scripts.evaluate trains with the same
 
 launch() {
   local flags=("${SETTING[@]}")

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from utils.benchmarks import Subject
-from utils.config import TrainConfig, build_parser
 from utils.errors import UserError
-from utils.methods import METHODS
-from utils.preflight import check_run
-from utils.results import write_json
+from utils.evaluation.data_sets import Subject
+from utils.files import write_json
+from utils.training.config import TrainConfig, build_parser
+from utils.training.methods import METHODS
+from utils.training.preflight import check_run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SETTINGS = REPOSITORY / "scripts" / "settings"

@@ -1,14 +1,10 @@
-"""Write RESULTS/report.html again, from the files that scripts/evaluate.py left in the results folder."""
+"""Write RESULTS/report.html again, from the files that scripts.evaluate left in the results folder."""
 
 import argparse
-import sys
 from pathlib import Path
 
-if __package__ in (None, ""):  # run as a file: the repository's root is not on the path
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from utils.errors import exit_on_user_error  # noqa: E402
-from utils.report import write_report  # noqa: E402
+from utils.errors import exit_on_user_error
+from utils.report.page import write_report
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -16,7 +16,7 @@ STEPS = 40
 
 
 def write_results(folder: Path, obeyed: bool = True, methods: tuple[str, ...] = METHODS) -> Path:
-    """The whole folder as scripts/evaluate.py leaves it; every number in it is another one."""
+    """The whole folder as scripts.evaluate leaves it; every number in it is another one."""
     subjects = []
     for number, subject in enumerate(SUBJECTS):
         pictures = folder / "dataset" / subject["name"]

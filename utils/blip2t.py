@@ -17,11 +17,11 @@ from PIL import Image
 from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
-from utils.blip_families import FAMILIES, Blip1, Blip2
-from utils.encoders import batches, check_files
+from utils.bases.devices import choose_device_dtype, without_progress_bars
+from utils.bases.pretrained import read_config
 from utils.errors import UserError
-from utils.models import choose_device_dtype, without_progress_bars
-from utils.pretrained import read_config
+from utils.scores.blip_families import FAMILIES, Blip1, Blip2
+from utils.scores.encoders import batches, check_files
 
 HEADS = ("itc", "itm")
 Picture = TypeVar("Picture")  # an Image, or the path of one

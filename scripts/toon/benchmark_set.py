@@ -25,9 +25,9 @@ from scripts.toon.world import (
     sample_look,
     with_article,
 )
-from utils.benchmarks import Individual, Subject
 from utils.errors import UserError
-from utils.sampling import save_png
+from utils.evaluation.data_sets import Individual, Subject
+from utils.images import save_png
 
 KINDS = ("dog", "cat", "rabbit", "pig")
 COUNT = 12

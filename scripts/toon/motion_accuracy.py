@@ -30,16 +30,17 @@ from scripts.toon.motion_measures import Clip, displacement, mean_of, smoothness
 from scripts.toon.prompt_accuracy import Prompt, stated, trained_concept
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.world import Look, Scene, describe, with_article
-from utils.concept_weights import load_concept
-from utils.dataset import Concept
+from utils.bases.sd import check_base, load_pipeline
+from utils.concepts.load import load_concept
 from utils.errors import UserError, exit_on_user_error
-from utils.models import check_base, load_pipeline
-from utils.motion_adapters import check_adapter, noise_levels
-from utils.pictures import list_images, open_image
-from utils.results import write_json
-from utils.sampling import make_scheduler, sample, save_grid
-from utils.similarity import DinoEncoder, check_dino, dino_i
-from utils.video import TOON_SETTINGS, animate, sample_clips
+from utils.files import write_json
+from utils.images import list_images, open_image
+from utils.sampling.clips import TOON_SETTINGS, animate, sample_clips
+from utils.sampling.grids import save_grid
+from utils.sampling.images import make_scheduler, sample
+from utils.sampling.motion_adapters import check_adapter, noise_levels
+from utils.scores.similarity import DinoEncoder, check_dino, dino_i
+from utils.training.dataset import Concept
 
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline

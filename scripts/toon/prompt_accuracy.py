@@ -31,14 +31,15 @@ from scripts.toon.world import (
     subject_words,
     with_article,
 )
-from utils.concept_weights import load_concept
-from utils.config import TrainConfig
-from utils.dataset import Concept
+from utils.bases.sd import check_base, load_pipeline
+from utils.concepts.load import load_concept
 from utils.errors import UserError, exit_on_user_error
-from utils.models import check_base, load_pipeline
-from utils.pictures import list_images, open_image
-from utils.sampling import sample, save_grid
-from utils.similarity import ClipEncoder, clip_i
+from utils.images import list_images, open_image
+from utils.sampling.grids import save_grid
+from utils.sampling.images import sample
+from utils.scores.similarity import ClipEncoder, clip_i
+from utils.training.config import TrainConfig
+from utils.training.dataset import Concept
 
 CLIP = Path("data/toon/clip")
 Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states

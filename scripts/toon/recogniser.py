@@ -15,7 +15,7 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from scripts.toon.training import begin, device, fit, generator, scenes, to_pixels
 from scripts.toon.world import ATTRIBUTES, Scene, attributes
 from utils.errors import exit_on_user_error
-from utils.pictures import to_pixels as picture_to_pixels
+from utils.images import to_pixels as picture_to_pixels
 
 SIDE = 128  # pictures are resized to this, so that the stem's fourfold reduction keeps small things
 FOLDER = Path("data/toon/recogniser")

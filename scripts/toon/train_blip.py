@@ -27,8 +27,8 @@ from scripts.toon.tokenizer import corpus
 from scripts.toon.train_clip import MEAN, STD, captions_of
 from scripts.toon.training import begin, device, fit, generator, scenes, to_pixels
 from scripts.toon.world import Scene, attributes, twin
-from utils.blip_families import Blip1
 from utils.errors import exit_on_user_error
+from utils.scores.blip_families import Blip1
 
 WIDTH = 128
 TEMPERATURE = 0.07  # where BLIP starts; it is learned there, but a score is the cosine without it

@@ -15,8 +15,8 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextMode
 from scripts.toon.recogniser import split, targets
 from scripts.toon.training import begin, device, fit, scenes, to_pixels
 from scripts.toon.world import ANIMALS, ATTRIBUTES, Scene, caption, describe, is_held_out, twin
+from utils.bases.sd import tokenize
 from utils.errors import exit_on_user_error
-from utils.models import tokenize
 
 WIDTH = 128
 MEAN = STD = [0.5, 0.5, 0.5]

@@ -29,10 +29,10 @@ from scripts.toon.training import (
     subject_weighted_mse,
 )
 from scripts.toon.world import caption, without_subject
+from utils.bases.sd import tokenize
 from utils.errors import exit_on_user_error
-from utils.losses import target_of
-from utils.models import tokenize
-from utils.pictures import to_pixels
+from utils.images import to_pixels
+from utils.training.losses import target_of
 
 
 def build(unet: UNet2DConditionModel) -> MotionAdapter:
@@ -150,7 +150,7 @@ def main() -> None:
 
     fit(adapter, loss_of, args.steps, args.lr, args.work_dir / "motion.pt", warmup=50, ema_decay=0.998)
     adapter.half().save_pretrained(args.output_dir)
-    scheduler.save_pretrained(args.output_dir)  # the noise levels it was trained on, for utils.video
+    scheduler.save_pretrained(args.output_dir)  # the noise levels it was trained on, for utils.sampling.clips
     size = sum(parameter.numel() for parameter in adapter.parameters())
     print(f"saved {args.output_dir}: {size / 1e6:.1f} million parameters")
 

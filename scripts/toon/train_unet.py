@@ -30,9 +30,9 @@ from scripts.toon.training import (
     to_pixels,
 )
 from scripts.toon.world import Scene, caption, without_subject
+from utils.bases.sd import tokenize
 from utils.errors import exit_on_user_error
-from utils.losses import target_of
-from utils.models import tokenize
+from utils.training.losses import target_of
 
 # Timesteps are drawn as 1000 · sigmoid(1.2 · N(0, 1) - 0.6), after the logit-normal of Esser et al. 2024
 # (arXiv 2403.03206): most of them where shapes and small things are decided, a quarter below 200.

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
-from utils.pictures import to_pixels as picture_to_pixels
-from utils.results import read_json, write_json
+from utils.files import read_json, write_json
+from utils.images import to_pixels as picture_to_pixels
 
 CHECKPOINT_EVERY = 250
 SUBJECT_WEIGHT = 4.0  # of a UNet's loss where the subject is, 1 elsewhere: most words are about the subject

@@ -1,4 +1,4 @@
-"""scripts/benchmark.py, on few pictures and few steps."""
+"""scripts.benchmark, on few pictures and few steps."""
 
 import re
 

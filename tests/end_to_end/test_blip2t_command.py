@@ -21,7 +21,7 @@ from scripts.toon.world import ANIMALS, PLACES, Scene, describe, subject_words, 
 from tests.tiny_blip import LIMIT, write_blip
 from utils.blip2t import BLIP2T
 from utils.errors import UserError
-from utils.pictures import open_image
+from utils.images import open_image
 
 REPOSITORY = Path(__file__).parents[2]
 TOON = Path("data/toon/blip")

@@ -179,7 +179,7 @@ def test_a_second_run_makes_nothing_again(unbroken, flags, tmp_path, monkeypatch
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(unbroken, flags, tmp_path, on_the_cpu):
     folder = tmp_path / "results"
-    command = [sys.executable, "scripts/evaluate.py", *flags(folder)]
+    command = [sys.executable, "-m", "scripts.evaluate", *flags(folder)]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stdout=subprocess.DEVNULL)
     drawn = folder / "base" / "dog" / "images"
     while process.poll() is None and not list(drawn.glob("*.png")):
@@ -205,7 +205,7 @@ def test_two_processes_give_the_table_of_one(unbroken, flags, tmp_path):
     shutil.copytree(unbroken / "classdiffusion" / "dog" / "concept", folder / "classdiffusion/dog/concept")
     done = run(
         *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("scripts/evaluate.py", *flags(folder)),
+        *("-m", "scripts.evaluate", *flags(folder)),
     )
     assert done.returncode == 0, done.stderr
     jobs = re.findall(r"\[(\d)/4\] (\w+), (\w+)", done.stdout)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.results_folder import write_results
-from utils.report import write_report
+from utils.report.page import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chromium-headless-shell")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.clip_vocabulary import write_clip_tokenizer
-from utils.concept_weights import load_concept
-from utils.models import load_pipeline
-from utils.sampling import sample
+from utils.bases.sd import load_pipeline
+from utils.concepts.load import load_concept
+from utils.sampling.images import sample
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow  # about 5 minutes, 12 GB of memory and 4 GB of disk on 2 cores

@@ -12,8 +12,8 @@ from scripts.toon.individuals import class_twin, individuals, near_twin, views
 from scripts.toon.render import render
 from scripts.toon.train_dino import separation
 from scripts.toon.world import KINDS
-from utils.pictures import list_images, open_image
-from utils.similarity import DinoEncoder, clip_t, dino_i
+from utils.images import list_images, open_image
+from utils.scores.similarity import DinoEncoder, clip_t, dino_i
 
 DINO = Path("data/toon/dino")
 EACH, COUNT = 8, 3

@@ -17,11 +17,11 @@ from scripts.toon.train_autoencoder import psnr
 from scripts.toon.train_clip import animals_named, retrieval
 from scripts.toon.training import scenes
 from scripts.toon.world import attributes
-from utils.concept_weights import load_concept
-from utils.losses import cosine_distance, feature_at
-from utils.models import load_pipeline, tokenize
-from utils.sampling import sample
-from utils.video import TOON_SETTINGS, load_video_pipeline, sample_clips
+from utils.bases.sd import load_pipeline, tokenize
+from utils.concepts.load import load_concept
+from utils.sampling.clips import TOON_SETTINGS, load_video_pipeline, sample_clips
+from utils.sampling.images import sample
+from utils.training.losses import cosine_distance, feature_at
 
 TOON = Path("data/toon")
 

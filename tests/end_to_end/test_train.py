@@ -19,17 +19,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import train_classdiffusion
-import utils.config
-import utils.models
-import utils.prior
-import utils.validation
-from utils.concept_weights import load_concept
-from utils.dataset import InstanceDataset, collate
+import utils.bases.sd
+import utils.training.config
+import utils.training.prior
+import utils.training.validation
+from utils.bases.sd import encode_images, load_pipeline, tokenize
+from utils.concepts.load import load_concept
 from utils.errors import UserError, exit_on_user_error
-from utils.models import encode_images, load_pipeline, tokenize
-from utils.noise import draw_noise
-from utils.sampling import sample
+from utils.sampling.images import sample
 from utils.seeds import seed_of
+from utils.training.dataset import InstanceDataset, collate
+from utils.training.noise import draw_noise
 
 REPOSITORY = Path(__file__).parents[2]
 KV_FILE = "pytorch_custom_diffusion_weights.safetensors"
@@ -93,8 +93,8 @@ def quick_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     def two_steps(pipeline, prompts, seeds, *args, batch_size=4, **kwargs):
         return sample(pipeline, prompts, seeds, num_inference_steps=2, batch_size=batch_size)
 
-    monkeypatch.setattr(utils.prior, "sample", two_steps)
-    monkeypatch.setattr(utils.validation, "sample", two_steps)
+    monkeypatch.setattr(utils.training.prior, "sample", two_steps)
+    monkeypatch.setattr(utils.training.validation, "sample", two_steps)
 
 
 # The command
@@ -201,7 +201,7 @@ def test_last_step_is_a_checkpoint_and_the_concept(official, tiny_base):
 def hand_made_first_step(base: Path, settings: dict[str, object]) -> tuple[float, float]:
     """(loss_denoise, loss_spl) of step 1 from the stock base: every <new1> starts as the rare word ktn."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
-    concepts = utils.config.TrainConfig(**settings).concepts()
+    concepts = utils.training.config.TrainConfig(**settings).concepts()
     instances = InstanceDataset(concepts, 16, 2, seed=7, hflip=True, noaug=False)
     batch = collate([instances.instance_item(number) for number in (0, 1)])
     keys = [("instance", 0), ("instance", 1)]
@@ -347,7 +347,7 @@ def test_prior_preservation(train, base_weights, tmp_path, quick_sampling, monke
         total = line["loss_denoise"] + 0.5 * line["loss_spl"] + 2 * line["loss_prior"]
         assert line["loss"] == pytest.approx(total, abs=1e-6) and line["loss_prior"] > 0.1
 
-    monkeypatch.setattr(utils.prior, "sample", None)  # all pictures are there: none is drawn again
+    monkeypatch.setattr(utils.training.prior, "sample", None)  # all pictures are there: none is drawn again
     again = train(tmp_path / "again", **settings, **weights, class_data_dir=folder)
     assert apart(learned(again), learned(out)) == 0
     without = train(
@@ -477,7 +477,7 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     two = learned(tmp_path / "two")
     assert apart(ranks[0], two) == 0 and apart(ranks[1], two) == 0
     assert len(list((tmp_path / "class").glob("class-*.png"))) == 3
-    monkeypatch.setattr(utils.prior, "sample", None)  # the processes have drawn them all
+    monkeypatch.setattr(utils.training.prior, "sample", None)  # the processes have drawn them all
     one = train(tmp_path / "one", train_batch_size=2, **settings)
     assert apart(learned(one), two) < 1e-6
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):
@@ -647,11 +647,11 @@ def workplace(tmp_path: Path, tiny_base: Path, pictures, monkeypatch) -> Path:
     (tmp_path / "deep" / "vae" / "config.json").write_text(json.dumps(vae | {"block_out_channels": [32] * 5}))
     (tmp_path / "cats").mkdir()
     cat = {"prompt": "a cat", "seed": 1}
-    utils.prior.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
+    utils.training.prior.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(train_classdiffusion, "load_pipeline", None)
-    monkeypatch.setattr("utils.pretrained.hf_hub_download", None)
-    monkeypatch.setattr(utils.config, "find_spec", lambda name: None)
+    monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", None)
+    monkeypatch.setattr(utils.training.config, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return tmp_path
 

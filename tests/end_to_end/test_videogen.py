@@ -15,7 +15,7 @@ from PIL import Image, ImageSequence
 import videogen
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
-from utils.concept_weights import save_concept
+from utils.concepts.save import save_concept
 from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

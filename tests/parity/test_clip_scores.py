@@ -8,9 +8,9 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from scripts.toon.render import render
 from scripts.toon.training import scenes
-from utils.models import tokenize
-from utils.pictures import list_images, open_image
-from utils.similarity import ClipEncoder, clip_i, clip_t, mean_similarity
+from utils.bases.sd import tokenize
+from utils.images import list_images, open_image
+from utils.scores.similarity import ClipEncoder, clip_i, clip_t, mean_similarity
 
 CLIP = Path("data/toon/clip")
 

@@ -7,7 +7,7 @@ from transformers import CLIPTokenizer
 
 from tests.clip_vocabulary import write_clip_tokenizer
 from utils.errors import UserError
-from utils.modifier_tokens import check_tokens
+from utils.learners.token_rows import check_tokens
 
 
 @pytest.fixture(scope="module")

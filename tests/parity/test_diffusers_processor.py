@@ -6,8 +6,8 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor, C
 from torch import Tensor
 
 from tests.tiny_models import tiny_pipeline
-from utils.cross_attention import trainable_kv
-from utils.modifier_tokens import install
+from utils.learners.cross_attention_kv import trainable_kv
+from utils.learners.token_rows import install
 
 PROMPTS = ["a photo of a <new1> dog", "a picture of a <new1> cat on the beach"]
 

@@ -16,8 +16,9 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from safetensors.torch import save_file
 
 from tests.tiny_models import tiny_pipeline
-from utils.concept_formats import read_concept
-from utils.concept_weights import load_concept, save_concept
+from utils.concepts.formats import read_concept
+from utils.concepts.load import load_concept
+from utils.concepts.save import save_concept
 from utils.errors import UserError
 
 KV_FILE = "pytorch_custom_diffusion_weights"

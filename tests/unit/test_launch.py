@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.config import TrainConfig, build_parser
+from utils.training.config import TrainConfig, build_parser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

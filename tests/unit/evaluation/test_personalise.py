@@ -1,0 +1,130 @@
+"""The command that trains a subject: its settings, its environment, its failures."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts import personalise
+from scripts.personalise import check_flags, is_trained, read_setting
+from utils.errors import UserError
+from utils.evaluation.data_sets import Individual, Subject
+from utils.training.config import TrainConfig, build_parser
+
+REX = Subject("rex", (Individual("<new1>", "dog", Path("data/dog"), "a photo of a <new1> dog"),), ("a {}",))
+BOTH = Subject(
+    "both",
+    (
+        Individual("<new1>", "teddy bear", Path("data/teddy_bear"), "a photo of a <new1> teddy bear"),
+        Individual("<new2>", "barn", Path("data/barn"), "a photo of a <new2> barn"),
+    ),
+    ("a {0} and a {1}",),
+)
+
+
+@pytest.fixture
+def commands(monkeypatch) -> list[tuple[list[str], dict[str, str]]]:
+    """The commands that would be run, with their environments; they succeed."""
+    seen = []
+
+    def run(command, env, stdout, **_):
+        seen.append((command, env))
+        stdout.write("error: no such luck\n")
+        return subprocess.CompletedProcess(command, int(env.get("FAILS", 0)))
+
+    monkeypatch.setattr(personalise.subprocess, "run", run)
+    return seen
+
+
+def config(command: list[str]) -> TrainConfig:
+    assert command[0] == sys.executable and command[1].endswith("train_classdiffusion.py")
+    return TrainConfig(**vars(build_parser().parse_args(command[2:])))
+
+
+def test_settings_are_complete_training_configurations():
+    for name, resolution, rate, spl_weight in (("toon", None, 1e-5, 0.03), ("sd15", 512, 1e-5, 1.0)):
+        base, flags = read_setting(name)
+        given = build_parser().parse_args([*flags, "--instance_data_dir=x", "--instance_prompt=<new1>"])
+        found = TrainConfig(**vars(given) | {"cls_token": "dog"})
+        assert (found.train_batch_size, found.scale_lr, found.hflip) == (2, True, True)
+        assert (found.resolution, found.learning_rate) == (resolution, rate)
+        assert found.lambda_spl == spl_weight
+        assert base == {"toon": "data/toon/sd", "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}[name]
+
+
+@pytest.mark.parametrize(("method", "weight"), [("classdiffusion", 1.0), ("custom_diffusion", 0.0)])
+def test_methods_differ_in_nothing_but_their_name(commands, tmp_path, method, weight):
+    personalise.personalise(REX, method, "base", ["--hflip"], tmp_path / "concept", torch.device("cpu"))
+    found = config(commands[0][0])
+    assert (found.method, found.lambda_spl, found.cls_token) == (method, weight, "dog")
+    assert (found.pretrained_model_name_or_path, found.hflip) == ("base", True)
+    assert (found.resume_from_checkpoint, found.output_dir) == ("latest", str(tmp_path / "concept"))
+    assert found.concepts()[0].instance_prompt == "a photo of a <new1> dog"
+
+
+@pytest.mark.parametrize("flags", [["--spl_weight=0.5", "--hflip"], ["--spl_weight", "0.5", "--hflip"]])
+def test_the_weight_of_spl_goes_to_the_methods_that_have_it(commands, tmp_path, flags):
+    for method in ("classdiffusion", "custom_diffusion", "textual_inversion"):
+        personalise.personalise(REX, method, "base", flags, tmp_path / method, torch.device("cpu"))
+    found = [config(command) for command, _ in commands]
+    assert [each.lambda_spl for each in found] == [0.5, 0.0, 0.0]
+    assert all(each.hflip for each in found)
+    personalise.personalise(
+        REX, "custom_diffusion", "b", [*flags, "--use_spl"], tmp_path / "c", torch.device("cpu")
+    )
+    assert config(commands[-1][0]).lambda_spl == 0.5
+
+
+def test_several_individuals_are_trained_together(commands, tmp_path):
+    personalise.personalise(BOTH, "classdiffusion", "base", [], tmp_path / "concept", torch.device("cpu"))
+    found = config(commands[0][0])
+    assert [(c.modifier_token, c.cls_token) for c in found.concepts()] == [
+        ("<new1>", "teddy bear"),
+        ("<new2>", "barn"),
+    ]
+    assert json.loads((tmp_path / "concepts.json").read_text())[1]["instance_data_dir"] == "data/barn"
+
+
+def test_a_launcher_is_not_handed_on(commands, tmp_path, monkeypatch):
+    mine = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK ROLE_WORLD_SIZE ROLE_NAME"
+    mine += " GROUP_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID ACCELERATE_MIXED_PRECISION"
+    for name in mine.split():
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    for device in ("cpu", "cuda:1"):
+        personalise.personalise(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device(device))
+    (_, on_cpu), (_, on_gpu) = commands
+    assert not {*mine.split()} & {*on_cpu}
+    assert (on_cpu["ACCELERATE_USE_CPU"], on_cpu["PATH"]) == ("true", personalise.os.environ["PATH"])
+    assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_gpu["CUDA_VISIBLE_DEVICES"]) == ("4,6", "6")
+
+
+@pytest.mark.parametrize(("code", "kind"), [("2", UserError), ("1", RuntimeError)])
+def test_a_failed_training_says_why(commands, tmp_path, monkeypatch, code, kind):
+    monkeypatch.setenv("FAILS", code)
+    with pytest.raises(kind, match="training rex with classdiffusion: no such luck"):
+        personalise.personalise(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device("cpu"))
+    assert not is_trained(tmp_path / "concept")
+
+
+def test_a_finished_training_keeps_no_checkpoint(commands, tmp_path):
+    concept = tmp_path / "concept"
+    (concept / "checkpoint-2").mkdir(parents=True)
+    (concept / "training_config.json").touch()
+    personalise.personalise(REX, "classdiffusion", "b", [], concept, torch.device("cpu"))
+    assert [path.name for path in concept.iterdir()] == ["training_config.json"] and is_trained(concept)
+
+
+def test_flags_are_checked_without_a_picture_or_a_model(tiny_base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for subject in (REX, BOTH):
+        check_flags(subject, "classdiffusion", str(tiny_base), ["--max_train_steps=3"])
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="--train_flags has --cls_token=cat, which an evaluation sets itself"):
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--cls_token=cat"])
+    with pytest.raises(UserError, match="--train_flags: .*max_train_steps"):
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--max_train_steps=0"])

@@ -1,0 +1,360 @@
+"""The training configuration: official command lines, derived values, one line per user mistake."""
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, fields, replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import utils.training.config
+from utils.errors import UserError
+from utils.training.config import LR_SCHEDULERS, TrainConfig, build_parser, parse_config
+from utils.training.methods import METHODS
+
+# scripts/train_single.sh and train_multi.sh of the official repository, their shell variables filled in
+OFFICIAL_SINGLE = [
+    "--pretrained_model_name_or_path=runwayml/stable-diffusion-v1-5",
+    "--instance_data_dir=./data/dog",
+    "--output_dir=./ckpt/dog_cls",
+    "--instance_prompt=a photo of a <new1> dog",
+    "--resolution=512",
+    "--train_batch_size=2",
+    "--learning_rate=1e-5",
+    "--lr_warmup_steps=0",
+    "--max_train_steps=500",
+    "--scale_lr",
+    "--hflip",
+    *("--modifier_token", "<new1>"),
+    "--no_safe_serialization",
+    "--use_spl",
+    "--spl_weight=1",
+    *("--cls_token", "dog"),
+    *("--report_to", "wandb"),
+    "--validation_steps=50",
+    "--validation_prompt=a <new1> dog is swimming",
+    *("--tracker_name", "custom-diffusion-multi"),
+]
+OFFICIAL_MULTI = [
+    "--pretrained_model_name_or_path=runwayml/stable-diffusion-v1-5",
+    "--output_dir=ckpt/teddybear_barn",
+    "--concepts_list=config/concept.json",
+    "--resolution=512",
+    "--train_batch_size=2",
+    "--learning_rate=1e-5",
+    "--lr_warmup_steps=0",
+    "--max_train_steps=800",
+    "--scale_lr",
+    "--hflip",
+    *("--modifier_token", "<new1>+<new2>"),
+    "--use_spl",
+    "--spl_weight=1.0",
+    *("--cls_token", "teddybear+barn"),
+    "--no_safe_serialization",
+    *("--report_to", "wandb"),
+    "--validation_steps=25",
+    "--validation_prompt=a <new1> teddybear sitting in front of a <new2> barn",
+    *("--tracker_name", "custom-diffusion-multi"),
+]
+TEDDY = {"instance_prompt": "a photo of a <new1> teddy bear", "instance_data_dir": "data/teddybear"}
+BARN = {"instance_prompt": "a photo of a <new2> barn", "instance_data_dir": "data/barn"}
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folders and files that the official commands name; every tracker counts as installed."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(utils.training.config, "find_spec", lambda name: object())
+    for name in ("dog", "teddybear", "barn"):
+        Path("data", name).mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(Path("data", name, "0.png"))
+    Path("config").mkdir()
+    write_list([TEDDY | {"class_prompt": "bear"}, BARN | {"class_prompt": "barn"}])
+    return tmp_path
+
+
+def write_list(content: object) -> None:
+    Path("config/concept.json").write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def single(*more: str) -> TrainConfig:
+    flags = ["--instance_data_dir=data/dog", "--instance_prompt=a photo of a <new1> dog", "--cls_token=dog"]
+    return parse_config([*flags, *more])
+
+
+def multi(*more: str) -> TrainConfig:
+    flags = [
+        "--concepts_list=config/concept.json",
+        "--modifier_token=<new1>+<new2>",
+        "--cls_token=teddy bear+barn",
+    ]
+    return parse_config([*flags, *more])
+
+
+def test_official_single_command():
+    config = parse_config(OFFICIAL_SINGLE)
+    assert config == TrainConfig(
+        pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5",
+        instance_data_dir="./data/dog",
+        output_dir="./ckpt/dog_cls",
+        instance_prompt="a photo of a <new1> dog",
+        resolution=512,
+        train_batch_size=2,
+        learning_rate=1e-5,
+        lr_warmup_steps=0,
+        max_train_steps=500,
+        scale_lr=True,
+        hflip=True,
+        modifier_token="<new1>",
+        no_safe_serialization=True,
+        use_spl=True,
+        spl_weight=1.0,
+        cls_token="dog",
+        report_to="wandb",
+        validation_steps=50,
+        validation_prompt="a <new1> dog is swimming",
+        tracker_name="custom-diffusion-multi",
+    )
+    assert config.method == "classdiffusion" and config.spl and config.lambda_spl == 1.0
+    assert config.learning_rates() == (2e-5, 2e-5)
+    (concept,) = config.concepts()
+    assert (concept.modifier_token, concept.initializer_token, concept.cls_token) == ("<new1>", "ktn", "dog")
+    assert concept.instance_prompt == "a photo of a <new1> dog"
+    assert concept.instance_data_dir == Path("data/dog")
+    assert (concept.class_prompt, concept.class_data_dir) == (None, None)
+
+
+def test_official_multi_command():
+    config = parse_config(OFFICIAL_MULTI)
+    assert (config.max_train_steps, config.validation_steps, config.spl_weight) == (800, 25, 1.0)
+    assert config.validation_prompt == "a <new1> teddybear sitting in front of a <new2> barn"
+    teddy, barn = config.concepts()
+    assert (teddy.modifier_token, teddy.initializer_token, teddy.cls_token) == ("<new1>", "ktn", "teddybear")
+    assert (barn.modifier_token, barn.initializer_token, barn.cls_token) == ("<new2>", "pll", "barn")
+    assert teddy.instance_prompt == "a photo of a <new1> teddy bear"
+    assert (barn.instance_data_dir, barn.class_prompt) == (Path("data/barn"), "barn")
+
+
+def test_every_field_is_a_flag_with_help():
+    actions = {action.dest: action for action in build_parser()._actions}
+    for each in fields(TrainConfig):
+        assert actions[each.name].option_strings == [f"--{each.name}"]
+        assert actions[each.name].help
+    build_parser().format_help()  # a stray % in a help text would raise here
+
+
+def test_defaults():
+    config = single()
+    assert config.pretrained_model_name_or_path == "data/toon/sd"
+    assert config.resolution is None and config.token_learning_rate is None and config.spl_weight is None
+    assert (config.report_to, config.mixed_precision, config.spl_pool) == ("none", "no", "eos")
+    assert not config.scale_lr and not config.hflip and not config.noaug and not config.dry_run
+    assert config.learning_rates(processes=2) == (1e-5, 1e-5)
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1
+
+
+def test_scaled_learning_rates():
+    sizes = ["--train_batch_size=3", "--gradient_accumulation_steps=5"]
+    kv_rate, token_rate = single("--scale_lr", "--token_learning_rate=1e-3", *sizes).learning_rates(
+        processes=2
+    )
+    assert kv_rate == pytest.approx(30e-5, rel=1e-12) and token_rate == pytest.approx(30e-3, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("flags", "spl", "lambda_spl"),
+    [
+        ("", True, 1.0),
+        ("--use_spl --spl_weight 0", True, 0.0),
+        ("--spl_weight 0.25", True, 0.25),
+        ("--method custom_diffusion", False, 0.0),
+        ("--method custom_diffusion --use_spl", True, 1.0),
+        ("--method textual_inversion --use_spl --spl_weight 3", True, 3.0),
+    ],
+)
+def test_spl_weight(flags: str, spl: bool, lambda_spl: float):
+    config = single(*flags.split())
+    assert (config.spl, config.lambda_spl) == (spl, lambda_spl)
+
+
+def test_methods():
+    trains = {
+        name: (row.trains_kv, row.trains_token, row.spl_weight, row.uses_prior)
+        for name, row in METHODS.items()
+    }
+    assert trains == {
+        "classdiffusion": (True, True, 1.0, False),
+        "custom_diffusion": (True, True, 0.0, False),
+        "textual_inversion": (False, True, 0.0, False),
+    }
+    assert single("--method=textual_inversion").recipe is METHODS["textual_inversion"]
+
+
+def test_prior_adds_class_pictures_and_keeps_spl():
+    config = single("--with_prior_preservation", "--class_prompt=a photo of a dog", "--output_dir=out")
+    (concept,) = config.concepts()
+    assert config.uses_prior and config.spl
+    assert (concept.class_prompt, concept.class_data_dir) == ("a photo of a dog", Path("out/class_images/0"))
+    (concept,) = replace(config, class_data_dir="data/dogs").concepts()
+    assert concept.class_data_dir == Path("data/dogs")
+
+
+def test_save_round_trip(workplace: Path):
+    config = parse_config(OFFICIAL_SINGLE)
+    config.save(workplace / "training_config.json")
+    assert TrainConfig(**json.loads((workplace / "training_config.json").read_text())) == config
+
+
+def test_schedules_are_known_to_diffusers():
+    from diffusers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
+
+    assert {SchedulerType(name) for name in LR_SCHEDULERS} == TYPE_TO_SCHEDULER_FUNCTION.keys() - {
+        SchedulerType.PIECEWISE_CONSTANT
+    }
+
+
+def mistake(make, *words: str) -> None:
+    """`make()` raises a UserError of one line that contains every word."""
+    with pytest.raises(UserError) as caught:
+        make()
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [word for word in words if word not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--instance_prompt=a photo of a dog", ["a photo of a dog", "lacks <new1>"]),
+        ("--modifier_token=<new1>+<new2>", ["--cls_token 'dog'", "<new1>+<new2>"]),
+        ("--modifier_token=<new1>+", ["--modifier_token has ''"]),
+        ("--modifier_token=my dog", ["my dog", "<new1>"]),
+        ("--modifier_token=a/b", ["a/b"]),
+        ("--cls_token=dog+cat", ["dog+cat", "<new1>"]),
+        ("--cls_token=", ["--cls_token"]),
+        ("--instance_data_dir=data/cat", ["data/cat", "does not exist"]),
+        ("--resolution=100", ["100", "multiple of 8"]),
+        ("--resolution=0", ["--resolution 0", "at least 8"]),
+        ("--resolution=-64", ["--resolution -64"]),
+        ("--spl_weight=-1", ["--spl_weight -1.0", "at least 0"]),
+        ("--spl_weight=nan", ["--spl_weight nan"]),
+        ("--spl_pool=cls", ["--spl_pool cls", "eos, modifier"]),
+        (
+            "--method=dreambooth",
+            ["--method dreambooth", "classdiffusion, custom_diffusion, textual_inversion"],
+        ),
+        ("--lr_scheduler=cosin", ["--lr_scheduler cosin", "cosine_with_restarts"]),
+        ("--lr_warmup_steps=10", ["--lr_warmup_steps", "constant_with_warmup"]),
+        ("--lr_warmup_steps=-1", ["--lr_warmup_steps -1", "at least 0"]),
+        ("--learning_rate=0", ["--learning_rate 0.0", "above 0"]),
+        ("--learning_rate=inf", ["--learning_rate inf"]),
+        ("--learning_rate=fast", ["--learning_rate", "'fast'", "--help"]),
+        ("--adam_beta1=1", ["--adam_beta1 1.0", "below 1"]),
+        ("--mixed_precision=fp8", ["fp8", "no, fp16, bf16"]),
+        ("--report_to=comet", ["comet", "none, tensorboard, wandb"]),
+        ("--class_prompt=a dog", ["--class_prompt", "--with_prior_preservation"]),
+        ("--class_data_dir=data/dog", ["--class_data_dir", "--with_prior_preservation"]),
+        ("--with_prior_preservation", ["class_prompt", "<new1>"]),
+        ("--concepts_list=config/concept.json", ["--concepts_list", "--instance_data_dir"]),
+        ("--steps=5", ["--steps=5", "--help"]),
+        ("--max_train_step=5", ["--max_train_step=5"]),  # no guessing of abbreviations
+    ],
+)
+def test_mistake_in_one_flag(flag: str, words: list[str]):
+    mistake(lambda: single(flag), *words)
+
+
+COUNTS = [each.name for each in fields(TrainConfig) if each.metadata.get("minimum") == 1]
+
+
+def test_counts_are_the_flags_that_must_be_positive():
+    assert set(COUNTS) == {
+        "num_class_images",
+        "sample_batch_size",
+        "train_batch_size",
+        "max_train_steps",
+        "gradient_accumulation_steps",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "num_validation_images",
+        "validation_steps",
+    }
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_count_below_one(name: str):
+    mistake(lambda: single(f"--{name}=0"), f"--{name} 0", "at least 1")
+
+
+def test_mistakes_of_a_single_concept(monkeypatch: pytest.MonkeyPatch):
+    folder, prompt = "--instance_data_dir=data/dog", "--instance_prompt=a photo of a <new1> dog"
+    mistake(lambda: parse_config([folder, prompt]), "needs --cls_token")
+    mistake(lambda: parse_config([prompt, "--cls_token=dog"]), "--instance_data_dir is missing")
+    mistake(lambda: parse_config([folder, "--cls_token=dog"]), "--instance_prompt is missing")
+    mistake(
+        lambda: parse_config([folder, prompt, "--method=custom_diffusion", "--use_spl"]), "needs --cls_token"
+    )
+    mistake(lambda: single("--method=custom_diffusion", "--spl_weight=1"), "--spl_weight", "--use_spl")
+    mistake(
+        lambda: single("--modifier_token=<new1>+<new2>", "--cls_token=dog+cat"), "1 concept", "<new1>+<new2>"
+    )
+    monkeypatch.setattr(utils.training.config, "find_spec", lambda name: None)
+    mistake(lambda: single("--report_to=wandb"), "wandb", "not installed")
+    assert single().report_to == "none"
+
+
+def test_mistakes_in_the_picture_folder():
+    Path("data/empty").mkdir()
+    Path("data/empty/.DS_Store").touch()
+    mistake(lambda: single("--instance_data_dir=data/empty"), "no pictures in data/empty")
+    Path("data/dog/1.jpg").write_bytes(b"not a picture")
+    mistake(single, "data/dog/1.jpg", "replace or remove")
+
+
+def test_mistakes_of_several_concepts():
+    mistake(lambda: multi("--modifier_token=<new1>+<new1>"), "<new1>+<new1>", "repeats")
+    mistake(lambda: multi("--initializer_token=ktn"), "--initializer_token ktn", "2")
+    mistake(lambda: multi("--modifier_token=<new1>", "--cls_token=barn"), "2 concept(s)", "<new1>")
+    mistake(lambda: multi("--cls_token=teddy bear+"), "--cls_token 'teddy bear+'")
+    mistake(
+        lambda: multi("--with_prior_preservation", "--concepts_list=none.json"), "none.json", "does not exist"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("[{]", ["concept.json", "JSON"]),
+        ({"concepts": []}, ["must hold a list"]),
+        (["dog"], ["must hold a list"]),
+        ([TEDDY, {"instance_prompt": "a <new2> barn"}], ["concept 2", "lacks instance_data_dir"]),
+        ([TEDDY, BARN | {"class": "barn"}], ["concept 2 has class", "class_prompt"]),
+        ([TEDDY, BARN | {"class_prompt": 3}], ["concept 2", "not text"]),
+        ([TEDDY, TEDDY], ["a photo of a <new1> teddy bear", "lacks <new2>"]),
+        ([TEDDY], ["1 concept(s)", "<new1>+<new2>"]),
+        ([TEDDY, BARN | {"instance_data_dir": "data/shed"}], ["data/shed", "does not exist"]),
+    ],
+)
+def test_mistake_in_the_concepts_list(content: object, words: list[str]):
+    write_list(content)
+    mistake(multi, *words)
+
+
+def test_concepts_list_with_prior_needs_class_prompts():
+    write_list([TEDDY | {"class_prompt": "bear"}, BARN])
+    assert len(multi().concepts()) == 2
+    mistake(lambda: multi("--with_prior_preservation"), "class_prompt", "<new2>")
+
+
+def test_user_error_exits_with_status_2():
+    script = (
+        "from utils.errors import UserError, exit_on_user_error\n"
+        "def main():\n    raise UserError('--resolution 100 is wrong')\n"
+        "exit_on_user_error(main)\n"
+    )
+    root = Path(__file__).parents[3]
+    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: --resolution 100 is wrong\n")

@@ -1,0 +1,57 @@
+"""Where a model runs and in which precision, and quiet loading."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
+from utils.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def choose_device_dtype(
+    device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> tuple[torch.device, torch.dtype]:
+    """Where to sample and in which precision; whatever is given wins.
+
+    device: default CUDA, else Apple's MPS, else the CPU.
+    dtype: a key of DTYPES or one of its torch types; default fp16 on CUDA, fp32 elsewhere (on a CPU half
+    precision saves nothing, on MPS it is not dependable).
+    Raises UserError for a device this machine lacks and for an unknown dtype.
+    """
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device is None:
+        device = next(name for name, here in present.items() if here)
+    usable = [name for name, here in present.items() if here]
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"unknown device {device!r}; this machine has {', '.join(usable)}") from None
+    if device.type not in usable:
+        raise UserError(f"device {str(device)!r} is not available; this machine has {', '.join(usable)}")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {str(device)!r} does not exist; the last is cuda:{torch.cuda.device_count() - 1}"
+        )
+
+    if dtype is None:
+        dtype = "fp16" if device.type == "cuda" else "fp32"
+    if dtype not in DTYPES and dtype not in DTYPES.values():
+        raise UserError(f"unknown dtype {str(dtype)!r}; choose one of {', '.join(DTYPES)}")
+    return device, DTYPES.get(dtype, dtype)
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Both libraries draw a bar per weights file; their switches are global, so put them back."""
+    silenced = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
+    for log in silenced:
+        log.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for log in silenced:
+            log.enable_progress_bar()

@@ -1,0 +1,82 @@
+"""Save a trained concept in the official layout.
+
+Shapes: C channels of a cross-attention layer, D text width.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.concepts.formats import MANIFEST, SUFFIXES, WEIGHTS_STEM
+
+
+def save_concept(
+    output_dir: str | Path,
+    kv: dict[str, Tensor],
+    rows: dict[str, Tensor],
+    safe_serialization: bool = True,
+    base: str | None = None,
+    classes: Sequence[str | None] = (),
+) -> None:
+    """Write a concept in the official layout, and concept.json. Old files stay whole until the new ones are.
+
+    kv: parameter name -> (C, D), the UNet's attn2.to_k/to_v; empty for textual inversion.
+    rows: modifier token -> (D,). Each is cloned: saved as a view, .bin would hold the whole table.
+    safe_serialization: .safetensors; otherwise .bin, with the empty attn1 entries diffusers' loader wants.
+    """
+    suffix = ".safetensors" if safe_serialization else ".bin"
+    contents: dict[str, dict[str, Any]] = {token: {token: row} for token, row in rows.items()}
+    if kv:
+        contents[WEIGHTS_STEM] = {_processor_key(name): value for name, value in kv.items()}
+    if bad := [stem for stem in contents if stem != Path(stem).name]:
+        raise ValueError(f"{bad} cannot be file names; choose modifier tokens without a path separator")
+    manifest = {
+        "format": 1,
+        "base": base,
+        "modifier_tokens": list(rows),
+        "classes": list(classes),
+        "kv": bool(kv),
+    }
+
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".saving-") as staging:
+        for stem, tensors in contents.items():
+            _write(tensors, Path(staging, stem + suffix))
+        for name in os.listdir(staging):
+            os.replace(Path(staging, name), output_dir / name)
+        Path(staging, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        os.replace(Path(staging, MANIFEST), output_dir / MANIFEST)
+    for stem in {*contents, WEIGHTS_STEM}:  # an earlier save in the other format would be a second truth
+        for other in SUFFIXES:
+            if stem not in contents or other != suffix:
+                (output_dir / (stem + other)).unlink(missing_ok=True)
+
+
+def _write(tensors: dict[str, Tensor], path: Path) -> None:
+    tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
+    if path.suffix == ".safetensors":
+        save_file(tensors, path, metadata={"format": "pt"})
+    else:
+        torch.save(tensors | _empty_attn1(tensors), path)
+
+
+def _processor_key(name: str) -> str:
+    """The official file's key for a UNet parameter: ….attn2.processor.to_k_custom_diffusion.weight."""
+    match = re.fullmatch(r"((?:down_blocks|mid_block|up_blocks)\..+\.attn2)\.(to_[kv])\.weight", name)
+    if match is None:
+        raise ValueError(f"{name} is not the name of a UNet's attn2.to_k or attn2.to_v weight")
+    return f"{match[1]}.processor.{match[2]}_custom_diffusion.weight"
+
+
+def _empty_attn1(keys: dict[str, Tensor]) -> dict[str, dict]:
+    processors = {key.rsplit(".", 2)[0] for key in keys if ".attn2.processor." in key}
+    return {name.replace(".attn2.", ".attn1."): {} for name in sorted(processors)}

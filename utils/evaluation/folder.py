@@ -1,0 +1,38 @@
+"""The results folder of an evaluation: written so that a killed run goes on where it was.
+
+results/
+  settings.json, subjects.json      what the run was told
+  <method>/<subject>/               concept/, images/, class/, records.jsonl, scores.json
+  table.json, table.md, report.html
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.files import read_json
+
+BASE = "base"  # in a method's place: the untouched model, which is given class prompts
+NOT_COMPARED = frozenset({"hardware"})  # a run may go on elsewhere
+MAY_GROW = frozenset({"methods"})  # more methods add to a folder, and change nothing in it
+
+
+def check_settings(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises UserError if `folder` holds a run with other settings, whose pictures and scores would be mixed
+    with this one's, or if it is no folder. Methods may be added."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder} is a file; give a folder")
+    path = folder / "settings.json"
+    if not path.is_file():
+        return
+    before, now = read_json(path), json.loads(json.dumps(settings))
+    for name in sorted(before.keys() | now.keys()):
+        if name in NOT_COMPARED or before.get(name) == now.get(name):
+            continue
+        if name in MAY_GROW and set(before.get(name, [])) <= set(now.get(name, [])):
+            continue
+        raise UserError(
+            f"{folder} holds a run with other settings: {name} was {before.get(name)!r}, "
+            f"is {now.get(name)!r}; give the same, or another --output_dir"
+        )

@@ -1,0 +1,127 @@
+"""The pictures of an evaluation: which prompt and seed each has, and where it lies."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from utils.errors import UserError
+from utils.evaluation.data_sets import Subject, read_lines
+from utils.evaluation.folder import BASE
+from utils.images import list_images, open_image
+from utils.scores.similarity import with_class, without_modifier
+
+GENERATED = "generated"  # in a method's place: pictures that came from elsewhere
+GRID = "grid.png"  # inference.py writes it beside the pictures
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: what it was asked to show (`prompt`), what it is scored against (`text`), where it is."""
+
+    method: str
+    subject: str
+    cls: str
+    prompt_index: int
+    prompt: str
+    text: str
+    seed: int
+    image: str  # path within the results folder
+
+    def describe(self) -> dict[str, Any]:
+        """As records.jsonl holds it."""
+        return {("class" if name == "cls" else name): value for name, value in asdict(self).items()}
+
+
+def shots_of(subject: Subject, method: str, seeds: Sequence[int]) -> list[Shot]:
+    """One per prompt and seed. Every method gets the same seeds; the base gets class prompts."""
+    prompts = subject.class_prompts if method == BASE else subject.prompts
+    return [
+        Shot(method, subject.name, subject.cls, i, prompt, text, seed, _image(method, subject.name, i, seed))
+        for i, (prompt, text) in enumerate(zip(prompts, subject.class_prompts, strict=True))
+        for seed in seeds
+    ]
+
+
+def class_shots(subject: Subject, method: str, seeds: Sequence[int]) -> list[list[Shot]]:
+    """For each individual, pictures of its class alone: what PRES asks the personalised model for."""
+    groups = []
+    for i, each in enumerate(subject.individuals):
+        prompt, stem = f"a photo of a {each.cls_token}", f"{method}/{subject.name}/class/{i:02d}"
+        told = (method, subject.name, subject.cls, i, prompt, prompt)
+        groups.append([Shot(*told, seed, f"{stem}_{seed}.png") for seed in seeds])
+    return groups
+
+
+def shots_of_folder(
+    folder: Path, prompts_file: Path | None, name: str, token: str, cls_token: str | None
+) -> list[tuple[Shot, Path]]:
+    """The pictures of a folder with their prompts, and where each is now.
+
+    A picture's prompt is the text chunk "prompt" of its PNG, as inference.py writes it. A picture without one
+    needs `prompts_file`: its file name begins with the number of its line there, from 0, and an underscore,
+    as in 03_7.png. Lines may hold `{}` for "<token> <class>". The pictures of one prompt are one group of
+    DIV. The grid.png of inference.py is left out. Scored is the prompt in ordinary words: the token gives way
+    to the class or, where that is not given, is removed.
+    Raises UserError for a picture without a prompt, one whose prompt is not in the file, and one that does
+    not open.
+    """
+
+    def scored(prompt: str) -> str:
+        return with_class(prompt, {token: cls_token}) if cls_token else without_modifier(prompt, [token])
+
+    lines = _lines(prompts_file, token, cls_token) if prompts_file else []
+    texts = list(map(scored, lines))
+    shots, taken = [], set()
+    for path in list_images(folder)[0]:
+        if path.name == GRID:
+            continue
+        chunks = _chunks(path)
+        prompt = chunks.get("prompt") or _numbered(path, lines, prompts_file)
+        text = scored(prompt)
+        if prompts_file and text not in texts:
+            raise UserError(f"{path} was drawn for '{prompt}', which is not in {prompts_file}; add it there")
+        if text not in texts:
+            texts.append(text)
+        index, seed = texts.index(text), int(chunks["seed"]) if chunks.get("seed", "").isdecimal() else 0
+        while (index, seed) in taken:
+            seed += 1
+        taken.add((index, seed))
+        image = _image(GENERATED, name, index, seed)
+        shots.append((Shot(GENERATED, name, cls_token or "", index, prompt, text, seed, image), path))
+    if not shots:
+        raise UserError(f"no generated pictures in {folder} besides {GRID}; give the folder that holds them")
+    return shots
+
+
+def _image(method: str, subject: str, prompt_index: int, seed: int) -> str:
+    return f"{method}/{subject}/images/{prompt_index:02d}_{seed}.png"
+
+
+def _lines(prompts_file: Path, token: str, cls_token: str | None) -> list[str]:
+    lines = read_lines(prompts_file)
+    for line in lines:
+        if "{}" in line and cls_token is None:
+            raise UserError(f"{prompts_file} has '{line}'; give --cls_token, the word that {{}} stands for")
+    return [line.replace("{}", f"{token} {cls_token}") for line in lines]
+
+
+def _chunks(path: Path) -> dict[str, str]:
+    """The text chunks of a PNG, read to its last byte so that a broken one is found."""
+    open_image(path)
+    with Image.open(path) as file:
+        return dict(getattr(file, "text", {}))
+
+
+def _numbered(path: Path, lines: Sequence[str], prompts_file: Path | None) -> str:
+    if prompts_file is None:
+        raise UserError(f"{path} does not say its prompt; give --prompts_file and name it 00_0.png, by line")
+    number = path.stem.partition("_")[0]
+    if not number.isdecimal() or int(number) >= len(lines):
+        raise UserError(
+            f"{path} has no prompt of its own, and does not begin with a number below {len(lines)} and '_', "
+            f"a line of {prompts_file}: rename it"
+        )
+    return lines[int(number)]

@@ -1,0 +1,86 @@
+"""Images: found in a folder, read as RGB whatever their format, written as PNG with their settings."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from utils.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+def is_image(path: Path) -> bool:
+    """Whether `path` is a file that is named like a picture and not hidden."""
+    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(pictures, skipped entries) of `folder`, each sorted by name; hidden files (.DS_Store) are skipped.
+
+    Raises UserError when the folder is missing or holds no picture.
+    """
+    if not folder.is_dir():
+        raise UserError(f"picture folder {folder} does not exist: give a folder that holds the pictures")
+    images, skipped = [], []
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        (images if is_image(path) else skipped).append(path)
+    if not images:
+        raise UserError(f"no pictures in {folder}: put some there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return images, skipped
+
+
+def open_image(path: Path) -> Image.Image:
+    """The picture as 8-bit RGB, turned as its EXIF orientation says, transparency composited on white.
+
+    Raises UserError naming the file when it cannot be decoded to its last byte.
+    """
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read picture {path} ({error}): replace or remove it") from error
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bit(image, path)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Grey values 0 … 65535 to 0 … 255 (Pillow's own conversion of such pictures clips at 255)."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise UserError(
+            f"picture {path} has {image.mode}-mode values beyond 16 bits: save it with 8 or 16 bits"
+        )
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def check_images(paths: Iterable[Path]) -> None:
+    """Decode every picture once, so that an unreadable one stops the run before it starts."""
+    for path in paths:
+        open_image(path)
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """RGB picture to (3, height, width) float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes a PNG with `metadata` as text chunks; an older file is replaced in one piece or not at all."""
+    chunks = PngInfo()
+    for key, value in metadata.items():
+        chunks.add_text(key, str(value))
+    unfinished = path.with_name(f".{path.name}.tmp")
+    image.save(unfinished, format="PNG", pnginfo=chunks)
+    os.replace(unfinished, path)

@@ -1,0 +1,90 @@
+"""The results folder of scripts.evaluate, as the report reads it."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+FILES = {"settings.json": dict, "subjects.json": list, "table.json": dict}
+WRITER = "scripts.evaluate"
+
+
+@dataclass(frozen=True)
+class Results:
+    """What a finished run left: settings, subjects, table. Records and logs are read when asked for."""
+
+    folder: Path
+    settings: dict[str, Any]
+    subjects: list[dict[str, Any]]
+    table: dict[str, Any]
+
+    @property
+    def methods(self) -> list[str]:
+        """In the table's order; BASE is among them if it was sampled."""
+        return [row["method"] for row in self.table["rows"]]
+
+    @property
+    def metrics(self) -> list[str]:
+        return self.table["metrics"]
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.table["seeds"]
+
+    def records(self, method: str, subject: str) -> Iterator[dict[str, Any]]:
+        """One dictionary per picture; nothing where the method did not draw the subject."""
+        return _json_lines(self.folder / method / subject / "records.jsonl")
+
+    def log(self, method: str, subject: str) -> list[dict[str, float]]:
+        """The training's lines, one per step; empty where there is no log."""
+        return list(_json_lines(self.folder / method / subject / "concept" / "log.jsonl"))
+
+    def real_pictures(self, subject: dict[str, Any]) -> list[Path]:
+        """The subject's own pictures that are still there, as recorded or under its folder."""
+        folder = Path(subject.get("folder") or self.folder)
+        found = []
+        for name in subject.get("pictures", []):
+            candidates = (Path(name), folder / name, self.folder / name)
+            found += [path for path in candidates if path.is_file()][:1]
+        return found
+
+
+def read_results(folder: Path) -> Results:
+    """Raises UserError if `folder` is not a results folder, or if its run has not reached the table."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; give the results folder that {WRITER} wrote")
+    parts: dict[str, Any] = {}
+    for name, kind in FILES.items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"no {name} in {folder}: not the folder of a finished run; run {WRITER} first")
+        try:
+            parts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is not JSON ({error}); run {WRITER} again") from error
+        if not isinstance(parts[path.stem], kind):
+            raise UserError(f"{path} does not hold a JSON {kind.__name__}; run {WRITER} again")
+    table = parts["table"]
+    if (
+        not all(isinstance(table.get(name), list) for name in ("metrics", "rows", "seeds"))
+        or not table["rows"]
+    ):
+        raise UserError(f"{folder / 'table.json'} holds no metrics, rows or seeds; run {WRITER} again")
+    return Results(folder, **parts)
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON-lines file, without the last line if a kill tore it."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                if not line.endswith("\n"):
+                    return
+                raise UserError(f"{path}, line {number} is not JSON ({error}); run {WRITER} again") from error

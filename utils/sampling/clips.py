@@ -1,0 +1,196 @@
+"""Prompts to short clips with AnimateDiff, one seed per clip, for a personalised Stable Diffusion.
+
+A clip of a trained concept in Python:
+
+    video = load_video_pipeline("data/toon/sd", "data/toon/motion_adapter", ["ckpt/dog"])
+    settings = settings_of("data/toon/sd")
+    frames = next(sample_clips(video, ["a <new1> dog jumping on the beach"], seeds=[0], **settings))
+    save_gif(frames, "dog.gif", fps=8)                 # utils.sampling.clip_files
+
+Shapes: F frames, H = W pixels; a clip is a list of F PIL pictures.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import MotionAdapter, UNetMotionModel
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
+from transformers.utils import logging as transformers_logging
+
+from utils.bases.registry import BASES
+from utils.bases.sd import load_pipeline
+from utils.concepts.load import load_concept
+from utils.errors import UserError
+from utils.sampling.images import check_scheduler, make_scheduler
+from utils.sampling.motion_adapters import check_adapter, noise_levels
+
+if TYPE_CHECKING:
+    from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
+
+# ClassDiffusion's settings, and toon's own: its captions never spoke of quality, its pictures fray under
+# strong guidance, and the noise of eta 1 lets each step mend what the one before it drew wrong. Its movements
+# begin anew every 8 frames: windows that begin 4 apart would draw one frame at two moments of a jump.
+SETTINGS = {
+    "guidance_scale": 7.5,
+    "eta": 0.0,
+    "negative_prompt": "bad quality, worse quality",
+    "window_stride": 4,
+}
+TOON_SETTINGS = {"guidance_scale": 3.0, "eta": 1.0, "negative_prompt": "", "window_stride": 8}
+WINDOW = 16  # frames of a FreeNoise window: the length adapters are trained on
+FREE_INIT_ROUNDS = 3
+ROOMY = 16 * 2**30  # bytes of free GPU memory with which 16 frames of 512 px fit beside all of SD 1.5
+
+
+def load_video_pipeline(
+    base: str | Path,
+    motion_adapter: str | Path,
+    concepts: Sequence[str | Path] = (),
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    beta_schedule: str | None = None,
+) -> "AnimateDiffPipeline":
+    """The base model with its concepts merged and its frames joined by a motion adapter.
+
+    base, motion_adapter: a folder or a Hub id each. concepts: folders or files, as `load_concept` takes them.
+    device, dtype: as in `choose_device_dtype`. beta_schedule: as in `noise_levels`.
+    Raises UserError, before a model loads, for an adapter that does not fit; then as `load_concept` does.
+    """
+    check_adapter(motion_adapter, base)
+    pipeline = load_pipeline(base, device, dtype)
+    for path in concepts:
+        load_concept(pipeline, path)
+    return animate(pipeline, motion_adapter, beta_schedule)
+
+
+def animate(
+    pipeline: "StableDiffusionPipeline", motion_adapter: str | Path, beta_schedule: str | None = None
+) -> "AnimateDiffPipeline":
+    """An AnimateDiffPipeline of the parts of `pipeline`, its UNet copied and motion modules put in.
+
+    Concepts are to be merged before (`load_concept`): with diffusers' own processors the copy would raise.
+    Raises UserError for weights that are missing or left over in the adapter's file.
+    """
+    levels = noise_levels(pipeline.scheduler.config, motion_adapter, beta_schedule)
+    with _quiet():
+        from diffusers import AnimateDiffPipeline  # takes seconds
+
+        adapter, report = MotionAdapter.from_pretrained(
+            motion_adapter, torch_dtype=pipeline.unet.dtype, output_loading_info=True
+        )
+        if amiss := [*report["missing_keys"], *report["unexpected_keys"]]:
+            raise UserError(f"the weights of {motion_adapter} do not match its config.json: {amiss[:2]}")
+        unet = UNetMotionModel.from_unet2d(pipeline.unet, adapter).to(pipeline.device)
+    parts = dict(unet.named_parameters())
+    lost = [name for name, value in pipeline.unet.named_parameters() if not torch.equal(parts[name], value)]
+    assert not lost, f"the motion UNet differs from the image UNet in {lost[:2]}"
+    video = AnimateDiffPipeline(
+        vae=pipeline.vae,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        unet=unet,
+        motion_adapter=adapter,
+        scheduler=make_scheduler("ddim", levels),
+    )
+    video.set_progress_bar_config(disable=True)
+    return video
+
+
+def settings_of(base: str) -> dict[str, Any]:
+    """What suits a base model: guidance_scale, eta, negative_prompt, window_stride for `sample_clips`."""
+    return dict(TOON_SETTINGS if base == BASES["toon"] else SETTINGS)
+
+
+def check_frames(num_frames: int, limit: int, free_noise: bool) -> None:
+    """Raises UserError for a number of frames that an adapter of `limit` frames cannot draw this way."""
+    window = min(WINDOW, limit)
+    if num_frames < 2:
+        raise UserError(f"num_frames is {num_frames}; a clip has 2 frames or more")
+    if num_frames > limit and not free_noise:
+        raise UserError(
+            f"num_frames is {num_frames}, the motion adapter knows {limit}; give that many, or --free_noise"
+        )
+    if free_noise and num_frames <= window:
+        raise UserError(f"num_frames is {num_frames}, within one window of {window}; leave --free_noise out")
+
+
+@torch.no_grad()
+def sample_clips(
+    video: "AnimateDiffPipeline",
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    num_frames: int = 16,
+    num_inference_steps: int = 25,
+    guidance_scale: float = SETTINGS["guidance_scale"],
+    eta: float = SETTINGS["eta"],
+    negative_prompt: str | None = SETTINGS["negative_prompt"],
+    scheduler: str = "ddim",
+    free_noise: bool = False,
+    window_stride: int = SETTINGS["window_stride"],
+    free_init: bool = False,
+) -> Iterator[list[Image.Image]]:
+    """Yields one clip, a list of num_frames pictures, for each pair (prompts[i], seeds[i]), in order.
+
+    The defaults are ClassDiffusion's. Each clip has its own CPU generator, so it depends on no other clip.
+    negative_prompt: has no effect at a guidance_scale of 1 or less.
+    free_noise: windows of 16 frames along a longer clip (Qiu et al. 2023, arXiv 2310.15169), beginning
+    window_stride frames apart.
+    free_init: three rounds, each starting from the low frequencies of the last, for steadier clips in three
+    times the time (Wu et al. 2023, arXiv 2312.07537).
+    Raises UserError as `check_scheduler` and `check_frames` do.
+    """
+    check_scheduler(scheduler, eta)
+    limit = video.motion_adapter.config.motion_max_seq_length
+    check_frames(num_frames, limit, free_noise)
+    video.scheduler = make_scheduler(scheduler, video.scheduler.config)
+    if free_noise:
+        video.enable_free_noise(context_length=min(WINDOW, limit), context_stride=window_stride)
+    elif video.free_noise_enabled:
+        video.disable_free_noise()
+    if free_init:
+        video.enable_free_init(num_iters=FREE_INIT_ROUNDS)
+    else:
+        video.disable_free_init()
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        yield video(
+            prompt,
+            num_frames=num_frames,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            eta=eta,
+            negative_prompt=negative_prompt,
+            generator=torch.Generator().manual_seed(seed),
+        ).frames[0]
+
+
+def save_memory(video: "AnimateDiffPipeline", device: torch.device) -> list[str]:
+    """On a GPU, switch on what its memory asks for; the names of what was, to be told. Elsewhere nothing.
+
+    VAE slicing decodes the frames one by one and costs no time worth naming. CPU offload, which does, keeps
+    one model on the GPU at a time: only with less than 16 GiB free.
+    """
+    if device.type != "cuda":
+        return []
+    video.vae.enable_slicing()
+    free, _ = torch.cuda.mem_get_info(device)
+    if free >= ROOMY:
+        return ["VAE slicing"]
+    video.enable_model_cpu_offload(device=device)
+    return ["VAE slicing", f"CPU offload ({free / 2**30:.0f} GiB of GPU memory are free)"]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The libraries remark on a motion UNet's dtype and on a torchvision that nothing here uses."""
+    before = [(log, log.get_verbosity()) for log in (diffusers_logging, transformers_logging)]
+    for log, _ in before:
+        log.set_verbosity_error()
+    try:
+        yield
+    finally:
+        for log, verbosity in before:
+            log.set_verbosity(verbosity)

@@ -1,0 +1,79 @@
+"""Prompts about trained concepts: read, and checked against what the concepts and the tokenizer know."""
+
+import re
+from itertools import zip_longest
+from pathlib import Path
+
+from transformers import CLIPTokenizer
+
+from utils.concepts.formats import ConceptWeights
+from utils.errors import UserError
+from utils.learners.token_rows import check_within_limit
+
+
+def subjects_of(concepts: list[ConceptWeights]) -> list[str]:
+    """'<new1> dog' for every token of the concepts, the token alone where no class is recorded.
+
+    Raises UserError when there is no token.
+    """
+    subjects = [
+        f"{token} {name}" if name else token
+        for concept in concepts
+        for token, name in zip_longest(concept.rows, concept.classes)
+    ]
+    if not subjects:
+        raise UserError("the --concept names no token to draw; give --prompt or --prompts_file")
+    return subjects
+
+
+def check_together(concepts: list[ConceptWeights]) -> None:
+    """Raises UserError for concepts that would overwrite one another."""
+    tokens = [token for concept in concepts for token in concept.rows]
+    for token in tokens:
+        if tokens.count(token) > 1:
+            raise UserError(f"two concepts use {token}; train one of them under another --modifier_token")
+    if sum(bool(concept.weights or concept.deltas) for concept in concepts) > 1:
+        raise UserError(
+            "more than one --concept has its own K/V, which would replace each other; train them together"
+        )
+
+
+def recorded_base(concepts: list[ConceptWeights]) -> str | None:
+    """The one base model that the concepts were trained on, None if none says."""
+    bases = sorted({concept.base for concept in concepts if concept.base})
+    if len(bases) > 1:
+        raise UserError(
+            f"the concepts were trained on different base models ({', '.join(bases)}); choose with --base"
+        )
+    return bases[0] if bases else None
+
+
+def read_prompts(given: list[str], file: Path | None) -> list[str]:
+    """The prompts of the flags, then the file's lines that are not blank; each once."""
+    lines: list[str] = []
+    if file is not None:
+        if not file.is_file():
+            raise UserError(f"no prompts file at {file}; give a text file with one prompt per line")
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        if not lines:
+            raise UserError(f"prompts file {file} is empty; write one prompt per line")
+    return list(dict.fromkeys(given + lines))  # a repeated prompt would only repeat its pictures
+
+
+def check_modifier_tokens(prompts: list[str], base: str, concepts: list[ConceptWeights]) -> None:
+    """Raises UserError for a <token> that neither a concept nor the base's tokenizer knows, and for one that
+    stands past the tokenizer's limit.
+
+    The tokenizer would spell an unknown one in letters and cut off a late one: pictures would show anything.
+    """
+    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+    mentioned = {token for prompt in prompts for token in re.findall(r"<[^<>\s]+>", prompt)}
+    known = [token for concept in concepts for token in concept.rows]
+    for token in sorted(mentioned.difference(known)):
+        if token not in tokenizer.get_vocab():
+            raise UserError(
+                f"prompt mentions {token}, known are: {', '.join(known) or 'none'}; add its --concept"
+            )
+    tokenizer.add_tokens(known)
+    for prompt in prompts:
+        check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])

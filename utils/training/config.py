@@ -1,0 +1,216 @@
+"""The training configuration: one frozen dataclass, its command line derived from its fields."""
+
+import json
+from argparse import ArgumentParser
+from dataclasses import asdict, dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+from utils.flags import check_limits, option, parser_of
+from utils.images import check_images, list_images
+from utils.training.dataset import Concept, read_concepts_list
+from utils.training.methods import METHODS, Method
+
+# diffusers' names, without piecewise_constant, which needs rules that no flag gives
+LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything a training run is told. Raises UserError when fields contradict each other."""
+
+    # base model
+    pretrained_model_name_or_path: str = option("data/toon/sd", "Stable Diffusion: a folder or a Hub name")
+    revision: str | None = option(None, "revision of the base model on the Hub")
+    variant: str | None = option(None, "variant of the base model's files, e.g. fp16")
+
+    # concept
+    instance_data_dir: str | None = option(None, "folder with the concept's pictures")
+    instance_prompt: str | None = option(None, "caption of these pictures, e.g. 'a photo of a <new1> dog'")
+    class_data_dir: str | None = option(None, "folder of the class pictures (default: inside output_dir)")
+    class_prompt: str | None = option(None, "prompt of the class pictures, e.g. 'a photo of a dog'")
+    concepts_list: str | None = option(None, "JSON list of concepts, instead of the four flags above")
+    modifier_token: str = option("<new1>", "new token of each concept, joined by +")
+    initializer_token: str = option("ktn+pll+ucd", "rare words the new tokens start from, joined by +")
+    cls_token: str | None = option(None, "class word of each concept, joined by +, e.g. 'teddy bear+barn'")
+
+    # method
+    method: str = option("classdiffusion", "what trains and which losses join", choices=tuple(METHODS))
+    use_spl: bool = option(False, "semantic preservation loss, SPL (classdiffusion has it anyway)")
+    spl_weight: float | None = option(
+        None, "SPL weight (default: the method's, else 1); 0: logged", minimum=0
+    )
+    spl_pool: str = option("eos", "where SPL reads the modified phrase", choices=("eos", "modifier"))
+    with_prior_preservation: bool = option(False, "class pictures join each batch")
+    prior_loss_weight: float = option(1.0, "weight of the class pictures' loss", minimum=0)
+    num_class_images: int = option(200, "class pictures per concept; missing ones are generated", minimum=1)
+    sample_batch_size: int = option(4, "batch size when generating class pictures", minimum=1)
+
+    # optimisation
+    output_dir: str = option("ckpt/concept", "folder for the trained concept, logs and checkpoints")
+    seed: int = option(0, "seed of every random draw", minimum=0)
+    resolution: int | None = option(None, "training picture side (default: the base model's)", minimum=8)
+    train_batch_size: int = option(2, "instance pictures per process and micro-step", minimum=1)
+    max_train_steps: int = option(500, "optimizer steps", minimum=1)
+    learning_rate: float = option(1e-5, "learning rate of K and V", above=0)
+    token_learning_rate: float | None = option(None, "learning rate of the tokens (default: same)", above=0)
+    scale_lr: bool = option(False, "multiply learning rates by batch size, accumulation steps, processes")
+    lr_scheduler: str = option("constant", "learning rate schedule", choices=LR_SCHEDULERS)
+    lr_warmup_steps: int = option(0, "warm-up steps of the schedule", minimum=0)
+    gradient_accumulation_steps: int = option(1, "micro-steps per optimizer step", minimum=1)
+    gradient_checkpointing: bool = option(False, "less memory, slower steps")
+    adam_beta1: float = option(0.9, "AdamW beta 1", minimum=0, below=1)
+    adam_beta2: float = option(0.999, "AdamW beta 2", minimum=0, below=1)
+    adam_weight_decay: float = option(1e-2, "AdamW weight decay", minimum=0)
+    adam_epsilon: float = option(1e-8, "AdamW epsilon", above=0)
+    max_grad_norm: float = option(1.0, "gradient clipping norm", above=0)
+    mixed_precision: str = option("no", "precision of the frozen parts", choices=("no", "fp16", "bf16"))
+    hflip: bool = option(False, "flip pictures left-right half of the time")
+    noaug: bool = option(False, "no scale augmentation")
+
+    # checkpoints
+    checkpointing_steps: int = option(250, "optimizer steps between checkpoints", minimum=1)
+    checkpoints_total_limit: int | None = option(None, "keep only the newest checkpoints", minimum=1)
+    resume_from_checkpoint: str | None = option(None, "checkpoint folder, or 'latest' in output_dir")
+    no_safe_serialization: bool = option(False, "save .bin files instead of .safetensors")
+
+    # reports
+    report_to: str = option("none", "tracker beside the log file", choices=("none", "tensorboard", "wandb"))
+    tracker_name: str = option("classdiffusion", "project name given to the tracker")
+    validation_prompt: str | None = option(None, "prompt to sample while training")
+    num_validation_images: int = option(4, "pictures per validation", minimum=1)
+    validation_steps: int = option(50, "optimizer steps between validations", minimum=1)
+    dry_run: bool = option(False, "print the configuration and the plan, then stop")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check_limits(each, getattr(self, each.name))
+        if self.resolution is not None and self.resolution % 8:
+            raise UserError(f"--resolution {self.resolution} is not a multiple of 8, the autoencoder's step")
+        if self.lr_warmup_steps and self.lr_scheduler == "constant":
+            raise UserError("--lr_warmup_steps needs a warm-up: use --lr_scheduler constant_with_warmup")
+        if self.report_to != "none" and find_spec(self.report_to) is None:
+            raise UserError(f"--report_to {self.report_to}: not installed; pip install it or use none")
+        self._check_tokens()
+        self._check_spl()
+        self._check_concept_flags()
+
+    def _check_tokens(self) -> None:
+        tokens = self.modifier_tokens
+        for token in tokens:
+            if not token or "/" in token or any(map(str.isspace, token)):
+                raise UserError(f"--modifier_token has '{token}': give single words like <new1>, joined by +")
+        if len(set(tokens)) < len(tokens):
+            raise UserError(f"--modifier_token {self.modifier_token} repeats one: give each concept its own")
+        if len(self.initializer_tokens) < len(tokens):
+            raise UserError(f"--initializer_token {self.initializer_token}: need {len(tokens)}, joined by +")
+        if self.cls_token is not None and (len(self.cls_tokens) != len(tokens) or not all(self.cls_tokens)):
+            raise UserError(f"--cls_token '{self.cls_token}': need one class for each of {'+'.join(tokens)}")
+
+    def _check_spl(self) -> None:
+        if self.spl and self.cls_token is None:
+            raise UserError("the semantic preservation loss needs --cls_token, e.g. --cls_token dog")
+        if not self.spl and self.spl_weight is not None:
+            raise UserError(f"--spl_weight has no effect on --method {self.method}: add --use_spl")
+
+    def _check_concept_flags(self) -> None:
+        required, optional = ("instance_data_dir", "instance_prompt"), ("class_data_dir", "class_prompt")
+        for name in required + optional:
+            given = getattr(self, name) is not None
+            if given and self.concepts_list is not None:
+                raise UserError(f"--concepts_list and --{name} contradict each other: give one of them")
+            if given and name in optional and not self.uses_prior:
+                raise UserError(f"--{name} has no effect: add --with_prior_preservation")
+            if not given and name in required and self.concepts_list is None:
+                raise UserError(f"--{name} is missing: give it, or a --concepts_list")
+
+    @property
+    def modifier_tokens(self) -> list[str]:
+        return self.modifier_token.split("+")
+
+    @property
+    def initializer_tokens(self) -> list[str]:
+        return self.initializer_token.split("+")
+
+    @property
+    def cls_tokens(self) -> list[str | None]:
+        """One class word per modifier token; None where --cls_token was not given."""
+        return self.cls_token.split("+") if self.cls_token is not None else [None] * len(self.modifier_tokens)
+
+    @property
+    def recipe(self) -> Method:
+        """The row of METHODS."""
+        return METHODS[self.method]
+
+    @property
+    def spl(self) -> bool:
+        """Whether the semantic preservation loss is computed (with weight 0 it is only logged)."""
+        return self.use_spl or self.recipe.spl_weight > 0
+
+    @property
+    def lambda_spl(self) -> float:
+        """Weight of the semantic preservation loss: the flag, else the method's, else the paper's 1."""
+        if not self.spl:
+            return 0.0
+        return self.spl_weight if self.spl_weight is not None else self.recipe.spl_weight or 1.0
+
+    @property
+    def uses_prior(self) -> bool:
+        return self.with_prior_preservation or self.recipe.uses_prior
+
+    def learning_rates(self, processes: int = 1) -> tuple[float, float]:
+        """(K/V, tokens), scaled if --scale_lr: the official 1e-5 with batch 2 is 2e-5 on one process."""
+        scale = self.train_batch_size * self.gradient_accumulation_steps * processes if self.scale_lr else 1
+        token_rate = self.learning_rate if self.token_learning_rate is None else self.token_learning_rate
+        return scale * self.learning_rate, scale * token_rate
+
+    def concepts(self) -> list[Concept]:
+        """The concepts, from the flags or from --concepts_list, one per modifier token.
+
+        Raises UserError for a broken list, a number of concepts other than that of tokens, a prompt without
+        its token, and prior preservation without a class prompt.
+        """
+        entries = [asdict(self)]
+        if self.concepts_list is not None:
+            entries = read_concepts_list(Path(self.concepts_list))
+        if len(entries) != len(self.modifier_tokens):
+            raise UserError(
+                f"--modifier_token {self.modifier_token} for {len(entries)} concept(s): give one each"
+            )
+        return [self._concept(index, entry) for index, entry in enumerate(entries)]
+
+    def _concept(self, index: int, entry: dict[str, Any]) -> Concept:
+        token, class_prompt = self.modifier_tokens[index], entry.get("class_prompt")
+        if token not in entry["instance_prompt"]:
+            raise UserError(f"'{entry['instance_prompt']}' lacks {token}: write it before the class word")
+        if self.uses_prior and not class_prompt:
+            raise UserError(f"prior preservation needs a class_prompt for {token}, e.g. 'a photo of a dog'")
+        class_data_dir = entry.get("class_data_dir") or Path(self.output_dir) / "class_images" / str(index)
+        return Concept(
+            modifier_token=token,
+            initializer_token=self.initializer_tokens[index],
+            cls_token=self.cls_tokens[index],
+            instance_prompt=entry["instance_prompt"],
+            instance_data_dir=Path(entry["instance_data_dir"]),
+            class_prompt=class_prompt,
+            class_data_dir=Path(class_data_dir) if self.uses_prior else None,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the fields, as given, as JSON."""
+        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+
+def build_parser() -> ArgumentParser:
+    """The command line of train_classdiffusion.py: the official flag names, one per field."""
+    return parser_of(TrainConfig, "Learn one or several concepts from a few pictures each.")
+
+
+def parse_config(argv: list[str] | None = None) -> TrainConfig:
+    """The configuration a command line asks for, its concepts and pictures checked before models load."""
+    config = TrainConfig(**vars(build_parser().parse_args(argv)))
+    for concept in config.concepts():
+        check_images(list_images(concept.instance_data_dir)[0])
+    return config
