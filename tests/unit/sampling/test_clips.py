@@ -10,10 +10,10 @@ from PIL import Image, ImageSequence
 
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
-from utils.sampling import clips as video_module
-from utils.sampling import clip_files
 from utils.bases.registry import base_of
 from utils.errors import UserError
+from utils.sampling import clip_files
+from utils.sampling import clips as video_module
 from utils.sampling.clip_files import (
     check_formats,
     durations,
