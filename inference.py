@@ -9,7 +9,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.bases.devices import DTYPES, choose_device_dtype
-from utils.bases.registry import BASES, base_of
+from utils.bases.registry import BASES, base_row
 from utils.bases.sd import check_base, load_pipeline
 from utils.concepts.formats import ConceptWeights, read_concept
 from utils.concepts.load import load_concept
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     concepts = [read_concept(path) for path in args.concept]
     check_together(concepts)
     prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
-    base = base_of(args.base or recorded_base(concepts) or "toon")
+    base = base_row(args.base or recorded_base(concepts) or "toon").path
     check_base(base)
     check_modifier_tokens(prompts, base, concepts)
     device, dtype = choose_device_dtype(args.device, args.dtype)

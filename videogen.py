@@ -12,14 +12,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from utils.bases.devices import DTYPES, choose_device_dtype
-from utils.bases.registry import BASES, base_of
+from utils.bases.registry import BASES, base_row
 from utils.bases.sd import check_base
 from utils.concepts.formats import ConceptWeights, read_concept
 from utils.errors import UserError, exit_on_user_error
 from utils.sampling.clip_files import WRITERS, check_formats, save_contact_sheet
 from utils.sampling.clips import (
-    SETTINGS,
-    TOON_SETTINGS,
     check_frames,
     load_video_pipeline,
     sample_clips,
@@ -43,7 +41,8 @@ ADAPTER = "data/toon/motion_adapter"  # the embedded one
 
 def told(setting: str) -> str:
     """The defaults of a setting, for --help."""
-    return f"default: {SETTINGS[setting]:g}, for toon {TOON_SETTINGS[setting]:g}"
+    sd, toon = (getattr(BASES[name].clips, setting) for name in ("sd15", "toon"))
+    return f"default: {sd:g}, for toon {toon:g}"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,7 +55,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--concept", type=Path, action="append", default=[], help=f"repeatable (default: {CONCEPT})")
     add("--prompt", action="append", default=[], help="repeatable (default: one about the concept)")
     add("--prompts_file", type=Path, help="text file, one prompt per line; joins those of --prompt")
-    add("--negative_prompt", help=f"default: '{SETTINGS['negative_prompt']}', with guidance; none for toon")
+    add(
+        "--negative_prompt",
+        help=f"default: '{BASES['sd15'].clips.negative_prompt}', with guidance; none for toon",
+    )
     add("--num_videos", type=int, default=1, help="clips per prompt (default: %(default)s)")
     add("--seed", type=int, default=0, help="clip i of a prompt uses seed + i (default: %(default)s)")
     add("--num_frames", type=int, default=16, help="default: %(default)s")
@@ -90,7 +92,7 @@ def main(argv: list[str] | None = None) -> None:
     paths = args.concept or [default_concept()]
     concepts = [read_concept(path) for path in paths]
     check_together(concepts)
-    base = base_of(args.base or recorded_base(concepts) or "toon")
+    base = base_row(args.base or recorded_base(concepts) or "toon").path
     guidance_scale, eta, negative_prompt = drawing_settings(args, base)
     check_scheduler(args.scheduler, eta)
     counts = {name: getattr(args, name) for name in ("num_videos", "num_inference_steps")}

@@ -11,7 +11,7 @@ from pathlib import Path
 from scripts.personalise import read_setting
 from scripts.toon.benchmark_set import benchmark, facts_of_templates
 from scripts.toon.world import ANIMALS
-from utils.bases.registry import base_of
+from utils.bases.registry import base_row
 from utils.concepts.formats import read_concept
 from utils.errors import UserError
 from utils.evaluation.data_sets import READERS, Individual, Subject, read_templates
@@ -88,7 +88,7 @@ def _from_dataset(args: Namespace) -> Source:
     base, flags = read_setting(setting)
     flags += shlex.split(args.train_flags or "")
     methods = _methods(args.methods, [BASE, *METHODS], ["base", "custom_diffusion", "classdiffusion"])
-    return Source(subjects, methods, setting, base_of(args.base or base), tuple(flags), digest=digest)
+    return Source(subjects, methods, setting, base_row(args.base or base).path, tuple(flags), digest=digest)
 
 
 def _from_concept(args: Namespace) -> Source:

@@ -21,7 +21,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from utils.bases.registry import BASES
+from utils.bases.registry import ClipSampling, as_dict, base_row
 from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.errors import UserError
@@ -31,16 +31,6 @@ from utils.sampling.motion_adapters import check_adapter, noise_levels
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
 
-# ClassDiffusion's settings, and toon's own: its captions never spoke of quality, its pictures fray under
-# strong guidance, and the noise of eta 1 lets each step mend what the one before it drew wrong. Its movements
-# begin anew every 8 frames: windows that begin 4 apart would draw one frame at two moments of a jump.
-SETTINGS = {
-    "guidance_scale": 7.5,
-    "eta": 0.0,
-    "negative_prompt": "bad quality, worse quality",
-    "window_stride": 4,
-}
-TOON_SETTINGS = {"guidance_scale": 3.0, "eta": 1.0, "negative_prompt": "", "window_stride": 8}
 WINDOW = 16  # frames of a FreeNoise window: the length adapters are trained on
 FREE_INIT_ROUNDS = 3
 ROOMY = 16 * 2**30  # bytes of free GPU memory with which 16 frames of 512 px fit beside all of SD 1.5
@@ -101,8 +91,8 @@ def animate(
 
 
 def settings_of(base: str) -> dict[str, Any]:
-    """What suits a base model: guidance_scale, eta, negative_prompt, window_stride for `sample_clips`."""
-    return dict(TOON_SETTINGS if base == BASES["toon"] else SETTINGS)
+    """What suits a base model, by name or path, as keyword arguments of `sample_clips`."""
+    return as_dict(base_row(base).clips)
 
 
 def check_frames(num_frames: int, limit: int, free_noise: bool) -> None:
@@ -124,13 +114,13 @@ def sample_clips(
     prompts: Sequence[str],
     seeds: Sequence[int],
     num_frames: int = 16,
-    num_inference_steps: int = 25,
-    guidance_scale: float = SETTINGS["guidance_scale"],
-    eta: float = SETTINGS["eta"],
-    negative_prompt: str | None = SETTINGS["negative_prompt"],
+    num_inference_steps: int = ClipSampling.num_inference_steps,
+    guidance_scale: float = ClipSampling.guidance_scale,
+    eta: float = ClipSampling.eta,
+    negative_prompt: str | None = ClipSampling.negative_prompt,
     scheduler: str = "ddim",
     free_noise: bool = False,
-    window_stride: int = SETTINGS["window_stride"],
+    window_stride: int = ClipSampling.window_stride,
     free_init: bool = False,
 ) -> Iterator[list[Image.Image]]:
     """Yields one clip, a list of num_frames pictures, for each pair (prompts[i], seeds[i]), in order.

@@ -10,7 +10,7 @@ from PIL import Image, ImageSequence
 
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
-from utils.bases.registry import base_of
+from utils.bases.registry import base_row
 from utils.errors import UserError
 from utils.sampling import clip_files
 from utils.sampling import clips as video_module
@@ -221,8 +221,8 @@ def test_a_cpu_needs_no_memory_switches(video):
 
 
 def test_short_names_of_bases():
-    assert base_of("sd15") == "stable-diffusion-v1-5/stable-diffusion-v1-5"
-    assert base_of("toon") == "data/toon/sd" and base_of("some/folder") == "some/folder"
+    assert base_row("sd15").path == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert base_row("./data/toon/sd") == base_row("toon") and base_row("some/folder").path == "some/folder"
 
 
 @pytest.mark.parametrize(("fps", "expected"), [(8, [120, 130, 120, 130]), (10, [100] * 4), (50, [20] * 4)])
