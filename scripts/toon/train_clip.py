@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextMode
 from scripts.toon.recogniser import split, targets
 from scripts.toon.training import begin, device, fit, scenes, to_pixels
 from scripts.toon.world import ANIMALS, ATTRIBUTES, Scene, caption, describe, is_held_out, twin
-from utils.bases.sd import tokenize
+from utils.bases.text import tokenize
 from utils.errors import exit_on_user_error
 
 WIDTH = 128

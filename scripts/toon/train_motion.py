@@ -29,7 +29,7 @@ from scripts.toon.training import (
     subject_weighted_mse,
 )
 from scripts.toon.world import caption, without_subject
-from utils.bases.sd import tokenize
+from utils.bases.text import tokenize
 from utils.errors import exit_on_user_error
 from utils.images import to_pixels
 from utils.training.losses import target_of

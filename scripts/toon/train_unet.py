@@ -30,7 +30,7 @@ from scripts.toon.training import (
     to_pixels,
 )
 from scripts.toon.world import Scene, caption, without_subject
-from utils.bases.sd import tokenize
+from utils.bases.text import tokenize
 from utils.errors import exit_on_user_error
 from utils.training.losses import target_of
 

@@ -17,11 +17,12 @@ from scripts.toon.train_autoencoder import psnr
 from scripts.toon.train_clip import animals_named, retrieval
 from scripts.toon.training import scenes
 from scripts.toon.world import attributes
-from utils.bases.sd import load_pipeline, tokenize
+from utils.bases.sd import load_pipeline
+from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept
 from utils.sampling.clips import TOON_SETTINGS, load_video_pipeline, sample_clips
 from utils.sampling.images import sample
-from utils.training.losses import cosine_distance, feature_at
+from utils.training.losses import cosine_distance
 
 TOON = Path("data/toon")
 

@@ -23,7 +23,8 @@ import utils.bases.sd
 import utils.training.config
 import utils.training.prior
 import utils.training.validation
-from utils.bases.sd import encode_images, load_pipeline, tokenize
+from utils.bases.sd import encode_images, load_pipeline
+from utils.bases.text import tokenize
 from utils.concepts.load import load_concept
 from utils.errors import UserError, exit_on_user_error
 from utils.sampling.images import sample

@@ -8,7 +8,7 @@ from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from scripts.toon.render import render
 from scripts.toon.training import scenes
-from utils.bases.sd import tokenize
+from utils.bases.text import tokenize
 from utils.images import list_images, open_image
 from utils.scores.similarity import ClipEncoder, clip_i, clip_t, mean_similarity
 

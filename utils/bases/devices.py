@@ -1,10 +1,11 @@
 """Where a model runs and in which precision, and quiet loading."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from diffusers.utils import logging as diffusers_logging
+from torch import nn
 from transformers.utils import logging as transformers_logging
 
 from utils.errors import UserError
@@ -55,3 +56,11 @@ def without_progress_bars() -> Iterator[None]:
     finally:
         for log in silenced:
             log.enable_progress_bar()
+
+
+def cast_frozen(modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
+    """Cast the parameters that do not learn, and only them (`to` casts all; diffusers' also warns of it)."""
+    for module in modules:
+        for parameter in module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)

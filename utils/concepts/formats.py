@@ -20,6 +20,7 @@ from utils.errors import UserError
 WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
 ADOBE_FILE = "delta.bin"
 MANIFEST = "concept.json"
+KV = "cross_attention_kv"  # the learner whose file has the official layout
 SUFFIXES = (".safetensors", ".bin")
 
 
@@ -28,8 +29,10 @@ class ConceptWeights:
     """What a concept's files hold, under the UNet's own parameter names.
 
     weights: name -> (C, D), replaces the parameter (attn2.to_q and attn2.to_out.0 too if they were trained).
-    deltas: name -> (C, D), is added to the parameter (Adobe's compressed layout).
-    rows: modifier token -> (D,).
+    deltas: name -> (C, D), is added to the parameter (Adobe's compressed layout). rows: modifier token ->
+    (D,). parts: learner -> the tensors of its own file, for learners other than K/V and rows. base: name,
+    folder or Hub id of the base model; digest: its `base_digest`. method, subject: of the method's row;
+    subject: how prompts name the concept. classes: a class word for each token.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -37,6 +40,15 @@ class ConceptWeights:
     rows: dict[str, Tensor] = field(default_factory=dict)
     base: str | None = None
     classes: tuple[str | None, ...] = ()
+    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    method: str | None = None
+    digest: str | None = None
+    subject: str = "{token} {cls}"
+
+    @property
+    def changes_weights(self) -> bool:
+        """Whether it holds more than token rows."""
+        return bool(self.weights or self.deltas or self.parts)
 
 
 def read_concept(path: Path) -> ConceptWeights:
@@ -70,8 +82,8 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
     weights_file = weights_file or _weights_file(folder)
     if weights_file and weights_file.name == ADOBE_FILE:
         return _parse(read_file(weights_file), weights_file)
-    manifest = _read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
-    if weights_file is None and (manifest is None or manifest["kv"]):
+    manifest = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    if weights_file is None and (manifest is None or KV in manifest["files"]):
         wanted = f"{WEIGHTS_STEM}(.safetensors|.bin)"
         raise UserError(f"no {wanted} in {folder}; give a concept's directory, or one token file")
     weights = _parse(read_file(weights_file), weights_file).weights if weights_file else {}
@@ -79,10 +91,20 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
         files = [f for f in sorted(folder.iterdir()) if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
         return ConceptWeights(weights, rows=_read_token_files(files))
     tokens = manifest["modifier_tokens"]
-    rows = _read_token_files([_token_file(folder, token) for token in tokens])
+    rows = _read_token_files([_one_file(folder, token) for token in tokens])
     if list(rows) != tokens:
         raise UserError(f"{folder}: {MANIFEST} names {tokens}, the files hold {list(rows)}")
-    return ConceptWeights(weights, rows=rows, base=manifest["base"], classes=tuple(manifest["classes"]))
+    own = {learner: stem for learner, stem in manifest["files"].items() if learner != KV}
+    return ConceptWeights(
+        weights,
+        rows=rows,
+        base=manifest["base"],
+        classes=tuple(manifest["classes"]),
+        parts={learner: read_file(_one_file(folder, stem)) for learner, stem in own.items()},
+        method=manifest.get("method"),
+        digest=manifest.get("base_digest"),
+        subject=manifest.get("subject", "{token} {cls}"),
+    )
 
 
 def _weights_file(folder: Path) -> Path | None:
@@ -103,20 +125,33 @@ def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
     return rows
 
 
-def _read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Path) -> dict[str, Any]:
+    """concept.json of format 2, or of format 1 as if it were. Raises UserError for anything else."""
     try:
-        manifest = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not valid JSON ({error}); train or download the concept again") from error
-    if manifest.get("format") != 1:
-        raise UserError(f"{path} has format {manifest.get('format')}; this version reads format 1")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); train or download the concept again") from None
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found not in (1, 2):
+        raise UserError(f"{path} has format {found}; this version reads formats 1 and 2")
+    if found == 1:
+        manifest["files"] = {KV: WEIGHTS_STEM} if manifest.get("kv") else {}
+    words = ("modifier_tokens", "classes")
+    lists = all(isinstance(manifest.get(key), list) for key in words)
+    if not lists or not isinstance(manifest["files"], dict) or "base" not in manifest:
+        raise UserError(f"{path} lacks modifier_tokens, classes, files or base; train or download it again")
+    if not all(
+        isinstance(token, str) for token in [*manifest["modifier_tokens"], *manifest["files"].values()]
+    ):
+        raise UserError(f"{path} has a token or a file that is not a name; train or download it again")
     return manifest
 
 
-def _token_file(folder: Path, token: str) -> Path:
-    found = [file for suffix in SUFFIXES if (file := folder / f"{token}{suffix}").is_file()]
-    if len(found) != 1:
-        raise UserError(f"{folder} needs one file {token}(.safetensors|.bin) and holds {len(found)}")
+def _one_file(folder: Path, stem: str) -> Path:
+    """The weights file of a name, in whichever format it was saved."""
+    found = [file for suffix in SUFFIXES if (file := folder / f"{stem}{suffix}").is_file()]
+    if len(found) != 1 or Path(stem).name != stem:
+        raise UserError(f"{folder} needs one file {stem}(.safetensors|.bin) and holds {len(found)}")
     return found[0]
 
 

@@ -1,9 +1,9 @@
-"""Save a trained concept, and merge one into a Stable Diffusion so that it provably takes effect.
+"""Merge a trained concept into a Stable Diffusion so that it provably takes effect.
 
 Shapes: C channels of a cross-attention layer, D text width.
 """
 
-from collections.abc import Set
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from utils.concepts.formats import ConceptWeights, read_concept
+from utils.concepts.digest import base_digest
+from utils.concepts.formats import KV, ConceptWeights, read_concept
 from utils.errors import UserError
+from utils.learners.learner import WRONG_BASE, check_shape
+from utils.learners.registry import LEARNERS
 
-WRONG_BASE = "load the base model it was trained on"
+Values = dict[tuple[str, str], Tensor]  # (component, parameter name) -> its new value
 
 
 @dataclass(frozen=True)
@@ -42,64 +45,82 @@ def load_concept(pipeline: Any, path: str | Path, weight: float = 1.0) -> Loaded
     """
     path = Path(path)
     concept = read_concept(path)
-    if not (concept.weights or concept.deltas or concept.rows):
+    if not (concept.changes_weights or concept.rows):
         raise UserError(f"{path} holds no weights")
-    merged = _merged_weights(pipeline.unet, concept, weight, path)
+    _compare_bases(pipeline, concept, path)
+    merged = _merged_weights(pipeline, concept, weight, path)
     _check_rows(pipeline, concept.rows, path)
 
-    parameters = dict(pipeline.unet.named_parameters())
     with torch.no_grad():
-        for name, value in merged.items():
-            parameters[name].copy_(value)
+        for (component, name), value in merged.items():
+            _own(pipeline, component, name, value).copy_(value)
     if merged:
         pipeline.unet.merged_concept = str(path)
     token_ids = _add_rows(pipeline, concept.rows)
-    return LoadedConcept(path, token_ids, tuple(merged), concept.base, concept.classes)
+    names = tuple(name for _, name in merged)
+    return LoadedConcept(path, token_ids, names, concept.base, concept.classes)
 
 
-def _merged_weights(unet: nn.Module, concept: ConceptWeights, weight: float, path: Path) -> dict[str, Tensor]:
-    """The new value of every trained parameter, checked and in its dtype. The UNet stays as it is."""
-    found = concept.weights.keys() | concept.deltas.keys()
-    if not found:
+def _own(pipeline: Any, component: str, name: str, value: Tensor) -> Tensor:
+    """The parameter that takes the value; of a token table that has grown since, the first rows."""
+    parameter = getattr(pipeline, component).get_parameter(name)
+    return parameter[: len(value)] if name.endswith("token_embedding.weight") else parameter
+
+
+def _compare_bases(pipeline: Any, concept: ConceptWeights, path: Path) -> None:
+    """Warn when the concept was trained on other weights; a relative of the base may still suit it."""
+    if concept.digest is None or hasattr(pipeline.unet, "merged_concept"):
+        return
+    here = base_digest(pipeline.unet, pipeline.text_encoder)
+    if here is not None and here != concept.digest:
+        warnings.warn(
+            f"{path} was trained on another base model ({concept.base}, digest {concept.digest}; "
+            f"here {here}): expect less likeness",
+            stacklevel=3,
+        )
+
+
+def _merged_weights(pipeline: Any, concept: ConceptWeights, weight: float, path: Path) -> Values:
+    """The new value of every trained parameter, checked and in its dtype. The pipeline stays as it is."""
+    if not concept.changes_weights:
         return {}
-    if earlier := getattr(unet, "merged_concept", None):
+    if earlier := getattr(pipeline.unet, "merged_concept", None):
         raise UserError(
             f"the UNet already carries the K/V of {earlier}, which {path} would overwrite; "
             "load it into a fresh pipeline, or train both concepts together"
         )
-    _check_projections_in_use(unet)
-    parameters = _matching_parameters(unet, found, path)
-    merged = {}
-    for name, parameter in sorted(parameters.items()):
-        end = concept.weights.get(name, concept.deltas.get(name)).to(parameter.device).float()
-        if end.shape != parameter.shape:
-            shapes = f"shape {tuple(end.shape)}, the UNet's is {tuple(parameter.shape)}"
-            raise UserError(f"{path}: {name} has {shapes}; {WRONG_BASE}")
-        start = parameter.detach().float()
-        if name in concept.deltas:
-            end = start + end
-        merged[name] = torch.lerp(start, end, weight).to(parameter.dtype)  # lerp at 1 is exactly `end`
-        if not merged[name].isfinite().all():
-            raise UserError(f"{path}: {name} is not finite in {parameter.dtype}")
-    if all(torch.equal(parameters[name], value) for name, value in merged.items()):
-        raise UserError(f"{path} has no effect: in the UNet's precision its K/V equal those already there")
+    merged: Values = {}
+    for learner, tensors in _tensors_of(pipeline.unet, concept, path).items():
+        if learner not in LEARNERS:
+            raise UserError(f"{path} holds weights of '{learner}'; this version knows {', '.join(LEARNERS)}")
+        for component, values in LEARNERS[learner].merge(pipeline, tensors, path).items():
+            for name, end in sorted(values.items()):
+                own = _own(pipeline, component, name, end).detach()
+                value = torch.lerp(own.float(), end, weight).to(own.dtype)  # lerp at 1 is exactly `end`
+                if not value.isfinite().all():
+                    raise UserError(f"{path}: {name} is not finite in {own.dtype}")
+                merged[component, name] = value
+    if all(torch.equal(_own(pipeline, *key, value), value) for key, value in merged.items()):
+        raise UserError(
+            f"{path} has no effect: in the model's precision its weights equal those already there"
+        )
     return merged
 
 
-def _matching_parameters(unet: nn.Module, found: Set[str], path: Path) -> dict[str, nn.Parameter]:
-    """The UNet's parameters of the names found: all attn2.to_k/to_v, or all of attn2, no less and no more."""
-    # A motion module's attn2 attends to frames, not to text.
-    cross = {k: v for k, v in unet.named_parameters() if ".attn2." in k and ".attentions." in k}
-    kv = {name for name in cross if name.endswith((".to_k.weight", ".to_v.weight"))}
-    trained_all = bool(found & (cross.keys() - kv))  # HF's and Adobe's --freeze_model crossattn
-    expected = cross.keys() if trained_all else kv
-    if found != expected:
-        missing, unused = sorted(expected - found), sorted(found - expected)
-        raise UserError(
-            f"{path} does not fit the UNet: {len(missing)} weights missing {missing[:2]}, "
-            f"{len(unused)} not in the UNet {unused[:2]}; {WRONG_BASE}"
-        )
-    return {name: cross[name] for name in found}
+def _tensors_of(unet: nn.Module, concept: ConceptWeights, path: Path) -> dict[str, dict[str, Tensor]]:
+    """What each learner is to merge. K/V may be given as differences, which are added to the UNet's here."""
+    tensors = dict(concept.parts)
+    if concept.weights or concept.deltas:
+        _check_projections_in_use(unet)
+        parameters = dict(unet.named_parameters())
+        kv = dict(concept.weights)
+        for name, delta in concept.deltas.items():
+            if name in parameters:
+                check_shape(name, delta, parameters[name], "UNet", path)
+                delta = parameters[name].detach().float() + delta.to(parameters[name].device).float()
+            kv[name] = delta  # of an unknown name the learner complains
+        tensors[KV] = kv
+    return tensors
 
 
 def _check_projections_in_use(unet: nn.Module) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from utils.concepts.formats import MANIFEST, SUFFIXES, WEIGHTS_STEM
+from utils.concepts.formats import KV, MANIFEST, SUFFIXES, WEIGHTS_STEM
 
 
 def save_concept(
@@ -25,25 +25,32 @@ def save_concept(
     safe_serialization: bool = True,
     base: str | None = None,
     classes: Sequence[str | None] = (),
+    parts: Mapping[str, dict[str, Tensor]] | None = None,
+    **facts: str | None,
 ) -> None:
     """Write a concept in the official layout, and concept.json. Old files stay whole until the new ones are.
 
     kv: parameter name -> (C, D), the UNet's attn2.to_k/to_v; empty for textual inversion.
     rows: modifier token -> (D,). Each is cloned: saved as a view, .bin would hold the whole table.
     safe_serialization: .safetensors; otherwise .bin, with the empty attn1 entries diffusers' loader wants.
+    parts: learner -> the tensors of its own file, `<learner>.safetensors`.
+    facts: method, subject, base_digest, as concept.json records them.
     """
     suffix = ".safetensors" if safe_serialization else ".bin"
+    parts = parts or {}
     contents: dict[str, dict[str, Any]] = {token: {token: row} for token, row in rows.items()}
     if kv:
         contents[WEIGHTS_STEM] = {_processor_key(name): value for name, value in kv.items()}
+    contents |= parts
     if bad := [stem for stem in contents if stem != Path(stem).name]:
         raise ValueError(f"{bad} cannot be file names; choose modifier tokens without a path separator")
     manifest = {
-        "format": 1,
+        "format": 2,
         "base": base,
         "modifier_tokens": list(rows),
         "classes": list(classes),
-        "kv": bool(kv),
+        "files": ({KV: WEIGHTS_STEM} if kv else {}) | {learner: learner for learner in parts},
+        **facts,
     }
 
     output_dir = Path(output_dir)

@@ -4,13 +4,19 @@ Shapes: B images, L tokens, D text width, C channels of an attention layer.
 """
 
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from utils.learners.learner import Learner, Parameters, Tensors, check_names, check_shape
 
-def trainable_kv(unet: UNet2DConditionModel) -> dict[str, nn.Parameter]:
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+
+
+def trainable_kv(unet: "UNet2DConditionModel") -> dict[str, nn.Parameter]:
     """Freezes the UNet but for `to_k` and `to_v` of every cross-attention (attn2), which become float32.
 
     Returns {"down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (C, D), …}, the parameters
@@ -43,3 +49,28 @@ def _detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, quer
     A hook on the module's forward, so that gradient checkpointing's recomputation goes through it too.
     """
     return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1).to(query.weight.dtype)
+
+
+def attach(base: Any) -> Parameters:
+    """K and V of every cross-attention of the base's UNet."""
+    return trainable_kv(base.unet)
+
+
+def pack(base: Any, parameters: Parameters) -> Tensors:
+    """The matrices themselves, under the UNet's names; utils/concepts/save.py writes the official layout."""
+    return dict(parameters)
+
+
+def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
+    """The matrices in the place of the UNet's: all attn2.to_k/to_v, or all of attn2, no less and no more."""
+    # A motion module's attn2 attends to frames, not to text.
+    cross = {k: v for k, v in pipeline.unet.named_parameters() if ".attn2." in k and ".attentions." in k}
+    kv = {name for name in cross if name.endswith((".to_k.weight", ".to_v.weight"))}
+    trained_all = bool(tensors.keys() & (cross.keys() - kv))  # HF's and Adobe's --freeze_model crossattn
+    check_names(tensors, cross if trained_all else kv, "UNet", path)
+    for name, value in tensors.items():
+        check_shape(name, value, cross[name], "UNet", path)
+    return {"unet": {name: value.to(cross[name].device).float() for name, value in tensors.items()}}
+
+
+LEARNER = Learner("cross_attention_kv", "K/V", attach, pack, merge, exact=True)

@@ -3,11 +3,18 @@
 Shapes: B phrases, L tokens, V rows of the frozen table, K modifier tokens, D text width.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from utils.errors import UserError
+from utils.learners.learner import Learner, Parameters, Tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 class ModifierTokens(nn.Module):
@@ -40,17 +47,16 @@ class ModifierTokens(nn.Module):
 
 
 def check_tokens(
-    tokenizer: PreTrainedTokenizerBase, tokens: list[str], initializer_tokens: list[str]
-) -> list[int]:
-    """Checks that every modifier token is new and every initialiser is in the vocabulary; changes nothing.
+    tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[str], words: Sequence[str], start: str = "piece"
+) -> list[list[int]]:
+    """Checks that every modifier token is new and every first word is in the vocabulary; changes nothing.
 
-    Returns the initialisers' ids, in order. Raises UserError otherwise, also for repetitions, blanks in a
-    token and counts that differ.
+    start: how a word names the token's first row, see `first_ids`. Returns, in order, the ids whose mean row
+    each token starts from. Raises UserError otherwise, also for repetitions, blanks in a token and counts
+    that differ.
     """
-    if len(tokens) != len(initializer_tokens):
-        raise UserError(
-            f"{len(tokens)} modifier tokens, {len(initializer_tokens)} initializer tokens: give one each"
-        )
+    if len(tokens) != len(words):
+        raise UserError(f"{len(tokens)} modifier tokens, {len(words)} initializer tokens: give one each")
     if len({token.lower() for token in tokens}) < len(tokens):  # CLIP's tokenizer lowers the case
         raise UserError(
             f"modifier tokens {'+'.join(tokens)} repeat: name each concept apart, e.g. <new1>+<new2>"
@@ -64,10 +70,10 @@ def check_tokens(
             raise UserError(
                 f"modifier token {token!r} is already in the vocabulary: choose a new one, e.g. <new1>"
             )
-    return [_initializer_id(tokenizer, word) for word in initializer_tokens]
+    return [first_ids(tokenizer, word, start) for word in words]
 
 
-def check_within_limit(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: list[str]) -> None:
+def check_within_limit(tokenizer: "PreTrainedTokenizerBase", prompt: str, tokens: list[str]) -> None:
     """Raises UserError when the tokenizer, which has the tokens, would cut one of them off a long prompt."""
     input_ids = tokenizer(prompt, max_length=tokenizer.model_max_length, truncation=True).input_ids
     for token in tokens:
@@ -79,17 +85,19 @@ def check_within_limit(tokenizer: PreTrainedTokenizerBase, prompt: str, tokens: 
 
 
 def install(
-    text_encoder: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tokens: list[str],
-    initializer_tokens: list[str],
+    text_encoder: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    tokens: Sequence[str],
+    words: Sequence[str],
+    start: str = "piece",
 ) -> ModifierTokens:
-    """Freezes the text encoder, adds K tokens to the tokenizer, puts their trained rows before the table.
+    """Freezes the text encoder, adds K tokens to the tokenizer, puts their rows before the table.
 
-    Each row starts as its initialiser's row. Cast the text encoder before, not after: the rows are float32.
-    Raises UserError for unusable tokens (see check_tokens) or a text encoder that does not fit the tokenizer.
+    Each row starts from its word (see `first_ids`). Cast the text encoder before, not after: the rows are
+    float32, and trainable. Raises UserError for unusable tokens (see check_tokens) or a text encoder that
+    does not fit the tokenizer.
     """
-    initializer_ids = check_tokens(tokenizer, tokens, initializer_tokens)
+    starts = check_tokens(tokenizer, tokens, words, start)
     table = text_encoder.get_input_embeddings()
     assert isinstance(table, nn.Embedding), (
         f"input embedding is {type(table).__name__}: tokens installed twice?"
@@ -99,33 +107,66 @@ def install(
             f"the tokenizer has {len(tokenizer)} tokens, the text encoder {table.num_embeddings} rows: "
             "start from an unmodified base model"
         )
-    tokenizer.add_tokens(tokens)
-    ids = tokenizer.convert_tokens_to_ids(tokens)
+    tokenizer.add_tokens(list(tokens))
+    ids = tokenizer.convert_tokens_to_ids(list(tokens))
     assert ids == list(range(table.num_embeddings, len(tokenizer))), f"unexpected ids {ids} for {tokens}"
 
-    modifier_tokens = ModifierTokens(table, table.weight[initializer_ids])
+    rows = torch.stack([table.weight[each].mean(dim=0) for each in starts])  # (K, D)
+    modifier_tokens = ModifierTokens(table, rows)
     text_encoder.requires_grad_(False)
+    modifier_tokens.rows.requires_grad_(True)
     text_encoder.set_input_embeddings(modifier_tokens)
     return modifier_tokens
 
 
-def _is_known(tokenizer: PreTrainedTokenizerBase, token: str) -> bool:
+def _is_known(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
     """Whether the tokenizer already keeps this word whole, in any case, or has an entry of this spelling."""
     ids = tokenizer(token, add_special_tokens=False).input_ids
     return token in tokenizer.get_vocab() or (len(ids) == 1 and ids[0] not in tokenizer.all_special_ids)
 
 
-def _initializer_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
-    """The entry spelled exactly so, else the whole word, which CLIP's vocabulary spells with "</w>".
+def first_ids(tokenizer: "PreTrainedTokenizerBase", word: str, start: str) -> list[int]:
+    """The ids whose mean row a token starts from.
 
-    Quirk kept from the official code: CLIP's bare entries are pieces that a word continues. "ktn" is 42170,
-    though the word ktn is read as k + tn, and "pll" is 47629, not the word's own 25266.
-    The official code took EOS for a spelling it did not find; here that is a UserError.
+    start "piece": the entry spelled exactly so, else the whole word, which CLIP's vocabulary spells with
+    "</w>". Quirk kept from the official code: CLIP's bare entries are pieces that a word continues. "ktn" is
+    42170, though the word ktn is read as k + tn, and "pll" is 47629, not the word's own 25266. The official
+    code took EOS for a spelling it did not find; here that is a UserError. start "word": the one token that
+    prompts read the word as (DreamBooth's sks is 48136); else a UserError. start "class": the tokens of a
+    class word. Textual inversion asks for a single one; of several, as in "teddy bear", the mean is taken
+    here.
     """
+    if start == "class":
+        return tokenizer(word, add_special_tokens=False).input_ids
     vocabulary = tokenizer.get_vocab()
-    word_id = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
+    if start == "word":
+        ids = tokenizer(word, add_special_tokens=False).input_ids
+        word_id = ids[0] if len(ids) == 1 else None
+    else:
+        word_id = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
     if word_id is None or word_id in tokenizer.all_special_ids:
         raise UserError(
-            f"initializer token {word!r} is not a single token of the vocabulary: try ktn, pll or ucd"
+            f"initializer token {word!r} is not a single token of the vocabulary: try "
+            + ("sks, a rare word" if start == "word" else "ktn, pll or ucd")
         )
-    return word_id
+    return [word_id]
+
+
+def attach(base: Any) -> Parameters:
+    """The rows that base.add_tokens has installed, (K, D) in each text encoder."""
+    for rows in base.rows.values():
+        rows.requires_grad_(True)
+    return dict(base.rows)
+
+
+def pack(base: Any, parameters: Parameters) -> Tensors:
+    """The rows; utils/concepts/save.py writes a file for each token."""
+    return dict(parameters)
+
+
+def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
+    """No weight of the pipeline changes: utils/concepts/load.py adds the tokens."""
+    return {}
+
+
+LEARNER = Learner("token_rows", "rows", attach, pack, merge, "token_learning_rate", text=True, exact=True)

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from utils.images import to_pixels
 
+LONGEST_PREFIX = "a far away "
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -96,3 +98,38 @@ def augment(
 def centre_square(image: Image.Image, size: int) -> Tensor:
     """The largest centred square, aspect kept, as (3, S, S) in [-1, 1]."""
     return to_pixels(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+
+
+def crop(
+    image: Image.Image, size: int, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
+) -> tuple[Tensor, Tensor, str]:
+    """DreamBooth's view: the short side to S, aspect kept, a random square; full mask, no prefix.
+
+    hflip: flipped half of the time, which the published script does not do. noaug: unused.
+    """
+    if hflip and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    left, top = rng.randint(0, width - size), rng.randint(0, height - size)
+    pixels = to_pixels(image.resize((width, height), Image.Resampling.BILINEAR))  # (3, height, width)
+    return pixels[:, top : top + size, left : left + size].contiguous(), _full(size, latent_factor), ""
+
+
+def square(
+    image: Image.Image, size: int, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
+) -> tuple[Tensor, Tensor, str]:
+    """Textual inversion's view: squashed to S × S, flipped half of the time if `hflip`; full mask."""
+    if hflip and rng.random() < 0.5:
+        image = ImageOps.mirror(image)
+    pixels = to_pixels(image.resize((size, size), Image.Resampling.BICUBIC))  # (3, S, S)
+    return pixels, _full(size, latent_factor), ""
+
+
+def _full(size: int, latent_factor: int) -> Tensor:
+    """(h, w): a mask of 1."""
+    return torch.ones(size // latent_factor, size // latent_factor)
+
+
+# A method's view of its images: (image, S, rng, hflip, noaug, f) -> pixels, mask, caption prefix.
+VIEWS = {"scaled": augment, "crop": crop, "square": square}

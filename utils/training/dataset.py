@@ -1,9 +1,8 @@
-"""Concepts and the training items made of their pictures; an item is a function of (run seed, its number).
+"""The training items made of the concepts' images; an item is a function of (run seed, its number).
 
 B images, S picture side in pixels, f pixels per latent, h = w = S // f latent pixels.
 """
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,55 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
 from utils.images import list_images, open_image
 from utils.seeds import seed_of
-from utils.training.augmentation import augment, centre_square
+from utils.training.augmentation import VIEWS, centre_square
+from utils.training.captions import caption_of
+from utils.training.concept import Concept
+from utils.training.methods import Method
 
 # A concept has 4-6 pictures, and decoding a photograph costs more than augmenting it.
 _cached_image = lru_cache(maxsize=16)(open_image)
-
-
-@dataclass(frozen=True)
-class Concept:
-    """One thing to learn: its token, where the token starts, its class and its pictures."""
-
-    modifier_token: str
-    initializer_token: str
-    cls_token: str | None
-    instance_prompt: str
-    instance_data_dir: Path
-    class_prompt: str | None = None
-    class_data_dir: Path | None = None
-
-
-def read_concepts_list(path: Path) -> list[dict[str, str]]:
-    """A JSON list of objects with text values; UserError otherwise.
-
-    Keys: instance_prompt, instance_data_dir and, for prior preservation, class_prompt, class_data_dir.
-    """
-    required, allowed = {"instance_prompt", "instance_data_dir"}, {"class_prompt", "class_data_dir"}
-    try:
-        entries = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"--concepts_list {path} does not exist: give a JSON file") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"--concepts_list {path} is not readable as JSON ({error})") from error
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise UserError(
-            f"--concepts_list {path} must hold a list of objects with {', '.join(sorted(required))}"
-        )
-    for number, entry in enumerate(entries, start=1):
-        if missing := required - entry.keys():
-            raise UserError(f"{path}: concept {number} lacks {', '.join(sorted(missing))}")
-        if unknown := entry.keys() - required - allowed:
-            names = ", ".join(sorted(required | allowed))
-            raise UserError(
-                f"{path}: concept {number} has {', '.join(sorted(unknown))}; only {names} are allowed"
-            )
-        if not all(isinstance(value, str) for value in entry.values()):
-            raise UserError(f"{path}: concept {number} has a value that is not text in quotes")
-    return entries
 
 
 @dataclass(frozen=True)
@@ -108,15 +67,22 @@ def _shuffled(seed: int, name: str, number: int, count: int) -> int:
 
 
 class InstanceDataset:
-    """The concepts' own pictures, augmented. Every concept's pictures are shuffled together."""
+    """The concepts' own images in the method's view and captions, all concepts' shuffled together."""
 
     def __init__(
-        self, concepts: Sequence[Concept], size: int, latent_factor: int, seed: int, hflip: bool, noaug: bool
+        self,
+        concepts: Sequence[Concept],
+        method: Method,
+        size: int,
+        latent_factor: int,
+        seed: int,
+        hflip: bool,
+        noaug: bool,
     ) -> None:
-        self.size, self.latent_factor, self.seed = size, latent_factor, seed
+        self.method, self.size, self.latent_factor, self.seed = method, size, latent_factor, seed
         self.hflip, self.noaug = hflip, noaug
         self.pictures: list[tuple[Concept, Path]] = []
-        self.skipped: list[Path] = []  # folder entries that are not pictures, for the caller to report
+        self.skipped: list[Path] = []  # folder entries that are not images, for the caller to report
         for concept in concepts:
             images, skipped = list_images(concept.instance_data_dir)
             self.pictures += [(concept, path) for path in images]
@@ -126,13 +92,14 @@ class InstanceDataset:
         return len(self.pictures)
 
     def instance_item(self, number: int) -> Item:
-        """Item `number` >= 0 of the run. The prefix precedes the whole prompt ("very small a photo of …")."""
+        """Item `number` >= 0 of the run. A prefix precedes the whole caption ("very small a photo of …")."""
         concept, path = self.pictures[_shuffled(self.seed, "instance order", number, len(self))]
         rng = random.Random(seed_of(self.seed, "augmentation", number))
-        pixels, mask, prefix = augment(
+        view = VIEWS[self.method.view]
+        pixels, mask, prefix = view(
             _cached_image(path), self.size, rng, self.hflip, self.noaug, self.latent_factor
         )
-        return Item(pixels, mask, prefix + concept.instance_prompt)
+        return Item(pixels, mask, prefix + caption_of(self.method, concept, rng))
 
 
 class ClassDataset:

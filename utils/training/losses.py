@@ -5,7 +5,9 @@ Shapes: B images or phrases, C latent channels, h = w latent pixels, L tokens, D
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -29,16 +31,18 @@ def target_of(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, ti
     raise ValueError(f"prediction_type {prediction_type!r}: training knows epsilon and v_prediction")
 
 
-def loss_denoise(noise_pred: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def loss_denoise(noise_pred: Tensor, target: Tensor, mask: Tensor, channels: str = "sum") -> Tensor:
     """L_recon: squared error inside the mask, per image divided by the mask's area, averaged over images.
 
     noise_pred, target: (B, C, h, w); mask: (B, 1, h, w), 0 or 1, no image all 0. Returns a float32 scalar.
     Quirk kept from the official code: the channels are summed, not averaged, so under a full mask the value
-    is C = 4 times the paper's per-element mean. The published λ = 1 was run against this scale.
+    is C = 4 times the paper's per-element mean. The published λ = 1 was run against this scale. Methods of
+    other families have channels "mean" (a field of their row).
     """
     assert mask.shape == (len(noise_pred), 1, *noise_pred.shape[2:]), f"mask {tuple(mask.shape)}"
     squared_error = (noise_pred.float() - target.float()).square() * mask  # (B, C, h, w)
-    return (squared_error.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))).mean()
+    loss = (squared_error.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))).mean()
+    return loss if channels == "sum" else loss / noise_pred.shape[1]
 
 
 def loss_prior(noise_pred: Tensor, target: Tensor) -> Tensor:
@@ -73,21 +77,63 @@ def loss_spl(features: Tensor, class_features: Tensor) -> Tensor:
 def check_finite(terms: dict[str, Tensor], step: int) -> None:
     """Raise FloatingPointError, naming the step and every term, when one of the scalars is not finite."""
     if not all(torch.isfinite(term) for term in terms.values()):
-        told = ", ".join(f"{name} {term.item()}" for name, term in terms.items())
-        raise FloatingPointError(f"step {step}: {told}; the last checkpoint is kept")
+        values = ", ".join(f"{name} {term.item()}" for name, term in terms.items())
+        raise FloatingPointError(f"step {step}: {values}; the last checkpoint is kept")
 
 
-def feature_at(last_hidden_state: Tensor, input_ids: Tensor, token_id: int | Tensor) -> Tensor:
-    """The text feature at the first place of a token in each phrase.
+@dataclass(frozen=True)
+class Prediction:
+    """What the losses of a step are computed from; class images, if any, follow the instance images.
 
-    last_hidden_state: (B, L, D) after the final layer norm; input_ids: (B, L); token_id: one id for all
-    phrases (EOS, the paper's pooling) or (B,) ids, one per phrase (its modifier, as the official code).
-    Returns (B, D). Raises ValueError if a phrase lacks its token.
-    `pooler_output` is not EOS: with SD 1.5's text config it pools at the largest id, the modifier.
+    noise_pred, target: (B, C, h, w); instances: how many of the B are instance images.
+    phrase_features, class_features: one (K, D) each for every text feature of the base.
     """
-    token_ids = torch.as_tensor(token_id, device=input_ids.device).reshape(-1, 1)  # (B or 1, 1)
-    found = input_ids == token_ids  # (B, L)
-    if not found.any(dim=1).all():
-        raise ValueError(f"a phrase lacks the token it is pooled at, id {token_ids.flatten().tolist()}")
-    rows = torch.arange(len(input_ids), device=input_ids.device)
-    return last_hidden_state[rows, found.int().argmax(dim=1)]
+
+    noise_pred: Tensor
+    target: Tensor
+    instances: int
+    phrase_features: list[Tensor]
+    class_features: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A term beside the denoising loss: its name in the log, its weight λ, and the term itself.
+
+    weight(config): None where a run does not have it; 0: it is logged, without gradient. prior: it needs
+    class images. text: it depends on the text path alone, so that a stage which trains nothing there leaves
+    it out.
+    """
+
+    name: str
+    weight: Callable[[Any], float | None]
+    of: Callable[[Prediction], Tensor]
+    prior: bool = False
+    text: bool = False
+
+
+def _spl(seen: Prediction) -> Tensor:
+    pairs = zip(seen.phrase_features, seen.class_features, strict=True)
+    return torch.stack([loss_spl(features, constant) for features, constant in pairs]).mean()
+
+
+def _prior(seen: Prediction) -> Tensor:
+    return loss_prior(seen.noise_pred[seen.instances :], seen.target[seen.instances :])
+
+
+LOSSES: dict[str, Loss] = {
+    loss.name: loss
+    for loss in (
+        Loss("loss_spl", lambda config: config.lambda_spl if config.cls_token else None, _spl, text=True),
+        Loss("loss_prior", lambda config: config.prior_loss_weight, _prior, prior=True),
+    )
+}
+
+
+def losses_of(config: Any, prior: bool, text: bool) -> list[Loss]:
+    """The terms of a stage. prior: whether it has class images; text: whether it trains in the text path."""
+    return [
+        loss
+        for loss in LOSSES.values()
+        if loss.weight(config) is not None and (prior or not loss.prior) and (text or not loss.text)
+    ]

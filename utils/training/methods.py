@@ -1,26 +1,105 @@
-"""The personalisation methods, one row each: what trains and which losses join."""
+"""The personalisation methods, one row each: what trains in which stage, on which view of the images."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of a training: its learners (rows of utils/learners/registry.py) and its share of the steps.
+
+    prior: class images join the batch. Each stage has a fresh optimizer and learning-rate schedule.
+    """
+
+    trains: tuple[str, ...]
+    share: float = 1.0
+    prior: bool = False
+
+
+@dataclass(frozen=True)
 class Method:
-    """What `--method` stands for; `--use_spl`, `--spl_weight` and `--with_prior_preservation` add to it."""
+    """What `--method` stands for; `--use_spl`, `--with_prior_preservation` and `--trains` change it.
+
+    spl_weight: λ of the semantic preservation loss; 0: not part of the method.
+    subject: how prompts name the concept, of the token and its class word.
+    captions: "prompt": the concept's own; "templates": one of a list per item.
+    view: "scaled" (Custom Diffusion's augmentation), "crop" (DreamBooth), "square" (textual inversion).
+    channels: of the squared error: "sum" (the Custom Diffusion family) or "mean".
+    start: the token's first row: a vocabulary entry as spelled ("piece", the official code), a whole "word"
+    (DreamBooth's sks), or the concept's "class" word (textual inversion).
+    prior_doubles_rate: with `--scale_lr` and prior preservation the rate doubles, as in the three published
+    training scripts of the Custom Diffusion family, whose batch then holds twice the images.
+    """
 
     name: str
-    trains_kv: bool  # to_k and to_v of every cross-attention layer
-    trains_token: bool  # the embedding rows of the modifier tokens
-    spl_weight: float  # weight of the semantic preservation loss; 0: not part of the method
-    uses_prior: bool  # class images always join the batch
+    title: str
+    stages: tuple[Stage, ...]
     source: str
+    spl_weight: float = 0.0
+    subject: str = "{token} {cls}"
+    captions: str = "prompt"
+    view: str = "scaled"
+    channels: str = "sum"
+    start: str = "piece"
+    initializer: str = "ktn+pll+ucd"
+    prior_doubles_rate: bool = False
 
+
+ROWS_AND_KV = ("token_rows", "cross_attention_kv")
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        # name, trains_kv, trains_token, spl_weight, uses_prior, source
-        Method("classdiffusion", True, True, 1.0, False, "Huang et al. 2024, arXiv:2405.17532"),
-        Method("custom_diffusion", True, True, 0.0, False, "Kumari et al. 2023, arXiv:2212.04488"),
-        Method("textual_inversion", False, True, 0.0, False, "Gal et al. 2022, arXiv:2208.01618"),
+        Method(
+            "classdiffusion",
+            "ClassDiffusion",
+            (Stage(ROWS_AND_KV),),
+            "Huang et al. 2024, arXiv:2405.17532",
+            spl_weight=1.0,
+            prior_doubles_rate=True,
+        ),
+        Method(
+            "custom_diffusion",
+            "Custom Diffusion",
+            (Stage(ROWS_AND_KV, prior=True),),
+            "Kumari et al. 2023, arXiv:2212.04488, with prior preservation as published",
+            prior_doubles_rate=True,
+        ),
+        Method(
+            "kv_only",
+            "K/V only (ClassDiffusion at λ = 0)",
+            (Stage(ROWS_AND_KV),),
+            "the ablation of Huang et al. 2024, arXiv:2405.17532",
+            prior_doubles_rate=True,
+        ),
+        Method(
+            "textual_inversion",
+            "Textual Inversion",
+            (Stage(("token_rows",)),),
+            "Gal et al. 2022, arXiv:2208.01618",
+            subject="{token}",
+            captions="templates",
+            view="square",
+            channels="mean",
+            start="class",
+        ),
+        Method(
+            "dreambooth",
+            "DreamBooth",
+            (Stage(("unet",), prior=True),),
+            "Ruiz et al. 2023, arXiv:2208.12242",
+            view="crop",
+            channels="mean",
+            start="word",
+            initializer="sks+ktn+pll",
+        ),
+        Method(
+            "two_stage",
+            "Two-stage",
+            (Stage(("token_rows",), share=0.6), Stage(("unet",), share=0.4)),
+            "Zeng et al. 2024, arXiv:2407.05312; rates, steps and the initial word are not published",
+            view="square",
+            channels="mean",
+            start="word",
+        ),
     )
 }

@@ -1,105 +1,147 @@
-"""What is checked, and can be told, of a training run before any model loads."""
+"""What is checked of a training run before any model loads, and the plan that is printed."""
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTokenizer
 
-from utils.bases.sd import check_base
+from utils.bases.families import family_of
+from utils.bases.registry import base_row
+from utils.bases.sd import StableDiffusion
 from utils.errors import UserError
-from utils.learners.cross_attention_kv import trainable_kv
-from utils.learners.token_rows import check_tokens, check_within_limit
+from utils.images import check_images, list_images
+from utils.learners.learner import Parameters
+from utils.learners.registry import LEARNERS
+from utils.training.augmentation import LONGEST_PREFIX
+from utils.training.captions import captions_of
 from utils.training.config import TrainConfig
+from utils.training.losses import losses_of
 from utils.training.prior import check_class_images
 from utils.training.state import check_same_run, find_checkpoint
 
-# Settings that may change between a checkpoint and its resumption without changing what is learned.
-MAY_DIFFER = frozenset(
-    "output_dir max_train_steps resume_from_checkpoint checkpointing_steps checkpoints_total_limit report_to "
-    "tracker_name validation_prompt num_validation_images validation_steps dry_run no_safe_serialization "
-    "sample_batch_size gradient_checkpointing".split()
-)
-
 
 def check_run(config: TrainConfig) -> Path | None:
-    """Raise UserError for what only the files can tell; returns the checkpoint to resume from, if any."""
-    base, revision = config.pretrained_model_name_or_path, config.revision
-    check_base(base, revision)
+    """Raise UserError for what only the files can say; returns the checkpoint to resume from, if any."""
+    for concept in config.concepts():
+        check_images(list_images(concept.instance_data_dir)[0])
+        if concept.class_data_dir:
+            check_class_images(concept.class_data_dir, concept.class_prompt)
+    check_learners(config)
     if Path(config.output_dir).is_file():
         raise UserError(f"--output_dir {config.output_dir} is a file: give a folder")
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a CUDA device: use bf16, or no")
-    factor = pixels_per_latent(base, revision)
-    if config.resolution and config.resolution % factor:
-        raise UserError(f"--resolution {config.resolution}: this base model needs a multiple of {factor}")
-    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", revision=revision)
+    base = outline_of(config)
+    if config.resolution and config.resolution % base.latent_factor:
+        raise UserError(
+            f"--resolution {config.resolution}: this base model needs a multiple of {base.latent_factor}"
+        )
+    check_captions(config, base)
+    return checkpoint_of(config)
+
+
+def outline_of(config: TrainConfig) -> StableDiffusion:
+    """The base model from its configuration files alone."""
+    path, revision = base_row(config.pretrained_model_name_or_path).path, config.revision
+    return family_of(path, revision).outline(path, revision)
+
+
+def check_learners(config: TrainConfig) -> None:
+    """Raise UserError for unknown learners, rates that no learner has, and text losses that reach none."""
+    names = [name for stage in config.stages for name in stage.trains]
+    if unknown := [name for name in names if name not in LEARNERS]:
+        raise UserError(f"--trains {config.trains}: {unknown[0]} is unknown; choose of {', '.join(LEARNERS)}")
+    trained = [LEARNERS[name] for name in names]
+    for rate in ("token_learning_rate", "text_encoder_learning_rate"):
+        if getattr(config, rate) is not None and rate not in {learner.rate for learner in trained}:
+            raise UserError(f"--{rate} has no effect on --method {config.method}: leave it out")
+    if config.spl and not any(learner.text for learner in trained):
+        raise UserError(
+            f"the semantic preservation loss cannot reach what --method {config.method} trains "
+            f"({'+'.join(names)}): add token_rows or text_encoder by --trains, or leave it out"
+        )
+
+
+def check_captions(config: TrainConfig, base: StableDiffusion) -> None:
+    """Raise UserError for tokens that cannot be added, and captions that would be cut before their token."""
     concepts = config.concepts()
-    check_tokens(tokenizer, [c.modifier_token for c in concepts], [c.initializer_token for c in concepts])
-    tokenizer.add_tokens([c.modifier_token for c in concepts])
+    tokens = [concept.modifier_token for concept in concepts]
+    base.check_tokens(tokens, [concept.initializer_token for concept in concepts], config.start)
+    base.tokenizer.add_tokens(tokens)
+    scaled = config.recipe.view == "scaled" and not config.noaug
     for concept in concepts:
-        caption = f"{'' if config.noaug else 'a far away '}{concept.instance_prompt}"  # the longest prefix
-        check_within_limit(tokenizer, caption, [concept.modifier_token])
-        if concept.class_data_dir:
-            check_class_images(concept.class_data_dir, concept.class_prompt)
+        for caption in captions_of(config.recipe, concept):
+            base.within_limit(f"{LONGEST_PREFIX if scaled else ''}{caption}", [concept.modifier_token])
+
+
+def checkpoint_of(config: TrainConfig) -> Path | None:
+    """The checkpoint of --resume_from_checkpoint, None while there is none. Errors as in state.py."""
     if config.resume_from_checkpoint is None:
         return None
     checkpoint = find_checkpoint(config.resume_from_checkpoint, Path(config.output_dir))
     if checkpoint is not None:
-        constant = config.lr_scheduler.startswith("constant")  # other schedules depend on the last step
-        check_same_run(
-            checkpoint, asdict(config), MAY_DIFFER if constant else MAY_DIFFER - {"max_train_steps"}
-        )
+        check_same_run(checkpoint, asdict(config), may_differ(config))
     return checkpoint
 
 
-def pixels_per_latent(base: str, revision: str | None) -> int:
-    """The autoencoder's factor f, from its configuration file alone."""
-    vae = AutoencoderKL.load_config(base, subfolder="vae", revision=revision)
-    return 2 ** (len(vae["block_out_channels"]) - 1)
+def may_differ(config: TrainConfig) -> frozenset[str]:
+    """Settings that may change between a checkpoint and its resumption without changing what is learned.
+
+    The last step is one, unless the learning rate or the boundaries between stages depend on it.
+    """
+    names = {each.name for each in fields(config) if each.metadata.get("may_differ")}
+    free = config.lr_scheduler.startswith("constant") and len(config.stages) == 1
+    return frozenset(names if free else names - {"max_train_steps"})
 
 
-def trainable_parameters(config: TrainConfig) -> dict[str, int]:
-    """How many numbers are trained, from the base model's configuration files alone."""
-    base, revision = config.pretrained_model_name_or_path, config.revision
-    text = CLIPTextConfig.from_pretrained(base, subfolder="text_encoder", revision=revision)
-    counts = {"rows": len(config.modifier_tokens) * text.hidden_size}
-    if config.recipe.trains_kv:
-        settings = UNet2DConditionModel.load_config(base, subfolder="unet", revision=revision)
-        with torch.device("meta"):
-            unet = UNet2DConditionModel.from_config(settings)
-        counts["K/V"] = sum(weight.numel() for weight in trainable_kv(unet).values())
-    return counts
+def attach_all(base: StableDiffusion, config: TrainConfig) -> dict[str, Parameters]:
+    """Install the tokens and attach every learner of every stage: {learner: its parameters}."""
+    concepts = config.concepts()
+    tokens = [concept.modifier_token for concept in concepts]
+    base.add_tokens(tokens, [concept.initializer_token for concept in concepts], config.start)
+    names = dict.fromkeys(name for stage in config.stages for name in stage.trains)
+    attached = {name: LEARNERS[name].attach(base) for name in names}
+    parameters = [id(value) for each in attached.values() for value in each.values()]
+    if len(set(parameters)) < len(parameters):
+        raise UserError(f"{' and '.join(attached)} would train the same weights: name one of them")
+    return attached
 
 
-def picture_side(config: TrainConfig) -> int:
-    """The side of the training pictures: --resolution, else the base model's own."""
-    base, revision = config.pretrained_model_name_or_path, config.revision
-    unet = UNet2DConditionModel.load_config(base, subfolder="unet", revision=revision)
-    return config.resolution or unet["sample_size"] * pixels_per_latent(base, revision)
+def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int = 1) -> Iterator[str]:
+    """One line a stage: its steps, what trains at which rate, and the loss."""
+    for stage, first, last in config.plan():
+        learners = [LEARNERS[name] for name in stage.trains]
+        rates = [config.learning_rate_of(each.rate, stage.prior, processes) for each in learners]
+        trained = ", ".join(
+            f"{each.title} {sizes[each.name]:,} at {rate:g}"
+            for each, rate in zip(learners, rates, strict=True)
+        )
+        terms = ["L_denoise"] + [
+            f"{loss.weight(config):g} · L_{loss.name.removeprefix('loss_')}"
+            for loss in losses_of(config, stage.prior, any(each.text for each in learners))
+        ]
+        yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 
 
 def describe_run(config: TrainConfig, checkpoint: Path | None) -> str:
     """The resolved configuration, the number of trained parameters and the plan, for --dry_run."""
-    counts = trainable_parameters(config)
-    rates = dict(zip(("K/V", "rows"), config.learning_rates(), strict=True))
-    pictures, side = config.train_batch_size * config.gradient_accumulation_steps, picture_side(config)
-    terms = ["L_denoise"]
-    terms += [f"{config.lambda_spl:g} · L_spl (at {config.spl_pool})"] if config.spl else []
-    terms += [f"{config.prior_loss_weight:g} · L_prior"] if config.uses_prior else []
+    base = outline_of(config)
+    attached = attach_all(base, config)
+    sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
+    side = config.resolution or base.resolution
+    images = config.train_batch_size * config.gradient_accumulation_steps
     return "\n".join(
         [
             json.dumps(asdict(config), indent=2),
             f"method: {config.recipe.name} ({config.recipe.source})",
-            "trained: " + ", ".join(f"{name} {count:,}" for name, count in counts.items()),
-            f"loss: {' + '.join(terms)}",
-            "learning rates on one process: " + ", ".join(f"{name} {rates[name]:g}" for name in counts),
-            f"plan: {config.max_train_steps} steps of {pictures} pictures, {side} x {side}, per process, "
+            *describe_stages(config, sizes),
+            f"plan: {config.max_train_steps} steps of {images} images, {side} x {side}, per process, "
             + (f"resuming {checkpoint}" if checkpoint else "from the beginning"),
             *[
-                f"concept: {c.modifier_token} from {c.instance_data_dir}: {c.instance_prompt}"
+                f"concept: {c.modifier_token} from {c.instance_data_dir}: "
+                + (c.instance_prompt if config.recipe.captions == "prompt" else "captions from templates")
                 for c in config.concepts()
             ],
         ]

@@ -8,7 +8,8 @@ from PIL import Image
 
 from tests.tiny_models import tiny_pipeline
 from utils.bases.devices import choose_device_dtype
-from utils.bases.sd import check_base, encode_images, load_pipeline, tokenize
+from utils.bases.sd import check_base, encode_images, load_pipeline
+from utils.bases.text import tokenize
 from utils.errors import UserError
 from utils.images import save_png
 from utils.sampling.grids import save_grid, slugs

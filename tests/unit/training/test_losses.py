@@ -5,8 +5,9 @@ import torch
 from diffusers import DDPMScheduler
 
 from tests.tiny_models import tiny_pipeline
+from utils.bases.text import feature_at
 from utils.learners.token_rows import ModifierTokens, install
-from utils.training.losses import cosine_distance, feature_at, loss_denoise, loss_prior, loss_spl, target_of
+from utils.training.losses import cosine_distance, loss_denoise, loss_prior, loss_spl, target_of
 
 
 @pytest.fixture

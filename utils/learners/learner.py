@@ -1,0 +1,60 @@
+"""The interface of a learner."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+Parameters = dict[str, nn.Parameter]
+Tensors = dict[str, Tensor]
+WRONG_BASE = "load the base model it was trained on"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """One thing that can train.
+
+    attach(base): makes its parameters trainable, float32, and returns them by name; everything else stays as
+    it is. Called once, when the whole base is frozen and the modifier tokens are installed. pack(base,
+    parameters): the tensors of its file in a concept's folder. merge(pipeline, tensors, path): {component:
+    {parameter name: new value}} of a plain pipeline, float32; changes nothing. Raises UserError for tensors
+    that do not fit; path: of the concept, for messages. title: shown to users. rate: the configuration's
+    field with its learning rate. text: whether the text losses reach it. exact: whether its file gives its
+    parameters back bit for bit, so that a checkpoint holds no copy.
+    """
+
+    name: str
+    title: str
+    attach: Callable[[Any], Parameters]
+    pack: Callable[[Any, Parameters], Tensors]
+    merge: Callable[[Any, Tensors, Path], dict[str, Tensors]]
+    rate: str = "learning_rate"
+    text: bool = False
+    exact: bool = False
+
+
+def check_names(found: Iterable[str], expected: Iterable[str], owner: str, path: Path) -> None:
+    """Raises UserError unless a concept's file holds just the weights that the owner has."""
+    missing, unused = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
+    if missing or unused:
+        raise UserError(
+            f"{path} does not fit the {owner}: {len(missing)} weights missing {missing[:2]}, "
+            f"{len(unused)} not in the {owner} {unused[:2]}; {WRONG_BASE}"
+        )
+
+
+def check_shape(name: str, found: Tensor, expected: Tensor, owner: str, path: Path) -> None:
+    """Raises UserError when a weight of a concept has another shape than the owner's."""
+    if found.shape != expected.shape:
+        shapes = f"shape {tuple(found.shape)}, the {owner}'s is {tuple(expected.shape)}"
+        raise UserError(f"{path}: {name} has {shapes}; {WRONG_BASE}")
+
+
+def train_whole(module: nn.Module) -> Parameters:
+    """All parameters of a module, float32 and trainable, by name."""
+    module.float().requires_grad_(True)
+    return dict(module.named_parameters())

@@ -1,0 +1,97 @@
+"""What a training writes and prints: the concept, checkpoints, validation images, the opening lines."""
+
+from pathlib import Path
+
+import torch
+
+from utils.bases.registry import base_row
+from utils.concepts.save import save_concept
+from utils.learners.registry import LEARNERS
+from utils.training.logger import Logger
+from utils.training.preflight import describe_stages
+from utils.training.run import Run, StageRun
+from utils.training.state import STATE_FILE, load_state, remove_old_checkpoints, save_state
+from utils.training.validation import validate
+
+KV, ROWS = "cross_attention_kv", "token_rows"  # learners whose files have the official layout
+
+
+def announce(run: Run) -> None:
+    """What trains on what, before the first step."""
+    config, base = run.config, base_row(run.config.pretrained_model_name_or_path)
+    sizes = {name: sum(value.numel() for value in each.values()) for name, each in run.learned.items()}
+    for entry in run.instances.skipped:
+        run.accelerator.print(f"skipped {entry}: not an image")
+    subjects = " and ".join(concept.subject for concept in config.concepts())
+    run.accelerator.print(
+        f"{config.recipe.title}: {subjects}, {len(run.instances)} images of {run.instances.size} px, on "
+        f"{base.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
+    )
+    for line in describe_stages(config, sizes, run.accelerator.num_processes):
+        run.accelerator.print(line)
+
+
+def save_run(run: Run, folder: Path) -> None:
+    """The concept and the configuration it came from."""
+    config, base = run.config, run.base
+    concepts = config.concepts()
+    packed = {learner: LEARNERS[learner].pack(base, each) for learner, each in run.learned.items()}
+    tokens = [concept.modifier_token for concept in concepts]
+    rows = torch.cat(list(base.rows.values()), dim=1)  # (K, D), of several text encoders side by side
+    save_concept(
+        folder,
+        packed.pop(KV, {}),
+        dict(zip(tokens, rows, strict=True)),
+        not config.no_safe_serialization,
+        base_row(config.pretrained_model_name_or_path).name,
+        [concept.cls_token for concept in concepts],
+        {learner: tensors for learner, tensors in packed.items() if learner != ROWS},
+        method=config.method,
+        subject=config.recipe.subject,
+        base_digest=run.digest,
+    )
+    config.save(folder / "training_config.json")
+
+
+def save_checkpoint(run: Run, at: StageRun, step: int) -> None:
+    """The concept so far and all that the run needs to go on, bit for bit."""
+    folder = Path(run.config.output_dir) / f"checkpoint-{step}"
+    save_run(run, folder)
+    state = (run.trained, at.optimizer, at.lr_scheduler, run.accelerator.scaler)
+    save_state(folder, step, *state, run.accelerator.num_processes)
+    remove_old_checkpoints(Path(run.config.output_dir), step, run.config.checkpoints_total_limit)
+
+
+def load_weights(run: Run, checkpoint: Path) -> int:
+    """Put the trained parameters of a checkpoint in place; the number of steps it has done."""
+    state = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
+    with torch.no_grad():
+        for name, value in run.trained.items():
+            value.copy_(state["trained"][name])
+    return state["step"]
+
+
+def load_optimizer(run: Run, at: StageRun, checkpoint: Path) -> None:
+    """Put the optimizer, the schedule and the loss scale of the stage's checkpoint in place."""
+    state = (run.trained, at.optimizer, at.lr_scheduler, run.accelerator.scaler)
+    load_state(checkpoint, *state, run.accelerator.num_processes)
+
+
+def validate_run(run: Run, step: int, logger: Logger) -> None:
+    """Images of the validation prompt where it is time for them, the last step included."""
+    config = run.config
+    due = step % config.validation_steps == 0 or step == config.max_train_steps
+    if config.validation_prompt is None or not due:
+        return
+    sampling = base_row(config.pretrained_model_name_or_path).sampling
+    images = validate(
+        run.base.pipeline,
+        config.validation_prompt,
+        config.num_validation_images,
+        config.seed,
+        Path(config.output_dir) / "validation" / f"step-{step:05d}",
+        config.validation_inference_steps or sampling.num_inference_steps,
+        sampling.guidance_scale,
+        sampling.eta,
+    )
+    logger.images(step, "validation", images)

@@ -1,0 +1,106 @@
+"""What a training holds in its hands: the run, and the stage it is in."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from torch import Tensor, nn
+
+from utils.bases.sd import StableDiffusion
+from utils.learners.registry import LEARNERS
+from utils.training.config import TrainConfig
+from utils.training.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
+from utils.training.losses import Loss, losses_of
+from utils.training.methods import Stage
+from utils.training.model import ConceptModel
+from utils.training.noise import Draws, draw_noise
+from utils.training.phrases import Phrases
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training works with. learned: learner -> its parameters, float32. digest: of the base."""
+
+    config: TrainConfig
+    accelerator: Accelerator
+    base: StableDiffusion
+    learned: dict[str, dict[str, nn.Parameter]]
+    instances: InstanceDataset
+    classes: ClassDataset | None
+    phrases: Phrases
+    digest: str | None
+
+    @property
+    def trained(self) -> dict[str, Tensor]:
+        """Every trained parameter of every stage, by learner and name."""
+        return {
+            f"{learner}/{name}": value
+            for learner, each in self.learned.items()
+            for name, value in each.items()
+        }
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """A stage at work: the parameters of its learners alone are trained, by an optimizer of their own."""
+
+    stage: Stage
+    losses: list[Loss]
+    parameters: list[nn.Parameter]
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+
+    def rates(self) -> dict[str, float]:
+        """The learning rate of each learner at the next step."""
+        rates = zip(self.stage.trains, self.lr_scheduler.get_last_lr(), strict=True)
+        return {f"lr_{learner}": rate for learner, rate in rates}
+
+
+def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
+    """A stage's optimizer, schedule and model; only the parameters of its learners take gradients."""
+    config, accelerator = run.config, run.accelerator
+    for learner, parameters in run.learned.items():
+        for parameter in parameters.values():
+            parameter.requires_grad_(learner in stage.trains)
+    groups = [
+        {
+            "params": list(run.learned[learner].values()),
+            "lr": config.learning_rate_of(LEARNERS[learner].rate, stage.prior, accelerator.num_processes),
+        }
+        for learner in stage.trains
+    ]
+    optimizer = torch.optim.AdamW(
+        groups,
+        betas=(config.adam_beta1, config.adam_beta2),
+        weight_decay=config.adam_weight_decay,
+        eps=config.adam_epsilon,
+    )
+    lr_scheduler = get_scheduler(
+        config.lr_scheduler,
+        optimizer,
+        num_warmup_steps=config.lr_warmup_steps,
+        num_training_steps=last - first + 1,
+    )
+    accelerator.free_memory()
+    model, optimizer = accelerator.prepare(ConceptModel(run.base), optimizer)
+    losses = losses_of(config, stage.prior, any(LEARNERS[learner].text for learner in stage.trains))
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    return StageRun(stage, losses, parameters, model, optimizer, lr_scheduler)
+
+
+def draw_batch(run: Run, stage: Stage, position: int) -> tuple[Batch, Draws]:
+    """Micro-step `position` of this process. All draws depend on the seed and the items' numbers."""
+    config, base = run.config, run.base
+    ranks = (run.accelerator.process_index, run.accelerator.num_processes)
+    numbers = items_of_step(position, config.train_batch_size, *ranks)
+    streams = {"instance": run.instances.instance_item}
+    if stage.prior:
+        streams["class"] = run.classes.class_item
+    batch = collate([item(number) for item in streams.values() for number in numbers])
+    shape = (base.latent_channels, *[run.instances.size // base.latent_factor] * 2)
+    keys = [(stream, number) for stream in streams for number in numbers]
+    draws = draw_noise(config.seed, keys, shape, base.noise_scheduler.config.num_train_timesteps)
+    return batch, draws.to(run.accelerator.device)
