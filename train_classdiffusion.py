@@ -32,6 +32,7 @@ def set_up(config: TrainConfig) -> Run:
     from utils.bases.registry import base_row
     from utils.concepts.digest import base_digest
     from utils.training.dataset import ClassDataset, InstanceDataset
+    from utils.training.latents import LatentEncoder
     from utils.training.phrases import phrases_of
     from utils.training.preflight import attach_all
     from utils.training.prior import generate_class_images
@@ -57,7 +58,11 @@ def set_up(config: TrainConfig) -> Run:
     view = (config.resolution or base.resolution, base.latent_factor, config.seed)
     instances = InstanceDataset(concepts, config.recipe, *view, config.hflip, config.noaug)
     classes = ClassDataset(concepts, *view, config.num_class_images) if config.uses_prior else None
-    return Run(config, accelerator, base, learned, instances, classes, phrases_of(base, config), digest)
+    repeats = config.noaug or config.recipe.view == "square" or config.uses_prior
+    encoder = LatentEncoder(base, repeats)
+    return Run(
+        config, accelerator, base, learned, instances, classes, phrases_of(base, config), encoder, digest
+    )
 
 
 def objective(run: Run, at: StageRun, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -68,7 +73,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws) -> dict[str, T
     from utils.training.losses import Prediction, loss_denoise, target_of
 
     base, phrases, b = run.base, run.phrases, run.config.train_batch_size
-    latents = base.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
+    latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
     noise = draws.noise.to(latents.dtype)
     noisy_latents = base.noise_scheduler.add_noise(latents, noise, draws.timesteps)
     compared = phrases.ids if any(loss.text for loss in at.losses) else phrases.ids[:0]

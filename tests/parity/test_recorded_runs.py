@@ -12,6 +12,8 @@ from utils.training.methods import METHODS, Method, Stage
 RECORD = json.loads((Path(__file__).parent / "golden" / "recorded_runs.json").read_text())
 # What was logged as `lr` was the last group's rate: the rows' alone or, with K/V, theirs.
 RATE = {"rows_only": "lr_token_rows"}
+# Images that come again are encoded once since, one by one: the last bits of their latents differ.
+ENCODED_ONCE = {"no_augmentation", "prior"}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +39,8 @@ def test_losses_and_learned_weights_are_the_recorded_ones(found, name):
 
 def test_on_the_machine_of_the_record_every_bit_is_the_same(found):
     """Where one run has the recorded bits, all have: another processor adds in another order."""
-    same = {name: found[name]["sha256"] == RECORD[name]["sha256"] for name in RUNS}
+    names = RUNS.keys() - ENCODED_ONCE
+    same = {name: found[name]["sha256"] == RECORD[name]["sha256"] for name in names}
     if not any(same.values()):
         pytest.skip("another processor than that of the record")
     assert all(same.values()), same

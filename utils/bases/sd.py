@@ -64,6 +64,13 @@ def load_pipeline(
 
 
 @torch.no_grad()
+def posterior(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
+    """The posterior of images (B, 3, H, W) in [-1, 1]: mean and deviation, (B, C, h, w) each."""
+    distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+    return distribution.mean, distribution.std
+
+
+@torch.no_grad()
 def encode_images(vae: AutoencoderKL, pixels: Tensor, noise: Tensor) -> Tensor:
     """Latents drawn from the autoencoder's posterior: (mean + std * noise) * scaling_factor.
 
@@ -71,10 +78,13 @@ def encode_images(vae: AutoencoderKL, pixels: Tensor, noise: Tensor) -> Tensor:
     Returns (B, 4, h, w) in the autoencoder's dtype, about unit variance. The noise is an argument, so that
     a training step's randomness never depends on how the run got there.
     """
-    posterior = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    assert noise.shape == posterior.mean.shape, (noise.shape, posterior.mean.shape)
-    latents = posterior.mean + posterior.std * noise.to(posterior.mean)  # (B, 4, h, w)
-    return latents * vae.config.scaling_factor
+    return latents_of(vae, *posterior(vae, pixels), noise)
+
+
+def latents_of(vae: AutoencoderKL, mean: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
+    """(mean + deviation * noise) * scaling_factor, all (B, C, h, w), in the autoencoder's dtype."""
+    assert noise.shape == mean.shape, (noise.shape, mean.shape)
+    return (mean + deviation * noise.to(mean)) * vae.config.scaling_factor
 
 
 def _pipeline_class() -> type["StableDiffusionPipeline"]:
@@ -215,6 +225,14 @@ class StableDiffusion:
     def encode_images(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w); see `encode_images`."""
         return encode_images(self.vae, pixels, noise)
+
+    def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 3, H, W) in [-1, 1] -> mean and deviation of the latents, (B, C, h, w) each."""
+        return posterior(self.vae, pixels)
+
+    def latents_of(self, mean: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
+        """Latents (B, C, h, w) from a posterior and standard normal noise."""
+        return latents_of(self.vae, mean, deviation, noise)
 
     def within_limit(self, prompt: str, tokens: Sequence[str]) -> None:
         """Raises UserError when the tokenizer would cut one of the tokens off a long prompt."""

@@ -27,6 +27,8 @@ def announce(run: Run) -> None:
         f"{config.recipe.title}: {subjects}, {len(run.instances)} images of {run.instances.size} px, on "
         f"{base.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
     )
+    if run.encode_images.repeats:
+        run.accelerator.print("images that come again unchanged are encoded once")
     for line in describe_stages(config, sizes, run.accelerator.num_processes):
         run.accelerator.print(line)
 

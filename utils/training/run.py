@@ -12,6 +12,7 @@ from utils.bases.sd import StableDiffusion
 from utils.learners.registry import LEARNERS
 from utils.training.config import TrainConfig
 from utils.training.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
+from utils.training.latents import LatentEncoder
 from utils.training.losses import Loss, losses_of
 from utils.training.methods import Stage
 from utils.training.model import ConceptModel
@@ -30,6 +31,7 @@ class Run:
     instances: InstanceDataset
     classes: ClassDataset | None
     phrases: Phrases
+    encode_images: LatentEncoder
     digest: str | None
 
     @property
