@@ -3,15 +3,16 @@
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
 from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
@@ -71,8 +72,10 @@ def check_images(paths: Iterable[Path]) -> None:
         open_image(path)
 
 
-def to_pixels(image: Image.Image) -> Tensor:
+def to_pixels(image: Image.Image) -> "Tensor":
     """RGB picture to (3, height, width) float32 in [-1, 1]."""
+    import torch  # seconds, which a command that only looks at its flags need not wait
+
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 
 
