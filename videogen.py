@@ -2,31 +2,18 @@
 
 python videogen.py                                      # ckpt/dog, as scripts/quickstart.sh trains it
 python videogen.py --concept ckpt/dog --prompt "a <new1> dog jumping in the snow" --num_videos 3
-python videogen.py --base sd15 --motion_adapter guoyww/animatediff-motion-adapter-v1-5-2 --concept ckpt/dog
+python videogen.py --base sd15 --concept ckpt/dog --prompt "a <new1> dog jumping in the snow"
 """
 
-import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
-from utils.bases.devices import DTYPES, choose_device_dtype
-from utils.bases.registry import BASES, base_row
-from utils.bases.sd import check_base
-from utils.concepts.formats import ConceptWeights, read_concept
+from utils.bases.registry import BASES, REPOSITORY, Base, base_row, describe_base, model_path, shown
 from utils.errors import UserError, exit_on_user_error
-from utils.sampling.clip_files import WRITERS, check_formats, save_contact_sheet
-from utils.sampling.clips import (
-    check_frames,
-    load_video_pipeline,
-    sample_clips,
-    save_memory,
-    settings_of,
-)
-from utils.sampling.grids import slugs
-from utils.sampling.images import SCHEDULERS, check_sampling, check_scheduler
-from utils.sampling.motion_adapters import BETA_SCHEDULES, check_adapter, noise_levels
+from utils.flags import option, parse
+from utils.sampling.clip_files import WRITERS, check_formats
 from utils.sampling.prompts import (
     check_modifier_tokens,
     check_together,
@@ -34,122 +21,129 @@ from utils.sampling.prompts import (
     recorded_base,
     subjects_of,
 )
+from utils.sampling.settings import BETA_SCHEDULES, DrawingFlags, check_steps, default_of
 
-CONCEPT = Path("ckpt/dog")  # what the quickstart trains
-ADAPTER = "data/toon/motion_adapter"  # the embedded one
+if TYPE_CHECKING:
+    from diffusers import AnimateDiffPipeline
+
+    from utils.concepts.formats import ConceptWeights
+
+CONCEPT = REPOSITORY / "ckpt" / "dog"  # what the quickstart trains
 
 
-def told(setting: str) -> str:
-    """The defaults of a setting, for --help."""
-    sd, toon = (getattr(BASES[name].clips, setting) for name in ("sd15", "toon"))
-    return f"default: {sd:g}, for toon {toon:g}"
+@dataclass(frozen=True)
+class VideoConfig(DrawingFlags):
+    """What to film, and how. Raises UserError when fields contradict each other."""
 
-
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    concept: tuple[Path, ...] = option((), f"trained folder or file; repeatable (default: {shown(CONCEPT)})")
+    prompt: tuple[str, ...] = option((), "repeatable (default: one about the concept)")
+    negative_prompt: str | None = option(
+        None, f"default: '{BASES['sd15'].clips.negative_prompt}', with guidance; none with toon"
     )
-    add = parser.add_argument
-    add("--base", help=f"folder, Hub id or {' or '.join(BASES)} (default: the concept's own, else toon)")
-    add("--motion_adapter", default=ADAPTER, help="folder or Hub id (default: %(default)s)")
-    add("--concept", type=Path, action="append", default=[], help=f"repeatable (default: {CONCEPT})")
-    add("--prompt", action="append", default=[], help="repeatable (default: one about the concept)")
-    add("--prompts_file", type=Path, help="text file, one prompt per line; joins those of --prompt")
-    add(
-        "--negative_prompt",
-        help=f"default: '{BASES['sd15'].clips.negative_prompt}', with guidance; none for toon",
+    num_inference_steps: int | None = option(
+        None, f"denoising steps {default_of('clips', 'num_inference_steps')}", minimum=1
     )
-    add("--num_videos", type=int, default=1, help="clips per prompt (default: %(default)s)")
-    add("--seed", type=int, default=0, help="clip i of a prompt uses seed + i (default: %(default)s)")
-    add("--num_frames", type=int, default=16, help="default: %(default)s")
-    add("--fps", type=int, default=8, help="frames per second (default: %(default)s)")
-    add("--num_inference_steps", type=int, default=25, help="default: %(default)s")
-    add("--guidance_scale", type=float, help=told("guidance_scale"))
-    add("--eta", type=float, help=f"noise per step, 0 to 1; ddim only ({told('eta')})")
-    add("--scheduler", default="ddim", help=f"one of {', '.join(SCHEDULERS)} (default: %(default)s)")
-    add(
-        "--beta_schedule",
-        help=f"{' or '.join(BETA_SCHEDULES)} (default: as the adapter records, else linear)",
+    guidance_scale: float | None = option(
+        None, f"weight of the prompt {default_of('clips', 'guidance_scale')}", minimum=0
     )
-    add("--free_noise", action="store_true", help="windows of 16 frames, for clips longer than the adapter")
-    add("--free_init", action="store_true", help="three rounds for steadier clips, in three times the time")
-    add(
-        "--format",
-        action="append",
-        default=[],
-        help=f"{', '.join(WRITERS)}; repeatable, GIF is always written",
+    eta: float | None = option(
+        None, f"noise per step, 0 to 1; ddim only {default_of('clips', 'eta')}", minimum=0
     )
-    add("--output_dir", type=Path, default=Path("outputs/video"), help="default: %(default)s")
-    add("--device", help="cuda, mps or cpu (default: the first of them that is here)")
-    add("--dtype", help=f"one of {', '.join(DTYPES)} (default: fp16 on CUDA, else fp32)")
-    return parser
+    output_dir: Path = option(Path("outputs/video"), "folder of the files")
+    motion_adapter: str | None = option(None, "folder or Hub id (default: the base's)")
+    num_videos: int = option(1, "clips per prompt", minimum=1)
+    num_frames: int = option(16, "frames of a clip")
+    fps: int = option(8, "frames per second")
+    beta_schedule: str | None = option(
+        None, "of the noise (default: as the adapter records, else linear)", choices=BETA_SCHEDULES
+    )
+    free_noise: bool = option(False, "windows of 16 frames, for clips longer than the adapter")
+    free_init: bool = option(False, "three rounds for steadier clips, in three times the time")
+    format: tuple[str, ...] = option((), "repeatable; GIF is always written", choices=tuple(WRITERS))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_formats(self.formats, self.fps)
+
+    @property
+    def formats(self) -> list[str]:
+        """The formats to write, GIF first, each once."""
+        return list(dict.fromkeys(["gif", *self.format]))
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    formats = list(dict.fromkeys(["gif", *args.format]))
-    check_formats(formats, args.fps)
-    paths = args.concept or [default_concept()]
+    config = parse(VideoConfig, argv, __doc__)
+    film(config, config.concept or (default_concept(),), read_prompts(config.prompt, config.prompts_file))
+
+
+def film(config: VideoConfig, paths: tuple[Path, ...], prompts: list[str]) -> None:
+    """Check what only the files can tell, load the base, its concepts and the motion adapter, draw.
+
+    Imports what takes seconds, for which a mistaken flag need not wait.
+    """
+    from utils.bases.devices import choose_device_dtype
+    from utils.bases.sd import check_base
+    from utils.concepts.formats import read_concept
+    from utils.sampling.clips import check_frames, load_video_pipeline, save_memory
+    from utils.sampling.motion_adapters import check_adapter, noise_levels
+
     concepts = [read_concept(path) for path in paths]
     check_together(concepts)
-    base = base_row(args.base or recorded_base(concepts) or "toon").path
-    guidance_scale, eta, negative_prompt = drawing_settings(args, base)
-    check_scheduler(args.scheduler, eta)
-    counts = {name: getattr(args, name) for name in ("num_videos", "num_inference_steps")}
-    check_sampling(args.seed, guidance_scale, args.negative_prompt, args.output_dir, **counts)
-    prompts = read_prompts(args.prompt, args.prompts_file) or default_prompts(concepts)
-    check_base(base)
-    check_frames(args.num_frames, check_adapter(args.motion_adapter, base), args.free_noise)
-    levels = noise_levels({}, args.motion_adapter, args.beta_schedule)
-    check_modifier_tokens(prompts, base, concepts)
-    device, dtype = choose_device_dtype(args.device, args.dtype)
+    row = base_row(config.base or recorded_base(concepts) or "toon")
+    prompts, settings = prompts or default_prompts(concepts), config.settings(row.clips)
+    check_base(row.path)
+    check_steps(settings["num_inference_steps"], row.path)
+    adapter = adapter_of(config, row)
+    check_frames(config.num_frames, check_adapter(adapter, row.path), config.free_noise)
+    betas = noise_levels({}, adapter, config.beta_schedule)["beta_schedule"]
+    check_modifier_tokens(prompts, row.path, concepts)
+    device, dtype = choose_device_dtype(config.device, config.dtype)
 
-    print(f"{base} with {args.motion_adapter} on {device}, {dtype}, {levels['beta_schedule']} betas")
-    video = load_video_pipeline(base, args.motion_adapter, paths, device, dtype, args.beta_schedule)
+    print(f"{describe_base(row)} with {shown(adapter)} on {device}, {dtype}, {betas} betas")
+    video = load_video_pipeline(row.path, adapter, paths, device, dtype, config.beta_schedule)
     if switched_on := save_memory(video, device):
         print(f"to save memory: {', '.join(switched_on)}")
-    settings = {
-        "num_frames": args.num_frames,
-        "negative_prompt": negative_prompt,
-        "num_inference_steps": args.num_inference_steps,
-        "guidance_scale": guidance_scale,
-        "eta": eta,
-        "scheduler": args.scheduler,
-        "free_noise": args.free_noise,
-        "window_stride": settings_of(base)["window_stride"],
-        "free_init": args.free_init,
-    }
-    provenance = settings | {"base": base, "motion_adapter": args.motion_adapter, "dtype": dtype}
-    provenance |= {"concept": " ".join(map(str, paths)), "beta_schedule": levels["beta_schedule"]}
-    jobs = [(prompt, args.seed + i) for prompt in prompts for i in range(args.num_videos)]
+    settings |= {name: getattr(config, name) for name in ("num_frames", "free_noise", "free_init")}
+    record = settings | {"base": shown(row.path), "motion_adapter": shown(adapter), "dtype": dtype}
+    record |= {"concept": " ".join(map(str, paths)), "beta_schedule": betas, "fps": config.fps}
+    save_clips(config, prompts, video, settings, record)
+
+
+def save_clips(
+    config: VideoConfig, prompts: list[str], video: "AnimateDiffPipeline", settings: dict, record: dict
+) -> None:
+    """The files of each prompt and seed, which carry both and `record`; a contact sheet beside them."""
+    from tqdm import tqdm
+
+    from utils.sampling.clip_files import save_contact_sheet
+    from utils.sampling.clips import sample_clips
+    from utils.sampling.grids import slugs
+
+    folder, fps = config.output_dir, config.fps
+    jobs = [(prompt, config.seed + i) for prompt in prompts for i in range(config.num_videos)]
     stem_of = dict(zip(prompts, slugs(prompts), strict=True))
-    args.output_dir.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     drawn = sample_clips(video, *zip(*jobs, strict=True), **settings)
     for (prompt, seed), frames in zip(jobs, tqdm(drawn, total=len(jobs), unit="clip"), strict=True):
         size = "x".join(map(str, frames[0].size))
-        metadata = {"prompt": prompt, "seed": seed, "fps": args.fps, "size": size} | provenance
-        stem = args.output_dir / f"{stem_of[prompt]}_{seed}"
-        for name in formats:
-            WRITERS[name](frames, stem.with_name(f"{stem.name}.{name}"), args.fps, metadata)
-        sheet = stem.with_name(f"{stem.name}.png")
-        save_contact_sheet(frames, sheet, args.fps, f"{prompt}, seed {seed}", metadata)
+        metadata = {"prompt": prompt, "seed": seed, "size": size} | record
+        stem = f"{stem_of[prompt]}_{seed}"
+        for name in config.formats:
+            WRITERS[name](frames, folder / f"{stem}.{name}", fps, metadata)
+        save_contact_sheet(frames, folder / f"{stem}.png", fps, f"{prompt}, seed {seed}", metadata)
     seconds = (time.monotonic() - started) / len(jobs)
-    print(
-        f"{len(jobs)} clips in {args.output_dir}, {seconds:.1f} s each; a .png beside each shows its frames"
-    )
+    print(f"{len(jobs)} clips in {folder}, {seconds:.1f} s each; a .png beside each shows its frames")
 
 
-def drawing_settings(args: argparse.Namespace, base: str) -> tuple[float, float, str]:
-    """guidance_scale, eta and negative_prompt: what was given, else what suits the base model.
-
-    Schedulers that know no eta get none, and without guidance there is no prompt to guide away from.
-    """
-    defaults = settings_of(base)
-    guidance_scale = defaults["guidance_scale"] if args.guidance_scale is None else args.guidance_scale
-    eta = (defaults["eta"] if args.scheduler == "ddim" else 0.0) if args.eta is None else args.eta
-    words = defaults["negative_prompt"] if args.negative_prompt is None else args.negative_prompt
-    return guidance_scale, eta, words if guidance_scale > 1 else ""
+def adapter_of(config: VideoConfig, row: Base) -> str:
+    """The motion adapter: the given one, else the base's. Raises UserError when there is none."""
+    adapter = config.motion_adapter or row.motion_adapter
+    if adapter is None:
+        raise UserError(
+            f"no motion adapter is known for base {row.name}; give --motion_adapter, or --base sd15"
+        )
+    return model_path(adapter)
 
 
 def default_concept() -> Path:
@@ -161,7 +155,7 @@ def default_concept() -> Path:
     return CONCEPT
 
 
-def default_prompts(concepts: list[ConceptWeights]) -> list[str]:
+def default_prompts(concepts: "list[ConceptWeights]") -> list[str]:
     """One of the subject in motion, or of the first two subjects together."""
     subjects = subjects_of(concepts)
     if len(subjects) == 1:

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import torch
 
+from utils.bases.registry import BASES, shown
 from utils.errors import UserError
 from utils.evaluation.data_sets import Subject
 from utils.files import write_json
 from utils.training.config import TrainConfig, build_parser
 from utils.training.methods import METHODS
 from utils.training.preflight import check_run
+from utils.training.settings import training_flags
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-SETTINGS = REPOSITORY / "scripts" / "settings"
 # What an evaluation sets itself, and --train_flags therefore may not.
 SET_HERE = frozenset(
     "method output_dir instance_data_dir instance_prompt concepts_list modifier_token cls_token "
@@ -32,15 +33,8 @@ LAUNCHER = re.compile(
 
 
 def read_setting(name: str) -> tuple[str, list[str]]:
-    """(base model, training flags) of scripts/settings/<name>.txt, which the launch scripts share."""
-    base, flags = "", []
-    for line in (SETTINGS / f"{name}.txt").read_text().split():
-        key, _, value = line.partition("=")
-        if key == "--pretrained_model_name_or_path":
-            base = value
-        else:
-            flags.append(line)
-    return base, flags
+    """(base model, training flags) of a base; λ among them, which `_flags_of` leaves out where it must."""
+    return shown(BASES[name].path), training_flags(BASES[name], [])[1:]
 
 
 def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh clone to pictures of your dog in minutes, on a CPU: trains data/dog on the embedded model, samples
-# situations that its pictures never show, and counts how many of the prompts' words the pictures obey.
+# From a fresh clone to images of your dog in minutes, on a CPU: trains data/dog on the embedded model, samples
+# situations that its images never show, and counts how many of the prompts' words the images obey.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 OUTPUT_DIR=ckpt/dog bash scripts/train_single.sh
 python inference.py --concept ckpt/dog --output_dir outputs/quickstart --num_images 3 --batch_size 12 \
@@ -13,5 +13,5 @@ python -m scripts.toon.prompt_accuracy --concept ckpt/dog --images 1 --output_di
 echo
 echo "weights   ckpt/dog"
 echo "log       ckpt/dog/log.jsonl"
-echo "pictures  outputs/quickstart/grid.png (and one PNG each beside it)"
+echo "images    outputs/quickstart/grid.png (and one PNG each beside it)"
 echo "scores    outputs/quickstart/accuracy/accuracy.json"

@@ -2,14 +2,15 @@
 # Two concepts at once, a teddy bear and a barn. On the embedded toon model, or with BASE=sd15 as in the paper:
 #   bash scripts/train_multi.sh
 #   BASE=sd15 CONCEPTS=path/to/concepts.json bash scripts/train_multi.sh
-# Further arguments go to train_classdiffusion.py; NUM_PROCESSES=2 trains on two GPUs.
+# Further arguments go to train_classdiffusion.py, whose relative paths count from the repository's root;
+# NUM_PROCESSES=2 trains in two processes.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 launch \
   --max_train_steps=800 \
-  --concepts_list="${CONCEPTS:-data/concepts.json}" \
+  --concepts_list="$(given_path "${CONCEPTS:-}" data/concepts.json)" \
   --modifier_token="<new1>+<new2>" \
   --cls_token="${CLASSES:-teddy bear+barn}" \
   --validation_prompt="${VALIDATION_PROMPT:-a <new1> teddy bear in front of a <new2> barn}" \
   --validation_steps=400 \
-  --output_dir="${OUTPUT_DIR:-ckpt/teddy_bear_barn}" \
+  --output_dir="$(given_path "${OUTPUT_DIR:-}" ckpt/teddy_bear_barn)" \
   "$@"

@@ -1,10 +1,10 @@
-"""How well a picture fits its prompt, by a BLIP: BLIP-T, with BLIP-1 or BLIP-2, named apart.
+"""How well an image fits its prompt, by a BLIP (BLIP-T): BLIP-1 or BLIP-2, and which of them.
 
 As published:
 
     score = BLIP2T("Salesforce/blip-itm-large-coco", "cuda").text_similarity(prompt, image)[0]
 
-N pairs, B of them at a time, L tokens, V patches of a picture, D width, Q query tokens, P projection width.
+N pairs, B of them at a time, L tokens, V patches of an image, D width, Q query tokens, P projection width.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,16 +19,16 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, BatchEncoding
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.pretrained import read_config
-from utils.errors import UserError
+from utils.bases.registry import BASES, BLIP_HEADS, shown
+from utils.errors import UserError, short
 from utils.scores.blip_families import FAMILIES, Blip1, Blip2
 from utils.scores.encoders import batches, check_files
 
-HEADS = ("itc", "itm")
-Picture = TypeVar("Picture")  # an Image, or the path of one
+AnImage = TypeVar("AnImage")  # an Image, or the path of one
 
 
 class BLIP2T:
-    """Scores pairs of a picture and a prompt. Scores of different models or heads are not comparable.
+    """Scores pairs of an image and a prompt. Scores of different models or heads are not comparable.
 
     model: a folder or a Hub id. The published evaluation's class of this name loads BLIP-1,
     Salesforce/blip-itm-large-coco, and uses ITC; the paper names BLIP-2, Salesforce/blip2-itm-vit-g.
@@ -42,14 +42,14 @@ class BLIP2T:
 
     def __init__(
         self,
-        model: str | Path = "data/toon/blip",
+        model: str | Path = BASES["toon"].judges["blip"],
         device: str | torch.device | None = None,
         head: str = "itc",
     ):
         family = check_blip(model, head)
         self.device, self.dtype = choose_device_dtype(device)
-        self.model_id, self.head, self.family = str(model), head, family.name
-        self.name = f"{model} ({family.name} {head.upper()})"
+        self.model_id, self.head, self.family = shown(model), head, family.name
+        self.name = f"{self.model_id} ({family.name} {head.upper()})"
         with without_progress_bars():
             weights, report = family.model_class.from_pretrained(
                 model, dtype=self.dtype, output_loading_info=True
@@ -66,23 +66,23 @@ class BLIP2T:
     def text_similarity(
         self, prompt: str | Sequence[str], image: Image.Image | Sequence[Image.Image]
     ) -> Tensor:
-        """(N,) float32 on the CPU, paired as `pair_up` does; [0] is one picture's score, as published."""
+        """(N,) float32 on the CPU, paired as `pair_up` does; [0] is one image's score, as published."""
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         images = [image] if isinstance(image, Image.Image) else list(image)
         return self.scores(*pair_up(prompts, images))
 
     @torch.no_grad()
     def scores(self, prompts: Sequence[str], images: Iterable[Image.Image], batch_size: int = 32) -> Tensor:
-        """(N,) float32 on the CPU, of prompts[i] with the i-th picture.
+        """(N,) float32 on the CPU, of prompts[i] with the i-th image.
 
-        A prompt that recurs is encoded once (ITC), a picture that recurs within a batch once. An iterator of
-        pictures is read batch by batch, so memory does not grow with N.
+        A prompt that recurs is encoded once (ITC), an image that recurs within a batch once. An iterator of
+        images is read batch by batch, so memory does not grow with N.
         Raises UserError for a prompt longer than the model reads; ValueError when the counts differ.
         """
         distinct = list(dict.fromkeys(prompts))
         index = {prompt: i for i, prompt in enumerate(distinct)}
         texts = self._text_features(distinct, batch_size) if self.head == "itc" else None
-        if self.head == "itm" and distinct:  # too long a prompt is told before the first batch
+        if self.head == "itm" and distinct:  # too long a prompt is refused before the first batch
             _tokenize(self.processor.tokenizer, distinct, self.text_limit, self.model_id)
         scores = []
         for pairs in batches(zip(prompts, images, strict=True), batch_size):
@@ -98,11 +98,11 @@ class BLIP2T:
         return torch.cat(scores) if scores else torch.empty(0)
 
     def _patches(self, images: list[Image.Image]) -> tuple[list[int], Tensor]:
-        """(for each picture its row, the vision tower's output of each distinct picture (≤ B, V, D))."""
+        """(for each image its row, the vision tower's output of each distinct image (≤ B, V, D))."""
         distinct = {id(image): image for image in images}
         rows = {key: row for row, key in enumerate(distinct)}
-        pictures = [image.convert("RGB") for image in distinct.values()]
-        pixels = self.processor.image_processor(pictures, return_tensors="pt").pixel_values
+        converted = [image.convert("RGB") for image in distinct.values()]
+        pixels = self.processor.image_processor(converted, return_tensors="pt").pixel_values
         vision = self.parts.model.vision_model(pixel_values=pixels.to(self.device, self.dtype))
         return [rows[id(image)] for image in images], vision.last_hidden_state
 
@@ -119,13 +119,13 @@ class BLIP2T:
 
 def check_blip(model: str | Path, head: str) -> type[Blip1] | type[Blip2]:
     """The family of `model`; raises UserError unless it is a BLIP for retrieval, with processor, and `head`
-    is one of HEADS.
+    is one of BLIP_HEADS.
 
     Reads its config.json, which for a Hub id that is not cached is fetched: a few hundred bytes. A BLIP for
     captions has the same model_type, but no heads to score with: its architecture tells.
     """
-    if head not in HEADS:
-        raise UserError(f"unknown head {head!r}; choose one of {', '.join(HEADS)}")
+    if head not in BLIP_HEADS:
+        raise UserError(f"unknown head {head!r}; choose one of {', '.join(BLIP_HEADS)}")
     config = read_config(model, "BLIP model")
     architectures = config.get("architectures") or [f"model of type {config.get('model_type')}"]
     if architectures[0] not in FAMILIES:
@@ -139,21 +139,21 @@ def check_prompts(model: str | Path, prompts: Sequence[str]) -> None:
     """Raises UserError for a blank prompt and for one longer than `model` reads; loads its tokenizer only."""
     for prompt in prompts:
         if not prompt.strip():
-            raise UserError("a prompt is empty; say what the picture should show")
-    limit = check_blip(model, HEADS[0]).text_limit(AutoConfig.from_pretrained(model))
+            raise UserError("a prompt is empty; say what the image should show")
+    limit = check_blip(model, BLIP_HEADS[0]).text_limit(AutoConfig.from_pretrained(model))
     _tokenize(AutoTokenizer.from_pretrained(model), list(prompts), limit, str(model))
 
 
-def pair_up(prompts: Sequence[str], images: Sequence[Picture]) -> tuple[list[str], list[Picture]]:
-    """N prompts and N pictures: the i-th with the i-th; or one of either with all of the other.
+def pair_up(prompts: Sequence[str], images: Sequence[AnImage]) -> tuple[list[str], list[AnImage]]:
+    """N prompts and N images: the i-th with the i-th; or one of either with all of the other.
 
     Raises UserError for other counts.
     """
     n = max(len(prompts), len(images))
     if min(len(prompts), len(images)) == 0 or {len(prompts), len(images)} - {1, n}:
         raise UserError(
-            f"{len(prompts)} prompts and {len(images)} pictures do not pair up; "
-            "give one prompt, one picture, or as many of one as of the other"
+            f"{len(prompts)} prompts and {len(images)} images do not pair up; "
+            "give one prompt, one image, or as many of one as of the other"
         )
     return list(prompts) * (n // len(prompts)), list(images) * (n // len(images))
 
@@ -166,5 +166,7 @@ def _tokenize(
     tokens = tokenizer(prompts, padding=True, return_token_type_ids=False, return_tensors="pt")
     for prompt, length in zip(prompts, tokens.attention_mask.sum(1).tolist(), strict=True):
         if length > limit:
-            raise UserError(f"prompt {prompt!r} has {length} tokens; {model_id} reads {limit}: shorten it")
+            raise UserError(
+                f"prompt '{short(prompt)}' has {length} tokens; {model_id} reads {limit}: shorten it"
+            )
     return tokens

@@ -1,4 +1,4 @@
-"""A user's mistake, told in one line."""
+"""A user's mistake, reported in one line."""
 
 import sys
 from collections.abc import Callable
@@ -8,10 +8,16 @@ class UserError(ValueError):
     """A user's mistake. The message is one line: what was given, what is allowed, what to do."""
 
 
+def short(text: object, length: int = 60) -> str:
+    """`text` in one line of at most `length` characters, for a message that repeats what a user gave."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else f"{line[: length - 1]}…"
+
+
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; on a UserError print `error: <message>` to stderr and exit with status 2."""
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2)

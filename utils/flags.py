@@ -1,50 +1,183 @@
-"""Command-line flags derived from the fields of a dataclass, with their limits."""
+"""A command's flags are the fields of a frozen dataclass: names, types, help and limits.
+
+    @dataclass(frozen=True)
+    class Config:
+        prompt: tuple[str, ...] = option((), "repeatable")
+        eta: float | None = option(None, "noise per step", minimum=0)
+        seed: int = seed_option("seed of every draw")
+
+        def __post_init__(self) -> None:
+            check_fields(self)
+
+    config = parse(Config, argv, __doc__)
+
+A field's type is bool, str, int, float or Path, one of them or None, or a tuple of one of them.
+"""
 
 import math
-from argparse import SUPPRESS, ArgumentParser
-from dataclasses import Field, field, fields
-from typing import Any, NoReturn, get_args
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    RawDescriptionHelpFormatter,
+)
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
-from utils.errors import UserError
+from utils.errors import UserError, short
+
+Config = TypeVar("Config")
+SEEDS = 2**63  # torch's generators take an int64
 
 
-def option(default: Any, text: str, **limits: Any) -> Any:
-    """A field with its help text and limits: choices=…, minimum=… (inclusive), above=…, below=…"""
-    return field(default=default, metadata={"help": text, **limits})
+def option(default: Any, text: str, **facts: Any) -> Any:
+    """A field with its help text and what else is known of it.
+
+    default: dataclasses.MISSING makes a flag that must be given.
+    facts: the limits choices=…, minimum=… (inclusive), above=… and below=… (exclusive), which `check_limits`
+    checks; positional=True for a value without a flag's name; any other is kept in the field's metadata.
+    """
+    return field(default=default, metadata={"help": text, **facts})
+
+
+def seed_option(text: str, default: int = 0, **facts: Any) -> Any:
+    """A field for a seed: a whole number from 0 to 2⁶³ - 1."""
+    return option(default, text, minimum=0, below=SEEDS, **facts)
+
+
+def check_fields(config: Any) -> None:
+    """Raise UserError unless every field of the dataclass instance is within its limits."""
+    for each in fields(config):
+        check_limits(each, getattr(config, each.name))
 
 
 def check_limits(each: Field, value: Any) -> None:
-    """Raise UserError unless `value` is among the field's choices and within its bounds."""
-    limits = each.metadata
+    """Raise UserError unless `value`, or each item of a tuple, is finite, a choice and within the bounds."""
+    if isinstance(value, tuple):
+        for item in value:
+            check_limits(each, item)
+        return
     if value is None:
         return
+    limits, name = each.metadata, _shown_name(each)
     if "choices" in limits and value not in limits["choices"]:
-        raise UserError(f"--{each.name} {value} is unknown: choose from {', '.join(limits['choices'])}")
+        choices = ", ".join(limits["choices"])
+        raise UserError(f"{name} {short(value)} is unknown: choose from {choices}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name} {value}: give a finite number")
     minimum, above, below = limits.get("minimum"), limits.get("above"), limits.get("below", math.inf)
     end = f", below {below}" if below < math.inf else ""
     if minimum is not None and not minimum <= value < below:
-        raise UserError(f"--{each.name} {value}: give a number of at least {minimum}{end}")
+        raise UserError(f"{name} {value}: give a number of at least {minimum}{end}")
     if above is not None and not above < value < below:
-        raise UserError(f"--{each.name} {value}: give a number above {above}{end}")
+        raise UserError(f"{name} {value}: give a number above {above}{end}")
+
+
+def parse(
+    config: type[Config],
+    argv: Sequence[str] | None,
+    description: str,
+    replaced: Mapping[str, str] | None = None,
+) -> Config:
+    """The configuration of a command line, checked; parameters as in `parser_of`."""
+    return config(**vars(parser_of(config, description, replaced).parse_args(argv)))
+
+
+def parser_of(config: type, description: str, replaced: Mapping[str, str] | None = None) -> ArgumentParser:
+    """One flag per field of the dataclass `config`; a flag that is not given leaves the field's default.
+
+    replaced: flags of other programs, without dashes -> one line on what to use here instead.
+    """
+    parser = _Parser(
+        description=description,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        argument_default=SUPPRESS,
+    )
+    parser.replaced = dict(replaced or {})
+    hints = get_type_hints(config)
+    for each in fields(config):
+        _add(parser, each, hints[each.name])
+    return parser
+
+
+def _add(parser: ArgumentParser, each: Field, hint: Any) -> None:
+    """The argument of one field."""
+    text = each.metadata["help"]
+    if each.default not in (None, (), "", False, MISSING):
+        text = f"{text} (default: {each.default})"
+    text = text.replace("%", "%%")
+    if hint is bool:
+        assert each.default is False, f"--{each.name} could not be switched off"
+        parser.add_argument(f"--{each.name}", action="store_true", help=text)
+        return
+    kind = next((k for k in get_args(hint) if k not in (type(None), Ellipsis)), hint)
+    metavar = "|".join(each.metadata["choices"]) if "choices" in each.metadata else kind.__name__.lower()
+    settings = {"type": _reader(kind), "metavar": metavar, "help": text}
+    if get_origin(hint) is tuple:
+        settings["action"] = _Append
+    if not each.metadata.get("positional"):
+        parser.add_argument(f"--{each.name}", required=each.default is MISSING, **settings)
+        return
+    settings["metavar"] = each.name.upper()
+    needed, several = each.default is MISSING, get_origin(hint) is tuple
+    nargs = ("+" if needed else "*") if several else (None if needed else "?")
+    parser.add_argument(each.name, nargs=nargs, **settings)
+
+
+class _Append(Action):
+    """Collects a repeated flag's values in a tuple."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, flag: Any = None) -> None:
+        values = values if isinstance(values, list) else [values]
+        setattr(namespace, self.dest, (*getattr(namespace, self.dest, ()), *values))
 
 
 class _Parser(ArgumentParser):
-    """An ArgumentParser whose complaint is one line."""
+    """An ArgumentParser whose complaint is one line, with the flag that was probably meant."""
+
+    replaced: dict[str, str]
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+        raise UserError(f"{message.removeprefix('argument ')}; see --help")
+
+    def parse_args(self, args: Sequence[str] | None = None, namespace: Namespace | None = None) -> Namespace:
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            self._refuse(next((each for each in unknown if each.startswith("-")), unknown[0]))
+        return known
+
+    def _refuse(self, given: str) -> NoReturn:
+        name = given.partition("=")[0].lstrip("-")
+        if not given.startswith("-"):
+            raise UserError(f"'{short(given)}' belongs to no flag; see --help")
+        if name in self.replaced:
+            raise UserError(f"--{name} does not exist here: {self.replaced[name]}")
+        flags = [action.option_strings[0].lstrip("-") for action in self._actions if action.option_strings]
+        meant = get_close_matches(name, flags, n=1) or [each for each in flags if name in each.split("_")][:3]
+        hint = f": did you mean {' or '.join(f'--{each}' for each in meant)}? S" if meant else "; s"
+        raise UserError(f"unknown flag {short(given)}{hint}ee --help")
 
 
-def parser_of(config: type, description: str) -> ArgumentParser:
-    """One flag per field of the dataclass `config`; a flag that is not given leaves the field's default."""
-    parser = _Parser(description=description, allow_abbrev=False, argument_default=SUPPRESS)
-    for each in fields(config):
-        text = each.metadata["help"]
-        if each.type is bool:
-            parser.add_argument(f"--{each.name}", action="store_true", help=text)
-            continue
-        kind = next((kind for kind in get_args(each.type) if kind is not type(None)), each.type)
-        metavar = "|".join(each.metadata["choices"]) if "choices" in each.metadata else kind.__name__
-        shown = text if each.default is None else f"{text} (default: {each.default})"
-        parser.add_argument(f"--{each.name}", type=kind, metavar=metavar, help=shown)
-    return parser
+def _reader(kind: type) -> Callable[[str], Any]:
+    """`kind` as argparse's type, with a message that says what was given."""
+    wanted = {int: "a whole number", float: "a number", Path: "a path"}.get(kind)
+
+    def read(text: str) -> Any:
+        try:
+            if kind is Path and not text:
+                raise ValueError
+            return kind(text)
+        except ValueError:
+            raise ArgumentTypeError(f"'{short(text)}' is not {wanted}") from None
+
+    return read if wanted else kind
+
+
+def _shown_name(each: Field) -> str:
+    return each.name if each.metadata.get("positional") else f"--{each.name}"

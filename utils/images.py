@@ -74,7 +74,7 @@ def check_images(paths: Iterable[Path]) -> None:
 
 def to_pixels(image: Image.Image) -> "Tensor":
     """RGB picture to (3, height, width) float32 in [-1, 1]."""
-    import torch  # here, so that folders can be checked before torch loads
+    import torch  # seconds, which a command that only looks at its flags need not wait
 
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
 

@@ -1,8 +1,9 @@
-"""What the launch scripts hand to the training script, by stand-ins for the launchers that print it."""
+"""What the launch scripts start, by a stand-in for python that prints the training command."""
 
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,29 +11,45 @@ import pytest
 from utils.training.config import TrainConfig, build_parser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+# Everything but the training is run; the machine has as many GPUs as GPUS says.
+STAND_IN = f"""#!/usr/bin/env bash
+case "$*" in
+  *torch.cuda.device_count*) echo "$GPUS" ;;
+  *--dry_run) ;;
+  *train_classdiffusion.py*) printf "%s\\n" "USE_CPU=${{ACCELERATE_USE_CPU:-}}" "$@" ;;
+  *) exec {sys.executable} "$@" ;;
+esac
+"""
 
 
-def launched(tmp_path: Path, script: str, *arguments: str, **variables: str) -> TrainConfig:
+def start(
+    tmp_path: Path, script: str, *arguments: str, cwd: Path = REPOSITORY, gpus: int = 0, **variables: str
+) -> subprocess.CompletedProcess:
     environment = tmp_path / "environment"
     environment.mkdir(exist_ok=True)
     shutil.copy(REPOSITORY / "requirements.txt", environment / ".requirements")  # nothing to install
-    for launcher in ("python", "accelerate"):
-        (tmp_path / launcher).write_text(f'#!/usr/bin/env bash\nprintf "%s\\n" {launcher} "$@"\n')
-        (tmp_path / launcher).chmod(0o755)
-    ours = ("BASE", "CLASS", "OUTPUT_DIR", "NUM_PROCESSES")
+    (tmp_path / "python").write_text(STAND_IN)
+    (tmp_path / "python").chmod(0o755)
+    ours = ("BASE", "CLASS", "OUTPUT_DIR", "INSTANCE_DIR", "CONCEPTS", "NUM_PROCESSES", "ACCELERATE_USE_CPU")
     inherited = {name: value for name, value in os.environ.items() if name not in ours}
-    told = subprocess.run(
+    return subprocess.run(
         ["bash", str(REPOSITORY / "scripts" / script), *arguments],
+        cwd=cwd,
         env=inherited
-        | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(environment)}
+        | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": str(environment), "GPUS": str(gpus)}
         | variables,
         capture_output=True,
         text=True,
-        check=True,
     )
-    lines = told.stdout.splitlines()
-    assert lines[0] == ("accelerate" if "NUM_PROCESSES" in variables else "python")
-    return TrainConfig(**vars(build_parser().parse_args(lines[lines.index("train_classdiffusion.py") + 1 :])))
+
+
+def launched(tmp_path: Path, script: str, *arguments: str, **settings) -> TrainConfig:
+    """The configuration that the training is started with."""
+    done = start(tmp_path, script, *arguments, **settings)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    given = lines[lines.index("train_classdiffusion.py") + 1 :]
+    return TrainConfig(**vars(build_parser().parse_args(given)))
 
 
 def test_one_concept_on_toon(tmp_path):
@@ -45,7 +62,10 @@ def test_two_concepts_in_the_papers_setting(tmp_path):
     config = launched(tmp_path, "train_multi.sh", BASE="sd15")
     assert [concept.cls_token for concept in config.concepts()] == ["teddy bear", "barn"]
     assert (config.lambda_spl, config.max_train_steps, config.train_batch_size) == (1.0, 800, 2)
-    assert config.learning_rates(1) == (2e-5, 2e-5)
+    assert [config.learning_rate_of(rate) for rate in ("learning_rate", "token_learning_rate")] == [
+        2e-5,
+        2e-5,
+    ]
 
 
 @pytest.mark.parametrize("arguments", [["--method", "custom_diffusion"], ["--method=textual_inversion"]])
@@ -59,10 +79,52 @@ def test_spl_added_to_another_method_has_the_settings_weight(tmp_path):
     assert (config.method, config.lambda_spl) == ("custom_diffusion", 0.03)
 
 
-def test_several_processes_are_launched_after_a_check(tmp_path):
-    config = launched(tmp_path, "train_single.sh", "--max_train_steps=7", NUM_PROCESSES="2")
+def test_a_given_weight_wins(tmp_path):
+    assert launched(tmp_path, "train_single.sh", "--spl_weight=0.5").lambda_spl == 0.5
+
+
+@pytest.mark.parametrize(("gpus", "use_cpu"), [(0, "true"), (2, ""), (4, "")])
+def test_several_processes_are_started_by_torchrun(tmp_path, gpus, use_cpu):
+    done = start(tmp_path, "train_single.sh", "--max_train_steps=7", gpus=gpus, NUM_PROCESSES="2")
+    said, cpu, *command = done.stdout.splitlines()
+    where = "one GPU each" if gpus else "on the CPU"
+    assert (said, cpu) == (f"training in 2 processes, {where}", f"USE_CPU={use_cpu}")
+    assert command[:5] == [
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_classdiffusion.py"
+    ]  # fmt: skip
+    config = TrainConfig(**vars(build_parser().parse_args(command[5:])))
     assert (config.max_train_steps, config.dry_run) == (7, False)
 
 
-def test_a_given_weight_wins(tmp_path):
-    assert launched(tmp_path, "train_single.sh", "--spl_weight=0.5").lambda_spl == 0.5
+@pytest.mark.parametrize(
+    ("variables", "gpus", "words"),
+    [
+        ({"NUM_PROCESSES": "2"}, 1, "NUM_PROCESSES=2, and this machine has 1 GPU(s): give at most 1"),
+        ({"NUM_PROCESSES": "two"}, 0, "NUM_PROCESSES=two: give a whole number from 1 to 99"),
+        ({"NUM_PROCESSES": "0"}, 0, "NUM_PROCESSES=0: give a whole number from 1 to 99"),
+        (
+            {"BASE": "sd16"},
+            0,
+            "BASE=sd16 is unknown: use toon, sd15, sd21, a folder or a Hub id (owner/name)",
+        ),
+    ],
+)
+def test_a_mistake_in_a_variable_is_one_line(tmp_path, variables, gpus, words):
+    done = start(tmp_path, "train_single.sh", gpus=gpus, **variables)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"error: {words}\n")
+
+
+def test_from_another_directory_variables_are_relative_to_it(tmp_path):
+    (tmp_path / "my" / "sd").mkdir(parents=True)
+    config = launched(
+        tmp_path, "train_single.sh", cwd=tmp_path, INSTANCE_DIR="my/dog", OUTPUT_DIR="out", BASE="my/sd"
+    )
+    assert config.instance_data_dir == str(tmp_path / "my" / "dog")
+    assert config.output_dir == str(tmp_path / "out")
+    assert config.pretrained_model_name_or_path == str(tmp_path / "my" / "sd")
+    assert (config.resolution, config.lambda_spl) == (512, 1.0)  # sd15's
+
+
+def test_from_another_directory_defaults_are_the_repositorys(tmp_path):
+    config = launched(tmp_path, "train_multi.sh", cwd=tmp_path)
+    assert (config.concepts_list, config.output_dir) == ("data/concepts.json", "ckpt/teddy_bear_barn")

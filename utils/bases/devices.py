@@ -1,21 +1,24 @@
-"""Where a model runs and in which precision, and quiet loading."""
+"""Where a model runs and in which precision, and quiet loading.
+
+The libraries are imported when a function needs them, so that the names here cost nothing.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-import torch
-from diffusers.utils import logging as diffusers_logging
-from torch import nn
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING
 
 from utils.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # a flag's value -> torch's name
 
 
 def choose_device_dtype(
-    device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
-) -> tuple[torch.device, torch.dtype]:
+    device: "str | torch.device | None" = None, dtype: "str | torch.dtype | None" = None
+) -> "tuple[torch.device, torch.dtype]":
     """Where to sample and in which precision; whatever is given wins.
 
     device: default CUDA, else Apple's MPS, else the CPU.
@@ -23,6 +26,8 @@ def choose_device_dtype(
     precision saves nothing, on MPS it is not dependable).
     Raises UserError for a device this machine lacks and for an unknown dtype.
     """
+    import torch
+
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device is None:
         device = next(name for name, here in present.items() if here)
@@ -40,14 +45,18 @@ def choose_device_dtype(
 
     if dtype is None:
         dtype = "fp16" if device.type == "cuda" else "fp32"
-    if dtype not in DTYPES and dtype not in DTYPES.values():
+    types = {name: getattr(torch, torch_name) for name, torch_name in DTYPES.items()}
+    if dtype not in types and dtype not in types.values():
         raise UserError(f"unknown dtype {str(dtype)!r}; choose one of {', '.join(DTYPES)}")
-    return device, DTYPES.get(dtype, dtype)
+    return device, types.get(dtype, dtype)
 
 
 @contextmanager
 def without_progress_bars() -> Iterator[None]:
     """Both libraries draw a bar per weights file; their switches are global, so put them back."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
     silenced = [log for log in (diffusers_logging, transformers_logging) if log.is_progress_bar_enabled()]
     for log in silenced:
         log.disable_progress_bar()
@@ -58,7 +67,7 @@ def without_progress_bars() -> Iterator[None]:
             log.enable_progress_bar()
 
 
-def cast_frozen(modules: Sequence[nn.Module], dtype: torch.dtype) -> None:
+def cast_frozen(modules: "Sequence[nn.Module]", dtype: "torch.dtype") -> None:
     """Cast the parameters that do not learn, and only them (`to` casts all; diffusers' also warns of it)."""
     for module in modules:
         for parameter in module.parameters():

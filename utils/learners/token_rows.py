@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.learners.learner import Learner, Parameters, Tensors
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def check_within_limit(tokenizer: "PreTrainedTokenizerBase", prompt: str, tokens
     for token in tokens:
         if tokenizer.convert_tokens_to_ids(token) not in input_ids:
             raise UserError(
-                f"'{prompt}' is cut at {tokenizer.model_max_length} tokens, before {token}; "
+                f"'{short(prompt)}' is cut at {tokenizer.model_max_length} tokens, before {token}; "
                 "shorten it, or move the token forward"
             )
 

@@ -5,13 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers import UNet2DConditionModel
-
 from utils.bases.pretrained import read_config
+from utils.bases.registry import BASES
 from utils.errors import UserError
+from utils.sampling.settings import BETA_SCHEDULES
 
-PUBLISHED = "guoyww/animatediff-motion-adapter-v1-5-2"  # AnimateDiff's, for Stable Diffusion 1.5
-BETA_SCHEDULES = ("linear", "scaled_linear")
+PUBLISHED = BASES["sd15"].motion_adapter  # AnimateDiff's, for Stable Diffusion 1.5
 
 
 def adapter_config(adapter: str | Path) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> int:
     UNet has them, and an adapter of other groups would load and draw nonsense.
     """
     config = adapter_config(adapter)
-    unet = UNet2DConditionModel.load_config(base, subfolder="unet")
+    unet = read_config(base, "base model", "unet/config.json")
     blocks = len(unet["block_out_channels"])
     pairs = {
         "block channels": (config["block_out_channels"], unet["block_out_channels"]),

@@ -1,17 +1,21 @@
 """Prompts about trained concepts: read, and checked against what the concepts and the tokenizer know."""
 
 import re
+from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from transformers import CLIPTokenizer
+from utils.bases.registry import base_row, shown
+from utils.errors import UserError, short
 
-from utils.concepts.formats import ConceptWeights
-from utils.errors import UserError
-from utils.learners.token_rows import check_within_limit
+if TYPE_CHECKING:
+    from utils.concepts.formats import ConceptWeights
+
+LONGEST = 1000  # characters of a prompt; a text encoder of Stable Diffusion reads 77 tokens
 
 
-def subjects_of(concepts: list[ConceptWeights]) -> list[str]:
+def subjects_of(concepts: "Sequence[ConceptWeights]") -> list[str]:
     """'<new1> dog' for every token of the concepts, the token alone where no class is recorded.
 
     Raises UserError when there is no token.
@@ -26,7 +30,7 @@ def subjects_of(concepts: list[ConceptWeights]) -> list[str]:
     return subjects
 
 
-def check_together(concepts: list[ConceptWeights]) -> None:
+def check_together(concepts: "Sequence[ConceptWeights]") -> None:
     """Raises UserError for concepts that would overwrite one another."""
     tokens = [token for concept in concepts for token in concept.rows]
     for token in tokens:
@@ -38,41 +42,66 @@ def check_together(concepts: list[ConceptWeights]) -> None:
         )
 
 
-def recorded_base(concepts: list[ConceptWeights]) -> str | None:
+def recorded_base(concepts: "Sequence[ConceptWeights]") -> str | None:
     """The one base model that the concepts were trained on, None if none says."""
-    bases = sorted({concept.base for concept in concepts if concept.base})
+    bases = sorted({base_row(concept.base).path for concept in concepts if concept.base})
     if len(bases) > 1:
         raise UserError(
-            f"the concepts were trained on different base models ({', '.join(bases)}); choose with --base"
+            f"the concepts were trained on different base models ({', '.join(map(shown, bases))}); "
+            "choose with --base"
         )
     return bases[0] if bases else None
 
 
-def read_prompts(given: list[str], file: Path | None) -> list[str]:
-    """The prompts of the flags, then the file's lines that are not blank; each once."""
-    lines: list[str] = []
+def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
+    """The prompts of the flags, then the file's lines that are not blank; each once.
+
+    Raises UserError for a file that is missing, empty or not UTF-8, and for a prompt past 1,000 characters.
+    """
+    prompts = {f"--prompt {number}": prompt for number, prompt in enumerate(given, start=1)}
     if file is not None:
-        if not file.is_file():
-            raise UserError(f"no prompts file at {file}; give a text file with one prompt per line")
-        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        if not lines:
-            raise UserError(f"prompts file {file} is empty; write one prompt per line")
-    return list(dict.fromkeys(given + lines))  # a repeated prompt would only repeat its pictures
+        prompts |= {f"{file}, line {number}": line for number, line in _lines(file).items()}
+    for place, prompt in prompts.items():
+        if len(prompt) > LONGEST:
+            raise UserError(
+                f"{place}: '{short(prompt)}' has {len(prompt):,} characters; a prompt has at most {LONGEST:,}"
+            )
+    return list(dict.fromkeys(prompts.values()))  # a repeated prompt would only repeat its images
 
 
-def check_modifier_tokens(prompts: list[str], base: str, concepts: list[ConceptWeights]) -> None:
+def _lines(file: Path) -> dict[int, str]:
+    """Line number -> prompt."""
+    if not file.is_file():
+        raise UserError(f"no prompts file at {file}; give a text file with one prompt per line")
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"prompts file {file} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if not lines:
+        raise UserError(f"prompts file {file} is empty; write one prompt per line")
+    return lines
+
+
+def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence[ConceptWeights]") -> None:
     """Raises UserError for a <token> that neither a concept nor the base's tokenizer knows, and for one that
     stands past the tokenizer's limit.
 
-    The tokenizer would spell an unknown one in letters and cut off a late one: pictures would show anything.
+    The tokenizer would spell an unknown one in letters and cut off a late one: images would show anything.
     """
+    from transformers import CLIPTokenizer
+
+    from utils.learners.token_rows import check_within_limit
+
     tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
     mentioned = {token for prompt in prompts for token in re.findall(r"<[^<>\s]+>", prompt)}
     known = [token for concept in concepts for token in concept.rows]
     for token in sorted(mentioned.difference(known)):
         if token not in tokenizer.get_vocab():
             raise UserError(
-                f"prompt mentions {token}, known are: {', '.join(known) or 'none'}; add its --concept"
+                f"prompt mentions {short(token)}, known are: {', '.join(known) or 'none'}; add its --concept"
             )
     tokenizer.add_tokens(known)
     for prompt in prompts:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
-from utils.flags import check_limits, option, parser_of
+from utils.flags import check_fields, option, parser_of, seed_option
 from utils.training.concept import Concept, read_concepts_list
 from utils.training.methods import METHODS, Method, Stage
 
@@ -67,7 +67,7 @@ class TrainConfig:
     output_dir: str = option(
         "ckpt/concept", "folder for the trained concept, logs and checkpoints", may_differ=True
     )
-    seed: int = option(0, "seed of every random draw", minimum=0)
+    seed: int = seed_option("seed of every random draw")
     resolution: int | None = option(None, "training picture side (default: the base model's)", minimum=8)
     train_batch_size: int = option(2, "instance pictures per process and micro-step", minimum=1)
     max_train_steps: int = option(500, "optimizer steps", minimum=1, may_differ=True)
@@ -114,8 +114,7 @@ class TrainConfig:
     dry_run: bool = option(False, "print the configuration and the plan, then stop", may_differ=True)
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check_limits(each, getattr(self, each.name))
+        check_fields(self)
         if self.resolution is not None and self.resolution % 8:
             raise UserError(f"--resolution {self.resolution} is not a multiple of 8, the autoencoder's step")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":

@@ -1,0 +1,103 @@
+"""How images and clips are drawn: the flags that both commands share, the schedulers, and their limits.
+
+Knows no torch, so that a command can print its help or refuse a mistake without waiting for it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.bases.devices import DTYPES
+from utils.bases.registry import BASES, ClipSampling, Sampling, as_dict
+from utils.errors import UserError
+from utils.flags import check_fields, option, seed_option
+
+# diffusers' class, and what overrides the base's config: latents are not confined to [-1, 1], and PNDM's
+# Runge-Kutta start is not what Stable Diffusion uses. A config written for another scheduler says neither.
+SCHEDULERS: dict[str, tuple[str, dict[str, bool]]] = {
+    "ddim": ("DDIMScheduler", {"clip_sample": False}),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "dpm++": ("DPMSolverMultistepScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_a": ("EulerAncestralDiscreteScheduler", {}),
+}
+BETA_SCHEDULES = ("linear", "scaled_linear")  # of motion adapters
+
+
+def default_of(part: str, setting: str) -> str:
+    """The defaults of a setting in the bases' rows, for --help. part: "sampling" or "clips"."""
+    values = {name: getattr(getattr(row, part), setting) for name, row in BASES.items()}
+    usual = values["sd15"]
+    others = [f"{value:g} with {name}" for name, value in values.items() if value != usual]
+    return f"(default: {', '.join([f'{usual:g}', *others])})"
+
+
+@dataclass(frozen=True)
+class DrawingFlags:
+    """The flags of a command that draws; None where the base or the machine decides."""
+
+    base: str | None = option(
+        None, f"{', '.join(BASES)}, folder or Hub id (default: the concept's, else toon)"
+    )
+    concept: tuple[Path, ...] = option((), "trained folder or file; repeatable")
+    prompt: tuple[str, ...] = option((), "repeatable (default: a few about the concept)")
+    prompts_file: Path | None = option(None, "text file, one prompt per line; joins those of --prompt")
+    negative_prompt: str | None = option(None, "what should not be shown")
+    seed: int = seed_option("image i of a prompt uses seed + i")
+    num_inference_steps: int | None = option(
+        None, f"denoising steps {default_of('sampling', 'num_inference_steps')}", minimum=1
+    )
+    guidance_scale: float | None = option(
+        None, f"weight of the prompt {default_of('sampling', 'guidance_scale')}", minimum=0
+    )
+    eta: float | None = option(
+        None, f"noise per step, 0 to 1; ddim only {default_of('sampling', 'eta')}", minimum=0
+    )
+    scheduler: str = option("ddim", "sampler", choices=tuple(SCHEDULERS))
+    output_dir: Path = option(Path("outputs"), "folder of the files")
+    device: str | None = option(None, "cuda, mps or cpu (default: the first of them that is here)")
+    dtype: str | None = option(None, "precision (default: fp16 on CUDA, else fp32)", choices=tuple(DTYPES))
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        check_scheduler(self.scheduler, self.eta or 0.0)
+        if self.negative_prompt and self.guidance_scale is not None and self.guidance_scale <= 1:
+            raise UserError(
+                f"--guidance_scale is {self.guidance_scale:g}; --negative_prompt has an effect only above 1"
+            )
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise UserError(f"--output_dir {self.output_dir} is a file; give a folder")
+
+    def settings(self, row: Sampling | ClipSampling) -> dict[str, Any]:
+        """Keyword arguments of `sample` or `sample_clips`: what was given, else what suits the base.
+
+        Schedulers that know no eta get none, and without guidance there is no prompt to guide away from.
+        """
+        settings = {"negative_prompt": ""} | as_dict(row) | {"scheduler": self.scheduler}
+        if self.scheduler != "ddim":
+            settings["eta"] = 0.0
+        given = {name: getattr(self, name, None) for name in settings}
+        settings |= {name: value for name, value in given.items() if value is not None}
+        if settings["guidance_scale"] <= 1:
+            settings["negative_prompt"] = ""
+        return settings
+
+
+def check_scheduler(name: str, eta: float) -> None:
+    """Raises UserError for an unknown scheduler, an eta that it would ignore, or one outside [0, 1]."""
+    if name not in SCHEDULERS:
+        raise UserError(f"unknown scheduler {name!r}; choose one of {', '.join(SCHEDULERS)}")
+    if name != "ddim" and eta != 0:
+        raise UserError(f"scheduler {name} ignores eta, and eta is {eta:g}; use ddim or set eta to 0")
+    if not 0 <= eta <= 1:
+        raise UserError(f"eta is {eta:g}; it must be in [0, 1]: 0 is deterministic DDIM, 1 adds DDPM's noise")
+
+
+def check_steps(steps: int, base: str | Path) -> None:
+    """Raises UserError for more denoising steps than the base was trained on; reads its scheduler's file."""
+    from utils.bases.pretrained import read_config
+
+    config = read_config(base, "base model", "scheduler/scheduler_config.json")
+    known = config.get("num_train_timesteps", 1000)  # diffusers' default, which it may leave out
+    if steps > known:
+        raise UserError(f"--num_inference_steps is {steps}; {base} has {known} timesteps: give at most that")
