@@ -31,10 +31,14 @@ _LAYER = re.compile(
 _PARTS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
+def is_kv_name(parameter: str) -> bool:
+    """Whether this is the name of a UNet's attn2.to_k or attn2.to_v weight."""
+    return _PARAMETER.fullmatch(parameter) is not None
+
+
 def layer_name(parameter: str) -> str:
-    """kohya's name of a UNet's attn2.to_k/to_v weight. Raises ValueError for any other parameter."""
-    if not _PARAMETER.fullmatch(parameter):
-        raise ValueError(f"{parameter} is not the weight of an attn2.to_k or attn2.to_v")
+    """kohya's name of a UNet's attn2.to_k/to_v weight."""
+    assert is_kv_name(parameter), parameter
     return "lora_unet_" + parameter.removesuffix(".weight").replace(".", "_")
 
 
