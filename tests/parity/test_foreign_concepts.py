@@ -288,5 +288,5 @@ def test_textual_inversion_file(tmp_path, base, pipeline, suffix, shape):
 
 def test_several_vectors_to_a_token_are_refused(tmp_path, pipeline):
     save_file({"<cat-toy>": torch.randn(3, 32)}, tmp_path / "learned_embeds.safetensors")
-    with pytest.raises(ValueError, match=r"expected \(D,\), found \(3, 32\)"):
+    with pytest.raises(ValueError, match="has 3 vectors for <cat-toy>"):
         load_concept(pipeline, tmp_path / "learned_embeds.safetensors")

@@ -1,4 +1,4 @@
-"""Read a trained concept from any layout in use: the official one, HF's, Adobe's two, a bare token file.
+"""Read a trained concept from any layout in use: the official one, HF's, Adobe's two, LoRAs, embeddings.
 
 Shapes: C channels of a cross-attention layer, D text width, r rank of a compressed layer.
 """
@@ -15,6 +15,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
+from utils.concepts.foreign import refuse_foreign
+from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_metadata
 from utils.errors import UserError
 
 WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
@@ -51,11 +54,17 @@ class ConceptWeights:
         return bool(self.weights or self.deltas or self.parts)
 
 
-def read_concept(path: Path) -> ConceptWeights:
+def read_concept(path: Path, token: str | None = None) -> ConceptWeights:
     """The concept in a directory or a file. The official K/V file brings the token files beside it.
 
+    token: what to call the concept's only token. Default: the name in the file, else <file's name>.
     Raises UserError if files are missing or ambiguous, or if their content is not a concept's.
     """
+    refuse_image(path)
+    return named(_read(path), token, path)
+
+
+def _read(path: Path) -> ConceptWeights:
     if path.is_dir():
         return _read_directory(path)
     if not path.is_file():
@@ -71,8 +80,13 @@ def read_file(path: Path) -> dict[str, Any]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} is not a readable {path.suffix} weights file: {error}") from error
+    except pickle.UnpicklingError as error:  # torch's own message advises to load unsafely
+        refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
+        why = f"it holds Python objects ({refused[1]}), which could run code" if refused else "it is damaged"
+        raise UserError(f"{path} is not a readable {path.suffix} weights file: {why}") from error
+    except (SafetensorError, RuntimeError, EOFError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} is not a readable {path.suffix} weights file: {reason}") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
     return content
@@ -83,6 +97,8 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
     if weights_file and weights_file.name == ADOBE_FILE:
         return _parse(read_file(weights_file), weights_file)
     manifest = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    if weights_file is None and manifest is None and (other := _other_tool_file(folder)):
+        return _read(other)
     if weights_file is None and (manifest is None or KV in manifest["files"]):
         wanted = f"{WEIGHTS_STEM}(.safetensors|.bin)"
         raise UserError(f"no {wanted} in {folder}; give a concept's directory, or one token file")
@@ -107,6 +123,12 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
     )
 
 
+def _other_tool_file(folder: Path) -> Path | None:
+    """A LoRA of scripts.export, or diffusers' textual inversion."""
+    embeddings = [folder / name for name in DIFFUSERS_FILES if (folder / name).is_file()]
+    return lora_in(folder) or next(iter(embeddings), None)
+
+
 def _weights_file(folder: Path) -> Path | None:
     found = [file for suffix in SUFFIXES if (file := folder / f"{WEIGHTS_STEM}{suffix}").is_file()]
     if len(found) > 1:
@@ -118,7 +140,7 @@ def _weights_file(folder: Path) -> Path | None:
 def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
     rows: dict[str, Tensor] = {}
     for file in files:
-        for token, row in _token_rows(read_file(file), file).items():
+        for token, row in token_rows(embedding_of(read_file(file), file), file).items():
             if token in rows:
                 raise UserError(f"{file.parent} holds {token} twice; remove one of its files")
             rows[token] = row
@@ -160,10 +182,22 @@ def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:
     if "unet" in content:
         return _parse_adobe(content, path)
     if "state_dict" in content:
+        refuse_foreign(content, path)
         return _parse_compvis(content, path)
     if any("_custom_diffusion." in key for key in content):
         return ConceptWeights(_parse_processors(content, path))
-    return ConceptWeights(rows=_token_rows(content, path))
+    if is_kv_lora(content):
+        return _parse_lora(content, path)
+    refuse_foreign(content, path)
+    return ConceptWeights(rows=token_rows(embedding_of(content, path), path))
+
+
+def _parse_lora(content: dict[str, Any], path: Path) -> ConceptWeights:
+    """kohya's layout, and what scripts.export noted: the tokens' files beside it, classes and base."""
+    noted = read_metadata(path)
+    rows = _read_token_files(files_beside(path))
+    classes = tuple(noted.get("classes", ())) if rows else ()
+    return ConceptWeights(deltas=deltas_of(content, path), rows=rows, base=noted.get("base"), classes=classes)
 
 
 def _parse_processors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
@@ -184,7 +218,7 @@ def _parse_adobe(content: dict[str, Any], path: Path) -> ConceptWeights:
         # "text_encoder" is one: a whole fine-tuned text encoder, which no concept of this project has.
         raise UserError(f"{path}: unexpected entries {unexpected}; K/V and token rows can be loaded, no more")
     weights, deltas = _split_compressed(content["unet"], path)
-    return ConceptWeights(weights, deltas, _token_rows(content.get("modifier_token", {}), path))
+    return ConceptWeights(weights, deltas, token_rows(content.get("modifier_token", {}), path))
 
 
 def _parse_compvis(content: dict[str, Any], path: Path) -> ConceptWeights:
@@ -230,12 +264,3 @@ def _split_compressed(entries: dict[str, Any], path: Path) -> tuple[dict[str, Te
         else:
             raise UserError(f"{path}: unexpected entry {name}")
     return weights, deltas
-
-
-def _token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """{token: (D,)}, or (1, D) as textual inversion writes it. Several vectors to a token are refused."""
-    for token, row in content.items():
-        if not isinstance(row, Tensor) or not (row.ndim == 1 or (row.ndim == 2 and len(row) == 1)):
-            shape = tuple(row.shape) if isinstance(row, Tensor) else type(row).__name__
-            raise UserError(f"{path}: {token} is not one token's row: expected (D,), found {shape}")
-    return {token: row.detach().flatten() for token, row in content.items()}

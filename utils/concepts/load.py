@@ -32,10 +32,13 @@ class LoadedConcept:
     classes: tuple[str | None, ...]
 
 
-def load_concept(pipeline: Any, path: str | Path, weight: float = 1.0) -> LoadedConcept:
+def load_concept(
+    pipeline: Any, path: str | Path, weight: float = 1.0, token: str | None = None
+) -> LoadedConcept:
     """Merge a concept into pipeline.unet, .text_encoder and .tokenizer, or raise and leave them as they were.
 
     path: a concept's directory or file, in any layout of utils/concepts/formats.py.
+    token: another name for the concept's only token, as read_concept takes it.
     weight: 1 gives the trained K/V exactly, 0 < weight < 1 the straight line from the base's to them.
     Works on UNet2DConditionModel and UNetMotionModel; call it before CPU offloading or compilation. The UNet
     remembers that it carries a concept, but a UNetMotionModel made from it does not.
@@ -44,7 +47,7 @@ def load_concept(pipeline: Any, path: str | Path, weight: float = 1.0) -> Loaded
     Why not unet.load_attn_procs: from diffusers 0.29 to 0.42 it reads the file and installs nothing.
     """
     path = Path(path)
-    concept = read_concept(path)
+    concept = read_concept(path, token)
     if not (concept.changes_weights or concept.rows):
         raise UserError(f"{path} holds no weights")
     _compare_bases(pipeline, concept, path)

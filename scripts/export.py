@@ -1,0 +1,150 @@
+"""Write a trained concept for other tools.
+
+    python -m scripts.export ckpt/dog --format lora                  # ComfyUI, A1111 and diffusers
+    python -m scripts.export ckpt/dog exports/dog --format diffusers # a pipeline folder of its own
+
+lora        K/V as a LoRA in kohya's layout, and the embeddings
+diff        the exact differences, for ComfyUI and A1111, and the embeddings
+embedding   a concept without K/V, for those tools, diffusers and kohya
+diffusers   the base model with everything merged
+official    the files of the original repository
+"""
+
+import os
+import shutil
+import tempfile
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from utils.errors import UserError, exit_on_user_error
+from utils.flags import check_limits, option, parser_of
+
+LAYOUTS = ("lora", "diff", "embedding", "diffusers", "official")
+DEFAULT_DTYPES = {"lora": "fp16", "diff": "fp16", "diffusers": "fp32"}
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    format: str = option("lora", "the layout", choices=LAYOUTS)
+    base: str | None = option(None, "base model: name, folder or Hub id (default: the concept's own)")
+    rank: int | None = option(None, "lora: the rank of every layer (default: the exact one)", minimum=1)
+    error: float | None = option(
+        None, "lora: the smallest rank whose relative error over all layers is at most this", above=0, below=1
+    )
+    alias: str | None = option(
+        None,
+        "lora, diff, embedding: the embeddings' file names, joined by +, which prompts name in ComfyUI and "
+        "A1111; not a plain word (default: the class and a number, e.g. dog1)",
+    )
+    dtype: str | None = option(
+        None, "lora, diff (default: fp16), diffusers (default: fp32)", choices=("fp16", "bf16", "fp32")
+    )
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check_limits(each, getattr(self, each.name))
+        uses = {"rank": ("lora",), "error": ("lora",), "dtype": tuple(DEFAULT_DTYPES), "alias": LAYOUTS[:3]}
+        for name, layouts in uses.items():
+            if getattr(self, name) is not None and self.format not in layouts:
+                raise UserError(
+                    f"--{name} has no effect on --format {self.format}; it is for {', '.join(layouts)}"
+                )
+        if self.rank is not None and self.error is not None:
+            raise UserError("--rank and --error both choose the rank; give one of them")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of(ExportConfig, __doc__)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.add_argument("concept", type=Path, metavar="CONCEPT", help="a trained concept's folder or file")
+    parser.add_argument(
+        "output",
+        type=Path,
+        nargs="?",
+        default=None,
+        metavar="OUT",
+        help="a new folder (default: CONCEPT_FORMAT)",
+    )
+    flags = vars(parser.parse_args(argv))
+    path, output = flags.pop("concept"), flags.pop("output")
+    config = ExportConfig(**flags)
+    output = output or path.with_name(f"{path.stem}_{config.format}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{output} exists and is not an empty folder; give a new one")
+    export(path, output, config)
+
+
+def export(path: Path, output: Path, config: ExportConfig) -> None:
+    """Writes into a folder of its own, which takes its name when all is written."""
+    from utils.bases.registry import base_row  # here: the flags are checked before torch is imported
+    from utils.bases.sd import check_base
+    from utils.concepts.export import aliases_of, check_exportable
+    from utils.concepts.formats import read_concept
+
+    concept = read_concept(path)
+    check_exportable(concept, path, config.format)
+    aliases = aliases_of(concept, path, config.alias) if config.format in LAYOUTS[:3] else {}
+    base = config.base or concept.base
+    if config.format != "embedding":
+        if base is None:
+            raise UserError(f"{path} does not say what base model it was trained on; give it with --base")
+        base = base_row(base).path
+        check_base(base)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
+    try:
+        _write_into(staging, path, concept, base, aliases, config)
+        if output.is_dir():
+            output.rmdir()
+        os.replace(staging, output)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    output.chmod(0o755)
+    _describe(output, aliases, config)
+
+
+def _write_into(
+    folder: Path, path: Path, concept, base: str | None, aliases: dict, config: ExportConfig
+) -> None:
+    from utils.concepts import export as formats
+
+    dtype = config.dtype or DEFAULT_DTYPES.get(config.format)
+    if config.format == "diffusers":
+        return formats.write_pipeline(folder, base, path, dtype)
+    if config.format == "embedding":
+        return formats.write_embeddings(folder, concept.rows, aliases, kohya=True)
+    start = formats.base_kv(base, set(concept.weights | concept.deltas), path)
+    deltas = formats.differences(concept, start, path)
+    if config.format == "official":
+        merged = {name: start[name] + delta.float() for name, delta in concept.deltas.items()}
+        return formats.write_official(folder, concept.weights | merged, concept.rows)
+    formats.write_embeddings(folder, concept.rows, aliases, kohya=False)
+    files = {token: f"{name}.safetensors" for token, name in aliases.items()}
+    note = {"base": base, "classes": list(concept.classes), "tokens": files}
+    file = folder / f"{path.stem}_{config.format}.safetensors"
+    if file.name in files.values():
+        raise UserError(
+            f"--alias {path.stem}_{config.format} is the name of the LoRA's own file; choose another"
+        )
+    if config.format == "lora":
+        report = formats.write_lora(file, deltas, note, config.rank, config.error, dtype)
+    else:
+        report = formats.write_diff(file, deltas, note, dtype)
+    for name, error in report.errors.items():
+        print(f"{name:80} error {error:.2e}")
+    print(f"rank {report.rank}, {dtype}, relative error over all layers {report.error:.2e}")
+
+
+def _describe(output: Path, aliases: dict[str, str], config: ExportConfig) -> None:
+    for file in sorted(output.rglob("*.*")):
+        if config.format != "diffusers" and file.is_file():
+            print(f"{file} {file.stat().st_size / 1e6:.3f} MB")
+    if config.format == "diffusers":
+        print(f'StableDiffusionPipeline.from_pretrained("{output}")')
+    for token, alias in aliases.items():
+        print(f"{token} in diffusers is {alias} in A1111's prompts and embedding:{alias} in ComfyUI's")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

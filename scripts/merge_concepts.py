@@ -1,0 +1,106 @@
+"""Merge concepts that were trained apart into one that has the tokens of all.
+
+python -m scripts.merge_concepts ckpt/dog ckpt/barn --output ckpt/dog_barn
+"""
+
+from argparse import RawDescriptionHelpFormatter
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from utils.errors import UserError, exit_on_user_error
+from utils.flags import check_limits, option, parser_of
+
+
+@dataclass(frozen=True)
+class MergeConfig:
+    output: Path | None = option(None, "a new folder for the merged concept")
+    base: str | None = option(None, "base model: name, folder or Hub id (default: the concepts' own)")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check_limits(each, getattr(self, each.name))
+        if self.output is None:
+            raise UserError("--output is missing: give a new folder for the merged concept")
+        if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
+            raise UserError(f"--output {self.output} exists and is not an empty folder; give a new one")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = parser_of(MergeConfig, __doc__)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.add_argument(
+        "concepts", type=Path, nargs="+", metavar="CONCEPT", help="folder or file; two or more"
+    )
+    flags = vars(parser.parse_args(argv))
+    paths = flags.pop("concepts")
+    config = MergeConfig(**flags)
+    if len(paths) < 2:
+        raise UserError(f"{paths[0]} alone is nothing to merge; give two concepts or more")
+    merge_concepts(paths, config)
+
+
+def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
+    from utils.bases.sd import check_base, load_pipeline  # here: flags are checked before torch is imported
+    from utils.concepts.captions import regularisation_captions
+    from utils.concepts.export import check_exportable, differences
+    from utils.concepts.formats import read_concept
+    from utils.concepts.lora import is_kv_name
+    from utils.concepts.merge import merge, without_clashes
+    from utils.concepts.save import save_concept
+
+    concepts = [read_concept(path) for path in paths]
+    for path, concept in zip(paths, concepts, strict=True):
+        if not concept.rows:
+            raise UserError(f"{path} has no token, and only what tokens mean can be merged")
+        if concept.weights or concept.deltas:
+            check_exportable(concept, path, "lora")  # K, V and rows, as a LoRA with its embeddings holds
+    if not any(concept.weights or concept.deltas for concept in concepts):
+        raise UserError(
+            "none of the concepts has K/V: they need no merging; give inference.py several --concept"
+        )
+    base = _base_of(paths, concepts, config)
+    check_base(base)
+
+    concepts, changes = without_clashes(concepts)
+    for number, names in changes.items():
+        for old, new in names.items():
+            print(f"{old} of {paths[number]} is called {new}, because an earlier concept has that token")
+    pipeline = load_pipeline(base, "cpu", "fp32")
+    own = {name: p.detach() for name, p in pipeline.unet.named_parameters() if is_kv_name(name)}
+    for path, concept in zip(paths, concepts, strict=True):
+        found = concept.weights.keys() | concept.deltas.keys()
+        if found and found != own.keys():
+            raise UserError(f"{path} has K/V of {len(found)} layers that are not the {len(own)} of {base}")
+        if found:
+            differences(concept, own, path)
+    merged = merge(concepts, own, pipeline.text_encoder, pipeline.tokenizer, regularisation_captions())
+    kv = {name: weight.float() for name, weight in merged.weights.items()}
+    save_concept(config.output, kv, merged.rows, base=base, classes=merged.classes)
+    if merged.dropped:
+        print(f"{merged.dropped} rows of target words were equal to earlier ones and count once")
+    print(
+        f"the concepts' phrases are met to {merged.residual:.0e}; K and V of other captions: {merged.drift:.2%}"
+    )
+    subjects = [f"{t} {c}" if c else t for t, c in zip(merged.rows, merged.classes, strict=True)]
+    print(f"{config.output}: {', '.join(subjects)}")
+
+
+def _base_of(paths: list[Path], concepts: list, config: MergeConfig) -> str:
+    """The one base that all were trained on, unless --base says which."""
+    from utils.bases.registry import base_row
+
+    recorded = {base_row(c.base).path: path for path, c in zip(paths, concepts, strict=True) if c.base}
+    if config.base:
+        return base_row(config.base).path
+    if len(recorded) > 1:
+        named = ", ".join(f"{path} on {base}" for base, path in recorded.items())
+        raise UserError(
+            f"the concepts were trained on different base models ({named}); they cannot be merged"
+        )
+    if not recorded:
+        raise UserError(f"{paths[0]} does not say what base model it was trained on; give it with --base")
+    return next(iter(recorded))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,84 @@
+"""Token rows in the files of other tools: kohya, A1111, diffusers; and what a concept's token is called.
+
+Shapes: n vectors of a token, D text width.
+"""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from utils.concepts.formats import ConceptWeights
+
+KOHYA_KEY = "emb_params"
+A1111_KEY = "string_to_param"
+DIFFUSERS_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
+IMAGES = (".png", ".webp", ".jpg", ".jpeg", ".jxl", ".avif")
+_XTI_KEY = re.compile(r"(IN|OUT)\d\d|MID")
+
+
+def embedding_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """{token: vectors} where another tool keeps an embedding without its token; other content as it is.
+
+    kohya: {"emb_params": (n, D)}. A1111: {"string_to_param": {"*": (n, D)}, "name": …, …}. Both call a token
+    by its file's name, so here it is <stem>. diffusers: {token: (n, D)} or (D,) needs no change.
+    Raises UserError for an embedding of SDXL and for one of several layers.
+    """
+    if content.keys() & {"clip_l", "clip_g"}:
+        raise UserError(
+            f"{path} is an embedding for SDXL ({', '.join(sorted(map(str, content)))}); "
+            "give one that was trained on Stable Diffusion 1.x or 2.x"
+        )
+    if content and all(_XTI_KEY.fullmatch(str(key)) for key in content):
+        raise UserError(f"{path} is kohya's embedding with a row per layer (XTI); give one with a single row")
+    token = f"<{path.stem}>"
+    if content.keys() == {KOHYA_KEY}:
+        return {token: content[KOHYA_KEY]}
+    if A1111_KEY not in content:
+        return content
+    vectors = content[A1111_KEY]
+    if not isinstance(vectors, dict) or len(vectors) != 1:
+        raise UserError(f"{path}: {A1111_KEY} is not one embedding; save it again with a current A1111")
+    return {token: next(iter(vectors.values()))}
+
+
+def token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
+    """{token: (D,)} from {token: (D,) or (1, D)}. Several vectors to a token are refused."""
+    for token, row in content.items():
+        if not isinstance(row, Tensor):
+            raise UserError(f"{path}: {token} is not one token's row: it is a {type(row).__name__}")
+        if row.ndim == 2 and len(row) > 1:
+            raise UserError(
+                f"{path} has {len(row)} vectors for {token}; here a token is one vector: "
+                "train the embedding with one"
+            )
+        if row.ndim not in (1, 2):
+            raise UserError(f"{path}: {token} is not one token's row: expected (D,), got {tuple(row.shape)}")
+    return {token: row.detach().flatten() for token, row in content.items()}
+
+
+def named(concept: "ConceptWeights", token: str | None, path: Path) -> "ConceptWeights":
+    """The concept with its only token called `token`, or as it is for None.
+
+    Raises UserError for a concept of several tokens or none, and for a token that is not one word.
+    """
+    if token is not None:
+        if len(concept.rows) != 1:
+            known = ", ".join(concept.rows) or "none"
+            raise UserError(f"--token {token} names one token; those of {path} are: {known}")
+        concept = replace(concept, rows={token: next(iter(concept.rows.values()))})
+    for name in concept.rows:
+        if name.split() != [name]:
+            raise UserError(f"token {name!r} of {path} is not one word; name it with --token, e.g. <dog1>")
+    return concept
+
+
+def refuse_image(path: Path) -> None:
+    """A1111 can hide an embedding in an image's pixels or text."""
+    if path.suffix.lower() in IMAGES:
+        raise UserError(f"{path} is an image; give the embedding's .pt or .safetensors file")

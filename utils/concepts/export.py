@@ -1,0 +1,184 @@
+"""Write a concept in the formats of other tools; what a format cannot hold is refused with the reason.
+
+Shapes: C channels of a cross-attention layer, D text width, r rank.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
+from utils.bases.sd import load_pipeline
+from utils.concepts.embeddings import KOHYA_KEY
+from utils.concepts.formats import WEIGHTS_STEM, ConceptWeights
+from utils.concepts.load import WRONG_BASE, load_concept
+from utils.concepts.lora import (
+    METADATA_KEY,
+    deltas_of,
+    diff_tensors,
+    factorise,
+    is_kv_name,
+    layer_name,
+    lora_tensors,
+    rank_for,
+)
+from utils.errors import UserError
+
+_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """What a LoRA file holds. errors: parameter -> ‖Δ − Δ̂‖ / ‖Δ‖ of the stored numbers, Frobenius norms."""
+
+    file: Path
+    rank: int
+    errors: dict[str, float]
+    error: float
+
+
+def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[str, str]:
+    """token -> the name of its embedding file, which is what prompts say in ComfyUI and A1111.
+
+    given: names joined by +, one per token. Default: the class or the concept's folder, and a number.
+    """
+    tokens = list(concept.rows)
+    if given is None:
+        classes = [*concept.classes, *[None] * len(tokens)][: len(tokens)]
+        stems = [re.sub(r"[^\w-]+", "_", name or path.stem) for name in classes]
+        names = [f"{stem}{stems[: i + 1].count(stem)}" for i, stem in enumerate(stems)]
+    else:
+        names = given.split("+")
+    if len(names) != len(tokens):
+        raise UserError(
+            f"--alias {given} has {len(names)} names for {len(tokens)} tokens; join one each by +"
+        )
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or _WINDOWS_DEVICES.fullmatch(name):
+            raise UserError(
+                f"--alias {name} is no name for every tool: use letters, digits, _ and -, e.g. dog1"
+            )
+    if len({name.lower() for name in names}) < len(names):
+        raise UserError(f"--alias {'+'.join(names)} repeats a name; give each token its own")
+    return dict(zip(tokens, names, strict=True))
+
+
+def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
+    """Raises UserError for a concept that the layout cannot hold."""
+    # What a method beyond K, V and rows trained is a dictionary of its own.
+    parts = {each.name: getattr(concept, each.name) for each in fields(concept)}
+    others = {name: value for name, value in parts.items() if isinstance(value, Mapping) and value}
+    for name in others.keys() - {"weights", "deltas", "rows"}:
+        if layout != "diffusers":
+            raise UserError(f"{path} trained {name}, which {layout} cannot hold; use --format diffusers")
+    kv = concept.weights.keys() | concept.deltas.keys()
+    if layout in ("lora", "diff", "official") and not kv:
+        raise UserError(f"{path} has no K/V, only token rows; use --format embedding")
+    if not others:
+        raise UserError(f"{path} holds no weights")
+    if layout == "embedding" and kv:
+        raise UserError(
+            f"{path} has K/V, which an embedding would leave out; use --format lora, which writes both"
+        )
+    if layout in ("lora", "diff", "official") and (others := sorted(n for n in kv if not is_kv_name(n))):
+        raise UserError(
+            f"{path} trained {others[0]}, and {layout} holds K and V only; use --format diffusers"
+        )
+
+
+def base_kv(base: str, names: set[str], path: Path) -> dict[str, Tensor]:
+    """The base's own weights of these names, (C, D) float32. Raises UserError if it has not all of them."""
+    with without_progress_bars():
+        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", dtype=torch.float32)
+    own = {name: weight.detach() for name, weight in unet.named_parameters() if name in names}
+    if missing := sorted(names - own.keys()):
+        raise UserError(f"{path} has {missing[0]}, which the UNet of {base} has not; {WRONG_BASE}")
+    return own
+
+
+def differences(concept: ConceptWeights, start: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """parameter -> W − W⁰, (C, D) float64. Raises UserError for shapes that differ and for no difference."""
+    deltas = {name: delta.double() for name, delta in concept.deltas.items()}
+    for name, weight in sorted((concept.weights | concept.deltas).items()):
+        if weight.shape != start[name].shape:
+            shapes = f"shape {tuple(weight.shape)}, the base's is {tuple(start[name].shape)}"
+            raise UserError(f"{path}: {name} has {shapes}; {WRONG_BASE}")
+        if name in concept.weights:
+            deltas[name] = weight.double() - start[name].double()
+    if not any(delta.any() for delta in deltas.values()):
+        raise UserError(f"{path} has no effect: its K/V equal the base's")
+    return deltas
+
+
+def write_lora(
+    file: Path, deltas: dict[str, Tensor], note: dict, rank: int | None, error: float | None, dtype: str
+) -> LoraReport:
+    """Truncated singular value decompositions in kohya's layout; exact to rounding without rank and error."""
+    factors = factorise(deltas)
+    full = max(len(layer.s) for layer in factors.values())
+    if rank is not None and rank > full:
+        raise UserError(f"--rank {rank}: rank {full} is exact already; give at most {full}")
+    rank = rank_for(factors, error) if error is not None else rank or full
+    return _write(file, lora_tensors(factors, rank, DTYPES[dtype]), deltas, note, rank)
+
+
+def write_diff(file: Path, deltas: dict[str, Tensor], note: dict, dtype: str) -> LoraReport:
+    """The differences themselves, for ComfyUI and A1111. diffusers refuses them."""
+    full = max(min(delta.shape) for delta in deltas.values())
+    return _write(file, diff_tensors(deltas, DTYPES[dtype]), deltas, note, full)
+
+
+def _write(
+    file: Path, tensors: dict[str, Tensor], deltas: dict[str, Tensor], note: dict, rank: int
+) -> LoraReport:
+    """Writes the file with its errors, which are measured on what is stored: rounding is part of them."""
+    stored = deltas_of(tensors, file)
+    if any(not tensor.isfinite().all() for tensor in stored.values()):
+        raise UserError(f"{file.name}: the differences are too large for half precision; use --dtype fp32")
+    lost = {name: (delta - stored[name]).norm().item() for name, delta in deltas.items()}
+    norms = {name: delta.norm().item() for name, delta in deltas.items()}
+    errors = {name: lost[name] / norms[name] if norms[name] else 0.0 for name in deltas}
+    error = sum(x**2 for x in lost.values()) ** 0.5 / sum(x**2 for x in norms.values()) ** 0.5
+    layers = {layer_name(name): error for name, error in errors.items()}
+    noted = json.dumps(note | {"rank": rank, "error": error, "layers": layers})
+    save_file(tensors, file, metadata={"format": "pt", METADATA_KEY: noted})
+    return LoraReport(file, rank, errors, error)
+
+
+def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool) -> None:
+    """{token: (1, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/."""
+    for token, row in rows.items():
+        name = f"{aliases[token]}.safetensors"
+        save_file({token: row.float().reshape(1, -1)}, folder / name, metadata={"format": "pt"})
+        if kohya:
+            (folder / "kohya").mkdir(exist_ok=True)
+            save_file({KOHYA_KEY: row.float().reshape(1, -1)}, folder / "kohya" / name)
+
+
+def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
+    """A pipeline with everything merged, for StableDiffusionPipeline.from_pretrained."""
+    pipeline = load_pipeline(base, "cpu", "fp32")
+    load_concept(pipeline, path)
+    modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
+    cast_frozen([module.requires_grad_(False) for module in modules], DTYPES[dtype])
+    with without_progress_bars():
+        pipeline.save_pretrained(folder)
+
+
+def write_official(folder: Path, weights: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
+    """As the original repository writes: K/V with an empty entry per self-attention, and a file per token."""
+    content: dict[str, Tensor | dict] = {}
+    for name, value in weights.items():
+        layer, projection, _ = name.rsplit(".", 2)
+        content[f"{layer}.processor.{projection}_custom_diffusion.weight"] = value.float().clone()
+        content[f"{layer.replace('.attn2', '.attn1')}.processor"] = {}
+    torch.save(content, folder / f"{WEIGHTS_STEM}.bin")
+    for token, row in rows.items():
+        torch.save({token: row.float().clone()}, folder / f"{token}.bin")

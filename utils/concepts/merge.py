@@ -1,0 +1,195 @@
+"""Merge concepts that were trained apart into one, in closed form (Custom Diffusion, section 3.2).
+
+Per layer: the W nearest to the base's W⁰ on captions of all sorts, so that the concepts' own words give what
+their own W gave.
+
+    min ‖(W − W⁰) Kᵀ‖   with   W Cᵀ = V,      V = [W₁C₁ᵀ  W₂C₂ᵀ …]
+    W = W⁰ + (V − W⁰Cᵀ)(d Cᵀ)⁻¹ d,            d = C (KᵀK)⁻¹
+
+Shapes: C channels of a layer, D text width, m rows of target words (Cᵀ above is D × m), n of captions.
+All of it is float64, text encoder included.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, PreTrainedTokenizerBase
+
+from utils.concepts.formats import ConceptWeights
+from utils.errors import UserError
+from utils.learners.token_rows import ModifierTokens
+
+SAME = 1e-6  # relative distance below which two rows of target words are one
+
+
+@dataclass(frozen=True)
+class Merged:
+    """The merged concept's parts, and how well it keeps both sides of the bargain.
+
+    residual: largest |W Cᵀ − V| over the largest |V|. drift: ‖(W − W⁰)Kᵀ‖ / ‖W⁰Kᵀ‖ over all layers.
+    """
+
+    weights: dict[str, Tensor]
+    rows: dict[str, Tensor]
+    classes: tuple[str | None, ...]
+    dropped: int
+    residual: float
+    drift: float
+
+
+def without_clashes(concepts: Sequence[ConceptWeights]) -> tuple[list[ConceptWeights], dict[int, dict]]:
+    """The concepts with every token different: a later one that clashes becomes the next free <newN>.
+
+    Returns them and, by the concept's number, {old: new}. Case does not tell tokens apart in prompts.
+    """
+    taken = {token.lower() for concept in concepts for token in concept.rows}
+    used: set[str] = set()
+    renamed, changes = [], {}
+    for number, concept in enumerate(concepts):
+        rows = {}
+        for token, row in concept.rows.items():
+            name = token
+            if token.lower() in used:
+                name = next(n for i in range(1, 10_000) if (n := f"<new{i}>") not in taken)
+                changes.setdefault(number, {})[token] = name
+                taken.add(name)
+            used.add(name.lower())
+            rows[name] = row
+        renamed.append(replace(concept, rows=rows))
+    return renamed, changes
+
+
+def install_rows(
+    text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Tensor]
+) -> None:
+    """Puts the tokens' rows behind the text encoder's table, and casts the text encoder to float64."""
+    table = text_encoder.double().get_input_embeddings()
+    for token, row in rows.items():
+        if token in tokenizer.get_vocab():
+            raise UserError(
+                f"{token} is in the base model's vocabulary; train under another --modifier_token"
+            )
+        if len(row) != table.embedding_dim:
+            raise UserError(f"{token} has width {len(row)}, the base model's is {table.embedding_dim}")
+    assert len(tokenizer) == table.num_embeddings, "the base has added tokens of its own"
+    tokenizer.add_tokens(list(rows))
+    if rows:
+        text_encoder.set_input_embeddings(ModifierTokens(table, torch.stack(list(rows.values()))))
+
+
+@torch.no_grad()
+def features(
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    phrases: list[str],
+    token: str | None = None,
+    batch_size: int = 32,
+) -> Tensor:
+    """(n, D) float64 hidden states of the phrases' words: from `token`, else the first after BOS, to EOS.
+
+    Padding is left out, and changes nothing before it: attention looks back only.
+    """
+    rows = []
+    for start in range(0, len(phrases), batch_size):
+        ids = tokenizer(
+            phrases[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
+        ).input_ids  # (B, L)
+        hidden = text_encoder(ids).last_hidden_state  # (B, L, D)
+        for line, states in zip(ids.tolist(), hidden, strict=True):
+            first = 1 if token is None else line.index(tokenizer.convert_tokens_to_ids(token))
+            rows.append(states[first : line.index(tokenizer.eos_token_id, first) + 1])
+    return torch.cat(rows)
+
+
+def target_phrases(token: str, name: str | None) -> list[str]:
+    """Adobe's choice: "<new1> dog" and "photo of a <new1> dog"."""
+    subject = f"{token} {name}" if name else token
+    return [subject, f"photo of a {subject}"]
+
+
+class Solver:
+    """The closed form for one C and K, which all layers share.
+
+    With K = QR and A = R⁻ᵀCᵀ the formula is W = W⁰ + (V − W⁰Cᵀ) A⁺ R⁻ᵀ, which does not square K's condition.
+    """
+
+    def __init__(self, targets: Tensor, captions: Tensor):
+        """targets: C, (m, D); captions: K, (n, D). Raises UserError if they do not determine W."""
+        width = targets.shape[1]
+        self.targets, self.root = targets, torch.linalg.qr(captions, mode="r").R  # (n or D, D)
+        rank = int(torch.linalg.matrix_rank(self.root))
+        if rank < width:
+            raise UserError(
+                f"{len(captions)} words of captions span {rank} of {width} directions of the text features: "
+                "too few to say what must stay; this text encoder needs more captions"
+            )
+        whitened = torch.linalg.solve_triangular(self.root.T, targets.T, upper=False)  # A, (D, m)
+        if int(torch.linalg.matrix_rank(whitened)) < len(targets):
+            raise UserError("the concepts' phrases depend on one another; merge fewer concepts at a time")
+        self.inverse = torch.linalg.pinv(whitened)  # A⁺, (m, D)
+
+    def __call__(self, start: Tensor, values: Tensor) -> Tensor:
+        """W (C, D) from W⁰ (C, D) and V (C, m)."""
+        missing = values - start @ self.targets.T  # (C, m)
+        step = missing @ self.inverse  # (C, D), (W − W⁰)Rᵀ
+        return start + torch.linalg.solve_triangular(self.root, step.T, upper=True).T
+
+    def drift(self, step: Tensor, start: Tensor) -> tuple[float, float]:
+        """‖(W − W⁰)Kᵀ‖² and ‖W⁰Kᵀ‖² of a layer; R stands for K."""
+        return (step @ self.root.T).square().sum().item(), (start @ self.root.T).square().sum().item()
+
+
+def distinct(rows: Tensor) -> Tensor:
+    """The numbers of the rows (m, D) that equal no earlier one."""
+    distances = torch.cdist(rows, rows) / rows.norm(dim=1, keepdim=True)
+    return (distances < SAME).long().argmax(1).eq(torch.arange(len(rows))).nonzero().flatten()
+
+
+def merge(
+    concepts: Sequence[ConceptWeights],
+    base_kv: dict[str, Tensor],
+    text_encoder: CLIPTextModel,
+    tokenizer: PreTrainedTokenizerBase,
+    captions: list[str],
+) -> Merged:
+    """One concept from several whose tokens differ.
+
+    base_kv: the base's own attn2.to_k/to_v, name -> (C, D). A concept without K/V counts with the base's.
+    text_encoder, tokenizer: the base's; the tokens are added to them.
+    Raises UserError where there is nothing to merge, and for concepts that contradict one another.
+    """
+    rows = {token: row for concept in concepts for token, row in concept.rows.items()}
+    install_rows(text_encoder, tokenizer, rows)
+    groups = []  # of each concept, the rows of its target words
+    for concept in concepts:
+        names = [*concept.classes, *[None] * len(concept.rows)]
+        of_token = [
+            features(text_encoder, tokenizer, target_phrases(token, name), token)
+            for token, name in zip(concept.rows, names, strict=False)
+        ]
+        groups.append(torch.cat(of_token))
+    targets = torch.cat(groups)  # (m, D)
+    kept = distinct(targets)
+    solver = Solver(targets[kept], features(text_encoder, tokenizer, captions))
+    weights, residual, moved, whole = {}, 0.0, 0.0, 0.0
+    for name, own in base_kv.items():
+        start = own.double()
+        values = torch.cat([_tuned(c, name, start) @ g.T for c, g in zip(concepts, groups, strict=True)], 1)
+        weights[name] = solver(start, values[:, kept])
+        error = (weights[name] @ targets.T - values).abs().max() / values.abs().max()
+        residual = max(residual, error.item())
+        step, norm = solver.drift(weights[name] - start, start)
+        moved, whole = moved + step, whole + norm
+    if residual > 1e-3:
+        raise UserError("two concepts have the same token row and different K/V; merge only one of them")
+    classes = tuple(name for c in concepts for _, name in zip_longest(c.rows, c.classes[: len(c.rows)]))
+    return Merged(weights, rows, classes, len(targets) - len(kept), residual, (moved / whole) ** 0.5)
+
+
+def _tuned(concept: ConceptWeights, name: str, start: Tensor) -> Tensor:
+    if name in concept.weights:
+        return concept.weights[name].double()
+    return start + concept.deltas[name].double() if name in concept.deltas else start
