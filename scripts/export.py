@@ -121,7 +121,8 @@ def _write_into(
         return formats.write_official(folder, concept.weights | merged, concept.rows)
     formats.write_embeddings(folder, concept.rows, aliases, kohya=False)
     files = {token: f"{name}.safetensors" for token, name in aliases.items()}
-    note = {"base": base, "classes": list(concept.classes), "tokens": files}
+    recorded = config.base or concept.base  # as it was given: a name or a relative path means more elsewhere
+    note = {"base": recorded, "classes": list(concept.classes), "tokens": files}
     file = folder / f"{path.stem}_{config.format}.safetensors"
     if file.name in files.values():
         raise UserError(

@@ -40,66 +40,72 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
-    from utils.bases.sd import check_base, load_pipeline  # here: flags are checked before torch is imported
+    from utils.bases.registry import base_row  # here: the flags are checked before torch is imported
+    from utils.bases.sd import check_base, load_pipeline
     from utils.concepts.captions import regularisation_captions
-    from utils.concepts.export import check_exportable, differences
-    from utils.concepts.formats import read_concept
+    from utils.concepts.export import differences
     from utils.concepts.lora import is_kv_name
     from utils.concepts.merge import merge, without_clashes
     from utils.concepts.save import save_concept
 
-    concepts = [read_concept(path) for path in paths]
-    for path, concept in zip(paths, concepts, strict=True):
-        if not concept.rows:
-            raise UserError(f"{path} has no token, and only what tokens mean can be merged")
-        if concept.weights or concept.deltas:
-            check_exportable(concept, path, "lora")  # K, V and rows, as a LoRA with its embeddings holds
-    if not any(concept.weights or concept.deltas for concept in concepts):
-        raise UserError(
-            "none of the concepts has K/V: they need no merging; give inference.py several --concept"
-        )
-    base = _base_of(paths, concepts, config)
-    check_base(base)
-
+    concepts = _concepts_of(paths)
+    base = config.base or _base_of(paths, concepts)
+    check_base(base_row(base).path)
     concepts, changes = without_clashes(concepts)
     for number, names in changes.items():
         for old, new in names.items():
             print(f"{old} of {paths[number]} is called {new}, because an earlier concept has that token")
-    pipeline = load_pipeline(base, "cpu", "fp32")
+
+    pipeline = load_pipeline(base_row(base).path, "cpu", "fp32")
     own = {name: p.detach() for name, p in pipeline.unet.named_parameters() if is_kv_name(name)}
     for path, concept in zip(paths, concepts, strict=True):
-        found = concept.weights.keys() | concept.deltas.keys()
-        if found and found != own.keys():
-            raise UserError(f"{path} has K/V of {len(found)} layers that are not the {len(own)} of {base}")
-        if found:
-            differences(concept, own, path)
+        names = concept.weights.keys() | concept.deltas.keys()
+        if names and names != own.keys():
+            raise UserError(
+                f"{path} trained {len(names)} weights that are not the {len(own)} K and V of {base}"
+            )
+        if names:
+            differences(concept, own, path)  # raises for another shape
     merged = merge(concepts, own, pipeline.text_encoder, pipeline.tokenizer, regularisation_captions())
     kv = {name: weight.float() for name, weight in merged.weights.items()}
     save_concept(config.output, kv, merged.rows, base=base, classes=merged.classes)
     if merged.dropped:
         print(f"{merged.dropped} rows of target words were equal to earlier ones and count once")
-    print(
-        f"the concepts' phrases are met to {merged.residual:.0e}; K and V of other captions: {merged.drift:.2%}"
-    )
+    print(f"the concepts' phrases are met to {merged.residual:.0e}")
+    print(f"K and V of other captions move by {merged.drift:.2%}")
     subjects = [f"{t} {c}" if c else t for t, c in zip(merged.rows, merged.classes, strict=True)]
     print(f"{config.output}: {', '.join(subjects)}")
 
 
-def _base_of(paths: list[Path], concepts: list, config: MergeConfig) -> str:
-    """The one base that all were trained on, unless --base says which."""
+def _concepts_of(paths: list[Path]) -> list:
+    """The concepts, if they can be merged: each has a token, one has K/V, none trained anything else."""
+    from utils.concepts.export import parts_beyond
+    from utils.concepts.formats import read_concept
+
+    concepts = [read_concept(path) for path in paths]
+    for path, concept in zip(paths, concepts, strict=True):
+        if not concept.rows:
+            raise UserError(f"{path} has no token, and only what tokens mean can be merged")
+        if others := parts_beyond(concept):
+            raise UserError(f"{path} trained {others[0]}; only K/V and token rows can be merged")
+    if not any(concept.weights or concept.deltas for concept in concepts):
+        raise UserError("no concept has K/V, so nothing needs merging; give inference.py several --concept")
+    return concepts
+
+
+def _base_of(paths: list[Path], concepts: list) -> str:
+    """The one base that the concepts were trained on, as the first of them names it."""
     from utils.bases.registry import base_row
 
-    recorded = {base_row(c.base).path: path for path, c in zip(paths, concepts, strict=True) if c.base}
-    if config.base:
-        return base_row(config.base).path
-    if len(recorded) > 1:
-        named = ", ".join(f"{path} on {base}" for base, path in recorded.items())
-        raise UserError(
-            f"the concepts were trained on different base models ({named}); they cannot be merged"
-        )
-    if not recorded:
+    named = [(path, concept.base) for path, concept in zip(paths, concepts, strict=True) if concept.base]
+    if not named:
         raise UserError(f"{paths[0]} does not say what base model it was trained on; give it with --base")
-    return next(iter(recorded))
+    if len({base_row(base).path for _, base in named}) > 1:
+        listed = ", ".join(f"{path} on {base}" for path, base in named)
+        raise UserError(
+            f"the concepts were trained on different base models ({listed}); they cannot be merged"
+        )
+    return named[0][1]
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from safetensors.torch import load_file
 from scripts.export import main as export
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import load_pipeline
-from utils.concepts.formats import read_concept
+from utils.concepts.export import check_exportable
+from utils.concepts.formats import ConceptWeights, read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.errors import UserError
@@ -127,6 +129,20 @@ def test_a_lora_read_back_can_be_exported_again(concepts, tiny_base, tmp_path):
     ours, back = read_concept(concepts / "pair"), read_concept(tmp_path / "official")
     for name, value in ours.weights.items():
         torch.testing.assert_close(back.weights[name], value, atol=1e-6, rtol=1e-5)
+
+
+def test_a_part_that_no_format_knows_is_refused():
+    """Methods to come train more; what they add to ConceptWeights must not be left out in silence."""
+
+    @dataclass(frozen=True)
+    class Later(ConceptWeights):
+        spectral_shifts: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    later = Later(rows={"<new1>": torch.zeros(2)}, spectral_shifts={"conv_in": torch.zeros(2)})
+    for layout in ("lora", "diff", "embedding", "official"):
+        with pytest.raises(UserError, match=f"dog trained spectral_shifts, which {layout} cannot hold"):
+            check_exportable(later, Path("dog"), layout)
+    check_exportable(later, Path("dog"), "diffusers")
 
 
 REFUSED = {

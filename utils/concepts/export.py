@@ -70,18 +70,22 @@ def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[s
     return dict(zip(tokens, names, strict=True))
 
 
+def parts_beyond(concept: ConceptWeights) -> list[str]:
+    """What was trained beside K, V and token rows: each such part is a dictionary of its own."""
+    parts = {each.name: getattr(concept, each.name) for each in fields(concept)}
+    known = ("weights", "deltas", "rows")
+    return sorted(n for n, value in parts.items() if isinstance(value, Mapping) and value and n not in known)
+
+
 def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
     """Raises UserError for a concept that the layout cannot hold."""
-    # What a method beyond K, V and rows trained is a dictionary of its own.
-    parts = {each.name: getattr(concept, each.name) for each in fields(concept)}
-    others = {name: value for name, value in parts.items() if isinstance(value, Mapping) and value}
-    for name in others.keys() - {"weights", "deltas", "rows"}:
-        if layout != "diffusers":
-            raise UserError(f"{path} trained {name}, which {layout} cannot hold; use --format diffusers")
+    others = parts_beyond(concept)
+    if others and layout != "diffusers":
+        raise UserError(f"{path} trained {others[0]}, which {layout} cannot hold; use --format diffusers")
     kv = concept.weights.keys() | concept.deltas.keys()
     if layout in ("lora", "diff", "official") and not kv:
         raise UserError(f"{path} has no K/V, only token rows; use --format embedding")
-    if not others:
+    if not (others or kv or concept.rows):
         raise UserError(f"{path} holds no weights")
     if layout == "embedding" and kv:
         raise UserError(

@@ -86,11 +86,17 @@ def rank_for(factors: dict[str, Factors], error: float) -> int:
 
 
 def lora_tensors(factors: dict[str, Factors], rank: int, dtype: torch.dtype) -> dict[str, Tensor]:
-    """The file's tensors. alpha is each layer's own rank, so the scale is 1."""
+    """The file's tensors, with alpha = `rank` in every layer.
+
+    A layer whose exact rank m is smaller has m, and its factors absorb the scale alpha / m of every reader.
+    Quirk: an alpha of its own would not do. diffusers 0.42.1 loses the alphas of layers that differ (PEFT
+    warns of unused alpha_pattern keys) and scales them all by the most common alpha.
+    """
     tensors = {}
     for name, layer in factors.items():
         up, down = layer.pair(rank)
-        values = (down.to(dtype), up.to(dtype), torch.tensor(float(len(down))))
+        absorbed = (len(down) / rank) ** 0.5
+        values = ((absorbed * down).to(dtype), (absorbed * up).to(dtype), torch.tensor(float(rank)))
         tensors |= {
             f"{layer_name(name)}.{part}": v.contiguous() for part, v in zip(_PARTS, values, strict=True)
         }

@@ -68,13 +68,15 @@ def test_rank_for_counts_the_energy_of_all_layers():
     assert rank_for(factors, 1e-9) == 3
 
 
-def test_layers_of_different_rank_keep_their_own_alpha(tmp_path):
+def test_layers_of_smaller_rank_share_the_alpha(tmp_path):
     wide = {NAMES[0]: deltas()[NAMES[0]], NAMES[1]: torch.randn(2, 4, dtype=torch.float64)}
     report = write_lora(tmp_path / "a.safetensors", wide, {}, None, None, "fp32")
     tensors = load_file(tmp_path / "a.safetensors")
     assert report.rank == 4 and report.error < 1e-6
-    assert [tensors[f"{layer_name(n)}.alpha"].item() for n in NAMES[:2]] == [4, 2]
-    assert tensors[f"{layer_name(NAMES[1])}.lora_down.weight"].shape == (2, 4)
+    assert [tensors[f"{layer_name(n)}.alpha"].item() for n in NAMES[:2]] == [4, 4]
+    down, up = (tensors[f"{layer_name(NAMES[1])}.lora_{part}.weight"] for part in ("down", "up"))
+    assert down.shape == (2, 4) and up.shape == (2, 2)
+    torch.testing.assert_close(4 / 2 * up @ down, wide[NAMES[1]].float())
 
 
 def test_the_file_notes_the_errors_of_what_it_stores(tmp_path):
