@@ -127,7 +127,7 @@ def _add(parser: ArgumentParser, each: Field, hint: Any) -> None:
     settings["metavar"] = each.name.upper()
     needed, several = each.default is MISSING, get_origin(hint) is tuple
     nargs = ("+" if needed else "*") if several else (None if needed else "?")
-    parser.add_argument(each.name, nargs=nargs, **settings)
+    parser.add_argument(each.name, nargs=nargs, default=SUPPRESS, **settings)
 
 
 class _Append(Action):

@@ -24,7 +24,7 @@ from utils.errors import UserError
 from utils.images import open_image
 
 REPOSITORY = Path(__file__).parents[2]
-TOON = Path("data/toon/blip")
+TOON = REPOSITORY / "data" / "toon" / "blip"
 
 
 @pytest.fixture(scope="module")
@@ -50,6 +50,17 @@ def test_command_without_arguments_scores_the_example_and_says_which_model():
         ["a photo of a car", "a photo of a dog in the snow"], picture
     )
     assert float(line[1]) > others.max() + 0.1
+
+
+def test_from_another_directory_the_example_and_the_embedded_judge_are_there(tmp_path, monkeypatch, capsys):
+    blip2t.main(["--device=cpu", "--model=data/toon/blip"])
+    here = capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    for model in ("toon", "data/toon/blip", TOON):
+        blip2t.main(["--device=cpu", f"--model={model}"])
+        score, name, path, prompt = capsys.readouterr().out.split("  ")
+        assert [score, name, prompt] == [here.split("  ")[i] for i in (0, 1, 3)]
+        assert (tmp_path / path).samefile(REPOSITORY / "data" / "dog" / "0.png")
 
 
 def test_command_as_json_has_a_score_for_every_pair(model, pictures):
@@ -96,20 +107,20 @@ def test_entries_that_are_no_pictures_are_skipped_and_said(model, pictures, tmp_
     out, err = capsys.readouterr()
     pairs = [(Path(pair["image"]).name, pair["prompt"]) for pair in json.loads(out)["scores"]]
     assert pairs == [("a.png", "a dog"), ("b.png", "a cat")]
-    assert f"skipped {tmp_path / 'notes.txt'}: not a picture" in err
+    assert f"skipped {tmp_path / 'notes.txt'}: not an image" in err
 
 
 def test_a_mistake_ends_the_command_with_one_line_and_status_2(model):
     done = run("--model", model, "--image=data/dog", "--prompt=a dog", "--prompt=a cat")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "error: 2 prompts and 5 pictures do not pair up; "
-        "give one prompt, one picture, or as many of one as of the other\n"
+        "error: 2 prompts and 5 images do not pair up; "
+        "give one prompt, one image, or as many of one as of the other\n"
     )
 
 
 def test_mistakes_are_told_before_the_model_loads(model, tmp_path, pictures, monkeypatch):
-    monkeypatch.setattr(blip2t, "BLIP2T", None)
+    monkeypatch.setattr("utils.blip2t.BLIP2T", None)
     image, prompt = f"--image={pictures('dog')}", "--prompt=a dog"
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken.png").write_bytes(b"not a picture")
@@ -120,12 +131,12 @@ def test_mistakes_are_told_before_the_model_loads(model, tmp_path, pictures, mon
         ([prompt], "--prompt without --image"),
         ([image, "--prompt= "], "a prompt is empty"),
         ([image, "--prompt=" + "dog " * LIMIT], "shorten it"),
-        ([f"--image={tmp_path / 'none.png'}", prompt], "no picture at .*none.png"),
+        ([f"--image={tmp_path / 'none.png'}", prompt], "no image at .*none.png"),
         ([f"--image={tmp_path / 'empty'}", prompt], "no pictures in .*empty"),
         ([f"--image={tmp_path / 'broken.png'}", prompt], "cannot read picture .*broken.png"),
         ([f"--image={tmp_path / 'cut.bmp'}", prompt], "cannot read picture .*cut.bmp"),
-        ([image, prompt, "--head=both"], "unknown head 'both'; choose one of itc, itm"),
-        ([image, prompt, "--batch_size=0"], "--batch_size is 0; it must be 1 or more"),
+        ([image, prompt, "--head=both"], "--head both is unknown: choose from itc, itm"),
+        ([image, prompt, "--batch_size=0"], "--batch_size 0: give a number of at least 1"),
         ([image, prompt, "--device=tpu"], "unknown device 'tpu'"),
         ([image, prompt, "--model=data/toon/clip"], "data/toon/clip is a CLIPModel"),
         ([image, prompt, f"--model={tmp_path / 'none'}"], "is not a folder, though"),

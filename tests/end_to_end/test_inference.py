@@ -62,7 +62,9 @@ def test_command_with_a_concept_draws_its_default_prompts(concept, base, tmp_pat
     settings = ["--num_images=2", "--seed=5", "--num_inference_steps=3", "--device=cpu"]
     done = run("--concept", concept, "--output_dir", out, *settings)
     assert done.returncode == 0, done.stderr
-    assert f"{base} on cpu, torch.float32" in done.stdout
+    assert done.stdout.splitlines()[0] == (
+        f"base {base} (not one of toon, sd15, sd21: the settings of sd15) on cpu, torch.float32"
+    )
     assert done.stdout.splitlines()[-1] == f"4 images in {out}, all of them in {out / 'grid.png'}"
     lines = done.stderr.strip().split("\r")  # the progress over images, and not a word besides
     assert "4/4" in lines[-1] and all("image" in line for line in lines), done.stderr
@@ -94,7 +96,7 @@ def test_command_reports_a_mistake_in_one_line(tmp_path):
 
 
 def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "load_pipeline", None)
+    monkeypatch.setattr("utils.bases.sd.load_pipeline", None)
     prompt = "a photo of" + " the dog in front of the barn" * 4 + " of a <new1> dog"
     with pytest.raises(UserError, match="is cut at 24 tokens, before <new1>; shorten it"):
         sample_quickly(tmp_path / "out", "--concept", concept, "--prompt", prompt)
@@ -103,7 +105,7 @@ def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["concept.json", "<new1>.safetensors"])
 def test_a_broken_concept_is_told(name, concept, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "load_pipeline", None)
+    monkeypatch.setattr("utils.bases.sd.load_pipeline", None)
     broken = tmp_path / "broken"
     shutil.copytree(concept, broken)
     (broken / name).write_bytes(b"{")
@@ -147,26 +149,67 @@ def test_second_run_overwrites_the_first(base, tmp_path):
     [
         ("--prompts_file={tmp}/none.txt", "no prompts file"),
         ("--prompts_file={tmp}/empty.txt", "is empty"),
-        ("--prompt=dog --num_images=0", "--num_images is 0"),
-        ("--prompt=dog --batch_size=0", "--batch_size is 0"),
-        ("--prompt=dog --seed=-1", "--seed is -1"),
-        ("--prompt=dog --scheduler=heun", "unknown scheduler 'heun'; choose one of ddim"),
+        ("--prompt=dog --num_images=0", "--num_images 0: give a number of at least 1"),
+        ("--prompts_file={tmp}/latin.txt", "latin.txt is not UTF-8 text (byte 2); save it as UTF-8"),
+        ("--prompts_file={tmp}/long.txt", "has 10,000,000 characters; a prompt has at most 1,000"),
+        ("--prompt=dog --num_inference_steps=1001 --base={base}", "has 1000 timesteps: give at most that"),
+        ("--prompt=dog --num_inference_steps=-1", "--num_inference_steps -1: give a number of at least 1"),
+        ("--prompt=dog --guidance_scale=nan", "--guidance_scale nan: give a finite number"),
+        ("--prompt=dog --eta=inf", "--eta inf: give a finite number"),
+        ("--prompt=dog --seed=9223372036854775808", "--seed 9223372036854775808: give"),
+        ("--prompt=dog --eta=1.5", "eta is 1.5; it must be in [0, 1]"),
+        ("--prompt=dog --steps=3", "did you mean --num_inference_steps?"),
+        ("--prompt=dog --output_dir=", "--output_dir: '' is not a path"),
+        ("--prompt=dog --batch_size=0", "--batch_size 0: give"),
+        ("--prompt=dog --seed=-1", "--seed -1: give a number of at least 0, below 9223372036854775808"),
+        ("--prompt=dog --scheduler=heun", "--scheduler heun is unknown: choose from ddim, pndm"),
         ("--prompt=dog --scheduler=dpm++ --eta=1", "ignores eta"),
         ("--prompt=dog --guidance_scale=1 --negative_prompt=cat", "only above 1"),
         ("--prompt=dog --output_dir={tmp}/empty.txt", "is a file"),
         ("--prompt=dog --base={tmp}", "has no model_index.json"),
         ("--prompt=dog --base={base} --device=tpu9", "unknown device"),
-        ("--prompt=dog --base={base} --dtype=int8", "unknown dtype"),
+        ("--prompt=dog --base={base} --dtype=int8", "--dtype int8 is unknown: choose from fp32, fp16, bf16"),
         ("--prompt=<new1> --base={base}", "<new1>, known are: none"),
         ("--prompt=<new2> --concept={concept}", "<new2>, known are: <new1>"),
         ("--concept={concept} --concept={concept}", "two concepts use <new1>"),
     ],
 )
 def test_mistakes_are_told_before_models_load(arguments, words, base, concept, tmp_path, monkeypatch):
-    monkeypatch.setattr(inference, "load_pipeline", None)
+    monkeypatch.setattr("utils.bases.sd.load_pipeline", None)
     (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "latin.txt").write_bytes(b"dr\xf6g")
+    (tmp_path / "long.txt").write_text("x" * 10_000_000)
     argv = [part.format(tmp=tmp_path, base=base, concept=concept) for part in arguments.split()]
     with pytest.raises(UserError, match=re.escape(words)) as mistake:
         inference.main([f"--output_dir={tmp_path / 'out'}", *argv])
-    assert "\n" not in str(mistake.value)
-    assert [path.name for path in tmp_path.iterdir()] == ["empty.txt"]
+    assert "\n" not in str(mistake.value) and len(str(mistake.value)) < 300
+    assert {path.name for path in tmp_path.iterdir()} == {"empty.txt", "latin.txt", "long.txt"}
+
+
+def test_from_another_directory_the_embedded_base_is_there_and_paths_are_the_users(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.txt").write_text("a photo of a dog\n")
+    flags = "--prompts_file=prompts.txt --num_images=1 --num_inference_steps=2 --device=cpu".split()
+    for base in ("toon", "data/toon/sd", REPOSITORY / "data" / "toon" / "sd"):
+        inference.main([f"--base={base}", *flags])
+        assert capsys.readouterr().out.startswith("base toon (data/toon/sd) on cpu, torch.float32\n")
+        with Image.open(tmp_path / "outputs" / "a-photo-of-a-dog_0.png") as image:
+            assert image.size == (64, 64) and image.text["base"] == "data/toon/sd"
+        (tmp_path / "outputs" / "a-photo-of-a-dog_0.png").unlink()
+
+
+def test_the_embedded_base_has_its_own_number_of_steps(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("utils.sampling.images.sample", lambda *_, **settings: drawn.append(settings) or [])
+    with pytest.raises(ValueError):  # no images
+        inference.main(["--prompt=a dog", "--device=cpu", f"--output_dir={tmp_path}"])
+    assert drawn[0] == {
+        "batch_size": 4,
+        "negative_prompt": "",
+        "num_inference_steps": 50,
+        "guidance_scale": 6.0,
+        "eta": 1.0,
+        "scheduler": "ddim",
+    }

@@ -117,7 +117,10 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0] == f"{tiny_base} with {adapter} on cpu, torch.float32, linear betas"
+    assert lines[0] == (
+        f"base {tiny_base} (not one of toon, sd15, sd21: the settings of sd15) with {adapter} on cpu, "
+        "torch.float32, linear betas"
+    )
     assert re.fullmatch(
         rf"2 clips in {out}, [\d.]+ s each; a .png beside each shows its frames", lines[-1]
     ), lines
@@ -206,12 +209,17 @@ def test_the_quickstarts_concept_is_the_default(film, concepts, monkeypatch, tmp
         ("--concept={dog} --free_noise", "within one window of 16"),
         ("--concept={dog} --motion_adapter={tmp}/wide", "has block channels [64, 64]"),
         ("--concept={dog} --motion_adapter={tmp}", "has no config.json"),
-        ("--concept={dog} --beta_schedule=cosine", "unknown beta schedule 'cosine'"),
+        (
+            "--concept={dog} --beta_schedule=cosine",
+            "--beta_schedule cosine is unknown: choose from linear, scaled_linear",
+        ),
         ("--concept={dog} --prompt=<new2>", "<new2>, known are: <new1>"),
         ("--concept={dog} --concept={dog}", "two concepts use <new1>"),
-        ("--concept={dog} --num_videos=0", "--num_videos is 0"),
+        ("--concept={dog} --num_videos=0", "--num_videos 0: give a number of at least 1"),
+        ("--concept={dog} --num_inference_steps=2000", "has 1000 timesteps: give at most that"),
+        ("--concept={dog} --guidance_scale=inf", "--guidance_scale inf: give a finite number"),
         ("--concept={dog} --fps=0", "fps is 0"),
-        ("--concept={dog} --format=avi", "unknown format 'avi'"),
+        ("--concept={dog} --format=avi", "--format avi is unknown: choose from gif, webp, mp4"),
         ("--concept={dog} --scheduler=pndm --eta=1", "ignores eta"),
         ("--concept={dog} --guidance_scale=1 --negative_prompt=cat", "only above 1"),
         ("--concept={dog} --output_dir={tmp}/file", "is a file"),
@@ -220,7 +228,7 @@ def test_the_quickstarts_concept_is_the_default(film, concepts, monkeypatch, tmp
     ],
 )
 def test_mistakes_are_told_before_models_load(arguments, words, concepts, adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(videogen, "load_video_pipeline", None)
+    monkeypatch.setattr("utils.sampling.clips.load_video_pipeline", None)
     monkeypatch.setattr(videogen, "CONCEPT", tmp_path / "none")
     write_adapter(tmp_path / "wide", block_out_channels=(64, 64))
     (tmp_path / "file").write_text("")

@@ -54,7 +54,7 @@ def test_prompts_and_pictures_pair_up(prompts, images, pairs):
 
 @pytest.mark.parametrize(("prompts", "images"), [("ab", "xyz"), ("", "x"), ("a", ""), ("", "")])
 def test_other_counts_do_not(prompts, images):
-    with pytest.raises(UserError, match=f"{len(prompts)} prompts and {len(images)} pictures do not pair up"):
+    with pytest.raises(UserError, match=f"{len(prompts)} prompts and {len(images)} images do not pair up"):
         pair_up(prompts, images)
 
 

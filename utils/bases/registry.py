@@ -118,7 +118,7 @@ def describe_base(row: Base) -> str:
     """Which base it is and whose settings it is drawn with, for a command's first line."""
     if row.name in BASES:
         return f"base {row.name} ({shown(row.path)})"
-    return f"base {row.path}, none of {', '.join(BASES)}: with the settings of sd15"
+    return f"base {row.path} (not one of {', '.join(BASES)}: the settings of sd15)"
 
 
 def as_dict(row: Sampling | ClipSampling) -> dict[str, Any]:
