@@ -14,13 +14,14 @@ from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import shots_of
 from utils.evaluation.table import as_markdown, build_table
+from utils.images import to_pixels
 from utils.report.page import write_report
 from utils.scores.table import SCORES, Score, in_order, score_row
 
 
 def brightness(images) -> torch.Tensor:
     """(N,) in [0, 1]."""
-    return torch.tensor([sum(image.convert("L").getdata()) / 255 / 64 for image in images.opened])
+    return torch.stack([to_pixels(image).mean() / 2 + 0.5 for image in images.opened])
 
 
 def contrast(images) -> float:
