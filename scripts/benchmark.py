@@ -19,19 +19,21 @@ import torch
 from tqdm import tqdm
 
 import train_classdiffusion
-from scripts.evaluate import MODELS, models_of
-from scripts.personalise import read_setting
 from scripts.toon.benchmark_set import Obedience, benchmark, draw
 from scripts.toon.render import render
 from scripts.toon.training import scenes
+from utils.bases.registry import base_row
 from utils.bases.sd import load_pipeline
 from utils.errors import UserError, exit_on_user_error
-from utils.evaluation.scoring import METRICS, Scorer, check_metrics, score_subject
+from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import class_shots, shots_of
+from utils.evaluation.training_process import read_setting
 from utils.images import save_png
 from utils.sampling.images import sample
+from utils.scores.table import SCORES
 
 SIDE = 64  # of toon's pictures
+TOON = base_row("toon")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,8 +43,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     add = commands.add_parser("evaluate", help="score renders with every metric").add_argument
     add("--pictures", type=int, default=1000, help="default: %(default)s")
-    add("--metrics", default=",".join(METRICS), help="default: %(default)s")
-    for name, model in MODELS["toon"].items():
+    add("--metrics", default=",".join(SCORES), help="default: %(default)s")
+    for name, model in TOON.judges.items():
         add(f"--{name}", help=f"default: {model}")
     add("--blip_head", default="itc", help="default: %(default)s")
     add = commands.add_parser("train", help="train and sample").add_argument
@@ -62,7 +64,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def benchmark_evaluate(args: argparse.Namespace) -> None:
     """Seconds per metric, and whether memory grows with the pictures: a quarter of them first, then all."""
-    metrics, models = args.metrics.split(","), models_of(args, "toon")
+    metrics, models = (
+        args.metrics.split(","),
+        {kind: getattr(args, kind) or model for kind, model in TOON.judges.items()},
+    )
+    if unknown := [name for name in metrics if name not in SCORES]:
+        raise UserError(f"unknown metric '{unknown[0]}'; choose of {', '.join(SCORES)}")
     check_metrics(metrics, models, args.blip_head)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spent: dict[str, float] = defaultdict(float)
@@ -72,9 +79,8 @@ def benchmark_evaluate(args: argparse.Namespace) -> None:
         draw([subject])
         for count in sorted({-(-args.pictures // 4), args.pictures}):
             scorer = Scorer(metrics, models, args.blip_head, device, Obedience())
-            for part in ("clip", "dino", "blip"):
-                if scorer.uses(part):
-                    getattr(scorer, part)  # loaded before the clock starts
+            for kind in needed_kinds(metrics):
+                scorer.model(kind)  # loaded before the clock starts
             spent.clear()
             _time_parts(scorer, spent)
             seconds = _score_renders(results, subject, count, scorer)
@@ -120,12 +126,12 @@ def _time_parts(scorer: Scorer, spent: dict[str, float]) -> None:
         "dino": (("image_features", "DINO (DINO-I, PRES, DIV)"),),
         "blip": (("scores", "BLIP (BLIP-T)"),),
     }
-    for part, methods in calls.items():
-        if scorer.uses(part):
-            model = getattr(scorer, part)
-            for method, name in methods:
-                setattr(model, method, partial(timed, name, getattr(model, method)))
-    scorer.judge = _Timed(partial(timed, "recogniser (words obeyed)", scorer.judge), scorer.judge.name)
+    for kind in needed_kinds(scorer.metrics):
+        model = scorer.model(kind)
+        for method, name in calls[kind]:
+            setattr(model, method, partial(timed, name, getattr(model, method)))
+    judge = scorer.word_judge
+    scorer.word_judge = _Timed(partial(timed, "recogniser (words obeyed)", judge), judge.name)
 
 
 class _Timed:
@@ -140,7 +146,7 @@ class _Timed:
 
 def benchmark_train(args: argparse.Namespace) -> None:
     """A training of 2 steps and one of more: the difference is what the further steps take."""
-    base, flags = read_setting("toon")
+    base, flags = TOON.path, read_setting(TOON.settings, "classdiffusion")
     flags += [f"--pretrained_model_name_or_path={base}", "--instance_data_dir=data/dog", "--cls_token=dog"]
     flags += ["--instance_prompt=a photo of a <new1> dog", "--checkpointing_steps=100000"]
     seconds = {}

@@ -13,13 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from PIL import Image
 
-import scripts.evaluation_job
-import scripts.personalise
 import train_classdiffusion
+import utils.evaluation.evaluation
 from scripts import evaluate
 from tests.tiny_scorers import write_scorers
 from utils.errors import UserError
+from utils.evaluation import runs, training_process
+from utils.evaluation.sources import base_of_images, source_of
+from utils.images import save_png
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = "--max_train_steps=2 --learning_rate=1e-3 --checkpointing_steps=1"
@@ -93,12 +96,13 @@ def unbroken(flags, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(scripts.personalise.subprocess, "run", train_here)
-        source = evaluate.source_of(evaluate.build_parser().parse_args(flags(folder)))
+        patch.setattr(training_process.subprocess, "run", train_here)
+        source = source_of(evaluate.parse(flags(folder)), evaluate.benchmarks())
         for subject in source.subjects:
             concept = folder / "classdiffusion" / subject.name / "concept"
-            how = (subject, "classdiffusion", source.base, source.train_flags, concept, torch.device("cpu"))
-            scripts.personalise.personalise(*how)
+            command = source.flags("classdiffusion")
+            how = (subject, "classdiffusion", source.base.path, command, concept, torch.device("cpu"))
+            training_process.train(*how)
         forget_processes()
         evaluate.main(flags(folder))
     return folder
@@ -171,8 +175,8 @@ def test_table_and_report_are_written(unbroken):
 def test_a_second_run_makes_nothing_again(unbroken, flags, tmp_path, monkeypatch, on_the_cpu):
     shutil.copytree(unbroken, tmp_path / "results")
     (tmp_path / "results" / "table.json").unlink()
-    for name in ("personalise", "sample", "load_pipeline", "score_subject"):
-        monkeypatch.setattr(scripts.evaluation_job, name, None)
+    for name in ("train", "sample", "load_pipeline", "score_subject"):
+        monkeypatch.setattr(runs, name, None)
     evaluate.main(flags(tmp_path / "results"))
     assert_same_table(tmp_path / "results", unbroken)
 
@@ -239,10 +243,15 @@ def test_a_mistake_is_one_line_and_exit_2(tmp_path):
         ({"subjects": "cat2,rex"}, "no subject rex; it has cat2, dog"),
         ({"methods": "base,lora"}, "unknown method 'lora'"),
         ({"methods": "base,base"}, "repeats one"),
-        ({"metrics": "clip_t,fid"}, "unknown metric 'fid'"),
-        ({"metrics": "div", "num_images": 1}, "--metrics has div, which needs two pictures of a prompt"),
-        ({"num_images": 0}, "--num_images is 0"),
-        ({"seed": -1}, "--seed is -1"),
+        ({"metrics": "clip_t,fid"}, "unknown metric 'fid'; choose of clip_t, blip_t"),
+        ({"metrics": "clip_t,clip_t"}, "--metrics clip_t,clip_t repeats one; name each once"),
+        ({"subjects": "dog,cat2,dog"}, "--subjects dog,cat2,dog repeats one; name each once"),
+        ({"subjects": "dog,"}, "--subjects 'dog,' has an empty name"),
+        ({"max_prompts": 0}, "--max_prompts 0: give a number of at least 1"),
+        ({"setting": "toon"}, "unrecognized arguments: --setting=toon"),
+        ({"metrics": "div", "num_images": 1}, "--metrics has div, which needs two images of a prompt"),
+        ({"num_images": 0}, "--num_images 0: give a number of at least 1"),
+        ({"seed": -1}, "--seed -1: give a number of at least 0"),
         ({"eta": 2}, "eta is 2"),
         ({"real": "data/dog"}, "--real has no effect with --dataset"),
         ({"base": "{tmp}"}, "has no model_index.json"),
@@ -258,7 +267,7 @@ def test_a_mistake_is_one_line_and_exit_2(tmp_path):
 )
 def test_mistakes_are_told_before_models_load(changes, words, flags, scorers, tmp_path, monkeypatch):
     for name in ("Scorer", "PartialState", "write_json"):
-        monkeypatch.setattr(evaluate, name, None)
+        monkeypatch.setattr(utils.evaluation.evaluation, name, None)
     (tmp_path / "file").touch()
     known = scorers | {"tmp": tmp_path}
     given = {name: v.format(**known) if isinstance(v, str) else v for name, v in changes.items()}
@@ -303,3 +312,55 @@ def test_pictures_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, 
     assert row["metric"] == pytest.approx(expected, abs=2e-6)
     with pytest.raises(UserError, match="--eta has no effect with --generated"):
         evaluate.main([*given, "--eta=1", f"--output_dir={tmp_path / 'results'}"])
+
+
+def drawn_by(folder: Path, **bases: str | None) -> list[Path]:
+    """Images named by the keys, each with its base, if it has one, in its metadata."""
+    folder.mkdir(exist_ok=True)
+    for name, base in bases.items():
+        metadata = {"prompt": "a dog"} | ({} if base is None else {"base": base})
+        save_png(Image.new("RGB", (8, 8)), folder / f"{name}.png", metadata)
+    return sorted(folder.iterdir())
+
+
+def test_images_of_the_embedded_model_get_its_judges_and_photographs_the_field_s(tmp_path):
+    toon = drawn_by(tmp_path / "toon", a="data/toon/sd", b="toon", c=str(REPOSITORY / "data/toon/sd"))
+    assert base_of_images(toon).judges == {
+        k: str(REPOSITORY / "data/toon" / k) for k in ("clip", "dino", "blip")
+    }
+    for photographs in (
+        {"a": None},
+        {"a": "stable-diffusion-v1-5/stable-diffusion-v1-5"},
+        {"a": "own/model"},
+    ):
+        folder = tmp_path / "-".join(map(str, photographs.values())).replace("/", "_")
+        assert base_of_images(drawn_by(folder, **photographs)).judges["dino"] == "facebook/dino-vits16"
+    for other in (None, "sd15"):
+        with pytest.raises(UserError, match=r"different bases \(a.png by toon, b.png by .*\); say --base"):
+            base_of_images(drawn_by(tmp_path / f"mixed-{other}", a="toon", b=other))
+
+
+def test_judges_are_named_before_anything_loads(dataset, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(utils.evaluation.evaluation, "check_metrics", lambda *_: sys.exit("stopped"))
+    given = [f"--generated={drawn_by(tmp_path / 'x', a=None)[0].parent}", f"--real={dataset / 'dog'}"]
+    for base, clip in (((), "openai/clip-vit-base-patch32"), (("--base=toon",), "data/toon/clip")):
+        with pytest.raises(SystemExit, match="stopped"):
+            evaluate.main([*given, *base, "--metrics=clip_t", f"--output_dir={tmp_path / 'out'}"])
+        assert capsys.readouterr().out.splitlines()[-1] == f"judges: clip {clip}"
+
+
+def test_a_benchmark_can_be_shortened(flags, tmp_path):
+    config = evaluate.parse(flags(tmp_path, subjects="dog", max_prompts=1))
+    (subject,) = source_of(config, evaluate.benchmarks()).subjects
+    assert (subject.name, subject.prompts) == ("dog", ["a <new1> dog on the beach"])
+    config = evaluate.parse(["--dataset=toon", "--subjects=cat_1,dog_0", "--max_prompts=3"])
+    source = source_of(config, evaluate.benchmarks())
+    assert [(s.name, len(s.templates)) for s in source.subjects] == [("cat_1", 3), ("dog_0", 3)]
+    assert source.word_judge is not None and source.base.name == "toon"
+
+
+def test_help_is_quick_to_come():
+    """No library but the standard one is imported before the flags are known to be right."""
+    code = "import sys; from scripts import evaluate; evaluate.parse(['--dataset=toon']); "
+    done = run("-c", code + "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers') if m in sys.modules])")
+    assert (done.stdout, done.stderr) == ("[]\n", "")

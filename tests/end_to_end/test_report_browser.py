@@ -1,4 +1,4 @@
-"""The report in a real browser, headless Chromium: tables, pictures, no console error, no sideways scrolling.
+"""The report in a real browser, headless Chromium: tables, images, no console error, no sideways scrolling.
 
 Skipped where no Chromium is installed; on Debian and Ubuntu `apt-get install chromium` brings it.
 """
@@ -38,7 +38,7 @@ const measure = frame => {{
     shown: images.filter(image => image.getBoundingClientRect().width > 40).length,
     captions: tables.map(table => table.caption.textContent),
     scores: page.querySelector("#scores table").rows.length,
-    charts: page.querySelectorAll("svg.chart path.mean").length,
+    charts: page.querySelectorAll("svg.chart g[id*='-mean-']").length,
     background: frame.contentWindow.getComputedStyle(page.body).backgroundColor,
     requests: requests.map(entry => entry.name).filter(name => !name.startsWith("data:")),
   }};
@@ -89,7 +89,7 @@ def test_the_report_opens_without_a_console_error_or_a_request(seen):
 
 
 @pytest.mark.parametrize("width", [PHONE, DESKTOP])
-def test_tables_and_pictures_are_there_and_the_page_does_not_scroll_sideways(seen, width):
+def test_tables_and_images_are_there_and_the_page_does_not_scroll_sideways(seen, width):
     found = seen.measured[width]
     assert (found["width"], found["content"]) == (width, width)
     assert found["images"] == 40 and found["empty"] == []

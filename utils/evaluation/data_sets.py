@@ -1,27 +1,21 @@
-"""Benchmarks of personalisation, read from the user's own copy: their subjects, pictures and prompts.
+"""What a benchmark of personalisation is made of: subjects, their images and prompts."""
 
-No foreign prompt or picture is part of this repository.
-"""
-
-import json
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
 from utils.errors import UserError
-from utils.images import list_images
+from utils.images import is_image, list_images
 
-DREAMBOOTH_FILE = "prompts_and_classes.txt"
-LIVE_CLASSES = ("cat", "dog")  # the classes of the DreamBooth set's 9 live subjects; its file does not say so
-TOKEN = re.compile(r"<[^<>\s]+>")
+NAMED = 40  # subjects that an error lists at most
 
 
 @dataclass(frozen=True)
 class Individual:
-    """One thing to learn: its token, its class word, its pictures' folder and the caption they train with."""
+    """One thing to learn: its token, its class word, its images' folder and the caption they train with."""
 
     token: str
     cls_token: str
@@ -110,132 +104,51 @@ def read_templates(path: Path, individuals: Sequence[Individual]) -> tuple[str, 
     return tuple(templates)
 
 
-def read_dreambooth(data_dir: Path, names: Sequence[str] = ()) -> list[Subject]:
-    """The DreamBooth set (Ruiz et al. 2023): 30 subjects, 25 prompts for live ones and 25 for objects.
+def chosen(names: Sequence[str], known: list[str], place: str) -> list[str]:
+    """The names asked for, or all. Raises UserError for others, with those that `place` has, few or alike."""
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return list(names) or known
+    has = ", ".join(known)
+    if len(known) > NAMED:
+        alike = [match for name in unknown for match in get_close_matches(name, known, cutoff=0.4)]
+        has = f"{len(known)} others" + (f", e.g. {', '.join(dict.fromkeys(alike))}" if alike else "")
+    raise UserError(f"{place} has no subject {', '.join(unknown)}; it has {has}")
 
-    data_dir: the repository's folder, or its `dataset`: prompts_and_classes.txt and a folder per subject.
-    names: these subjects only, in this order; the others' folders may be missing.
-    Raises UserError if files or folders are missing or the text file is not of the published form.
+
+def check_complete(root: Path, folders: Iterable[Path], files: Iterable[Path] = ()) -> None:
+    """Raises UserError that names everything which a copy of a benchmark lacks."""
+    lacking = []
+    for folder in dict.fromkeys(folders):
+        if not folder.is_dir():
+            lacking.append(f"folder {_within(folder, root)}")
+        elif not any(map(is_image, folder.iterdir())):
+            lacking.append(f"images in {_within(folder, root)}")
+    lacking += [f"file {_within(file, root)}" for file in dict.fromkeys(files) if not file.is_file()]
+    if lacking:
+        raise UserError(
+            f"{root} lacks {', '.join(lacking)}; complete your copy, or name the subjects that it holds "
+            "with --subjects"
+        )
+
+
+def _within(path: Path, root: Path) -> Path:
+    return path.relative_to(root) if path.is_relative_to(root) else path
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A benchmark: how it is read and what it is made for.
+
+    read: (folder, names of subjects or none for all) -> subjects. The folder is the user's copy or, where
+    `draw` renders the subjects' images, where they are to lie.
+    base: the name of the base model that it is run on unless another is given.
+    word_judge: what reads off images which words of these subjects' prompts they obey, None if nothing can.
+    templates: ready prompts for a subject of this class word, none for a word that they do not suit.
     """
-    root = data_dir / "dataset" if (data_dir / "dataset" / DREAMBOOTH_FILE).is_file() else data_dir
-    file = root / DREAMBOOTH_FILE
-    if not file.is_file():
-        raise UserError(f"no {DREAMBOOTH_FILE} in {data_dir}; give your copy of the DreamBooth set")
-    classes, objects, live = _parse_dreambooth(file)
-    subjects = []
-    for name in _chosen(names, list(classes), file):
-        word, folder = classes[name], root / name
-        list_images(folder)
-        individual = Individual("<new1>", word, folder, f"a photo of a <new1> {word}")
-        alive = word in LIVE_CLASSES
-        subjects.append(Subject(name, (individual,), live if alive else objects, alive))
-    return subjects
 
-
-def _parse_dreambooth(file: Path) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
-    """({subject: class}, object templates, live templates). The file's Python is read, not executed."""
-    text = file.read_text(encoding="utf-8-sig")
-    form = r"subject_name,class\n(.+?)\n\s*Prompts\s*\n.*?Object Prompts\s*\n(.+?)\n\s*"
-    form += r"Live Subject Prompts\s*\n(.+)"
-    found = re.search(form, text, re.DOTALL)
-    if found is None:
-        wanted = "'subject_name,class', 'Object Prompts' and 'Live Subject Prompts'"
-        raise UserError(f"{file} is not of the published form: it needs the parts {wanted}")
-    rows, *sections = found.groups()
-    classes = {}
-    for row in filter(None, map(str.strip, rows.splitlines())):
-        name, comma, word = (part.strip() for part in row.partition(","))
-        if not (name and comma and word):
-            raise UserError(f"{file}: '{row}' is not a subject and its class, joined by a comma")
-        classes[name] = word
-    lists = []
-    for section in sections:
-        # 'a {0} {1} in the snow'.format(unique_token, class_token),
-        prompts = re.findall(r"""^\s*(['"])(.+)\1\s*\.format\(""", section, re.MULTILINE)
-        templates = tuple(prompt.replace("{0} {1}", "{}") for _, prompt in prompts)
-        if not templates:
-            raise UserError(f"{file} has a list without prompts; take the published file")
-        for template in templates:
-            check_template(template, 1, f"{file}: a prompt")
-        lists.append(templates)
-    return classes, *lists
-
-
-def read_customconcept101(data_dir: Path, names: Sequence[str] = ()) -> list[Subject]:
-    """CustomConcept101 (Kumari et al. 2023): 101 concepts with 20 prompts each, named as their folders are.
-
-    data_dir: dataset.json, prompts/ and the unpacked benchmark_dataset/. names and errors as above.
-    """
-    file = data_dir / "dataset.json"
-    return _read_entries(data_dir, file, [[entry] for entry in _read_json_list(file)], names)
-
-
-def read_customconcept101_pairs(data_dir: Path, names: Sequence[str] = ()) -> list[Subject]:
-    """CustomConcept101's pairs (dataset_multiconcept.json), named 'furniture_sofa1+furniture_chair1'."""
-    file = data_dir / "dataset_multiconcept.json"
-    return _read_entries(data_dir, file, _read_json_list(file), names)
-
-
-def _read_json_list(file: Path) -> list[Any]:
-    if not file.is_file():
-        raise UserError(f"no {file.name} in {file.parent}; give your copy of CustomConcept101")
-    try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); take the published file") from error
-    if not isinstance(entries, list) or not entries:
-        raise UserError(f"{file} holds no list of concepts; take the published file")
-    return entries
-
-
-def _read_entries(data_dir: Path, file: Path, rows: list[Any], names: Sequence[str]) -> list[Subject]:
-    """Each row: one or several concepts and, for several, an entry with the prompts about them together."""
-    found: dict[str, tuple[tuple[Individual, ...], Path]] = {}
-    for number, row in enumerate(rows, start=1):
-        entries = row if isinstance(row, list) and all(isinstance(entry, dict) for entry in row) else []
-        concepts = [entry for entry in entries if "instance_prompt" in entry]
-        key = "prompt_filename" if len(concepts) == 1 else "prompt_filename_compose"
-        files = [entry[key] for entry in entries if key in entry]
-        if not concepts or len(files) != 1:
-            raise UserError(f"{file}: entry {number} has {len(concepts)} concepts, {len(files)} x {key}")
-        individuals = tuple(_individual(entry, data_dir, f"{file}: entry {number}") for entry in concepts)
-        stem = name = "+".join(individual.folder.name for individual in individuals)
-        for count in range(2, len(found) + 2):
-            if name in found:
-                name = f"{stem}-{count}"
-        found[name] = individuals, data_dir / files[0]
-    subjects = []
-    for name in _chosen(names, list(found), file):
-        individuals, prompts = found[name]
-        for individual in individuals:
-            list_images(individual.folder)
-        templates = tuple(read_lines(prompts))
-        for template in templates:
-            check_template(template, len(individuals), f"{prompts}: a prompt")
-        subjects.append(Subject(name, individuals, templates))
-    return subjects
-
-
-def _individual(entry: dict[str, Any], data_dir: Path, place: str) -> Individual:
-    for key in ("instance_prompt", "class_prompt", "instance_data_dir"):
-        if not isinstance(entry.get(key), str):
-            raise UserError(f"{place} has no text under {key}; take the published file")
-    token = TOKEN.search(entry["instance_prompt"])
-    if token is None:
-        raise UserError(f"{place}: '{entry['instance_prompt']}' has no token such as <new1>")
-    folder = data_dir / entry["instance_data_dir"]
-    return Individual(token[0], entry["class_prompt"], folder, entry["instance_prompt"])
-
-
-def _chosen(names: Sequence[str], known: list[str], file: Path) -> list[str]:
-    """The names asked for, or all."""
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{file} has no subject {', '.join(unknown)}; it has {', '.join(known)}")
-    return list(names) or known
-
-
-READERS: dict[str, Callable[[Path, Sequence[str]], list[Subject]]] = {
-    "dreambooth": read_dreambooth,
-    "customconcept101": read_customconcept101,
-    "customconcept101_pairs": read_customconcept101_pairs,
-}
+    read: Callable[[Path, Sequence[str]], list[Subject]]
+    base: str = "sd15"
+    draw: Callable[[Sequence[Subject]], None] | None = None
+    word_judge: Callable[[Sequence[Subject]], Any] | None = None
+    templates: Callable[[str], tuple[str, ...]] | None = None

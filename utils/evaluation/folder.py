@@ -1,7 +1,7 @@
 """The results folder of an evaluation: written so that a killed run goes on where it was.
 
 results/
-  settings.json, subjects.json      what the run was told
+  settings.json, subjects.json      the settings of the run
   <method>/<subject>/               concept/, images/, class/, records.jsonl, scores.json
   table.json, table.md, report.html
 """
@@ -15,11 +15,11 @@ from utils.files import read_json
 
 BASE = "base"  # in a method's place: the untouched model, which is given class prompts
 NOT_COMPARED = frozenset({"hardware"})  # a run may go on elsewhere
-MAY_GROW = frozenset({"methods"})  # more methods add to a folder, and change nothing in it
+MAY_GROW = frozenset({"methods", "train_flags"})  # more methods add to a folder, and change nothing in it
 
 
 def check_settings(folder: Path, settings: dict[str, Any]) -> None:
-    """Raises UserError if `folder` holds a run with other settings, whose pictures and scores would be mixed
+    """Raises UserError if `folder` holds a run with other settings, whose images and scores would be mixed
     with this one's, or if it is no folder. Methods may be added."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
@@ -30,9 +30,16 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     for name in sorted(before.keys() | now.keys()):
         if name in NOT_COMPARED or before.get(name) == now.get(name):
             continue
-        if name in MAY_GROW and set(before.get(name, [])) <= set(now.get(name, [])):
+        if name in MAY_GROW and _grown(before.get(name), now.get(name)):
             continue
         raise UserError(
             f"{folder} holds a run with other settings: {name} was {before.get(name)!r}, "
             f"is {now.get(name)!r}; give the same, or another --output_dir"
         )
+
+
+def _grown(before: Any, now: Any) -> bool:
+    """Whether a list, or a dictionary, holds all that it held before."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(name in now and now[name] == value for name, value in before.items())
+    return isinstance(before, list) and isinstance(now, list) and set(before) <= set(now)

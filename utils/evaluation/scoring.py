@@ -1,6 +1,6 @@
-"""Scores of one subject's pictures, streamed through the models in batches and recorded as they come.
+"""Scores of one subject's images, streamed through the models in batches and recorded as they come.
 
-N generated pictures, M real ones of an individual, P CLIP's width, D DINO's width.
+N generated images, M real ones of an individual, D width of a model's features.
 """
 
 from collections.abc import Iterable, Sequence
@@ -12,73 +12,52 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from utils.blip2t import BLIP2T, check_blip, check_prompts
-from utils.errors import UserError
+from utils.bases.registry import REPOSITORY
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.shots import Shot
 from utils.files import append_records, read_records, write_json
 from utils.images import list_images, open_image
 from utils.scores.encoders import batches
-from utils.scores.similarity import (
-    ClipEncoder,
-    DinoEncoder,
-    check_clip,
-    check_clip_prompts,
-    check_dino,
-    clip_t,
-    div,
-    mean_similarity,
-    pres,
-)
+from utils.scores.judges import KINDS
+from utils.scores.similarity import mean_similarity
+from utils.scores.table import OBEYED, SCORES
 
-METRICS = {
-    "clip_t": "clip",
-    "clip_i": "clip",
-    "dino_i": "dino",
-    "blip_t": "blip",
-    "pres": "dino",
-    "div": "dino",
-}
 DIGITS = 6  # of a recorded score: float32 has no more
 
 
-class Judge(Protocol):
-    """Tells which words of their texts pictures obey, in a world where that can be told."""
+class WordJudge(Protocol):
+    """Reads off images which words of their prompts they obey; a benchmark may have one."""
 
-    name: str  # of the model that reads the pictures
+    name: str  # of the model that reads the images
 
     def __call__(
-        self, pictures: Sequence[Image.Image], texts: Sequence[str]
+        self, images: Sequence[Image.Image], texts: Sequence[str]
     ) -> list[dict[str, bool]]: ...  # {"place": True, …, "all": False} for each
 
 
+def needed_kinds(metrics: Iterable[str]) -> list[str]:
+    """The kinds of models that the scores need, in the order of KINDS."""
+    needed = {SCORES[name].judge for name in metrics}
+    return [kind for kind in KINDS if kind in needed]
+
+
 def check_metrics(metrics: Sequence[str], models: dict[str, str], blip_head: str) -> None:
-    """Raises UserError for an unknown metric, or a model, needed by one, that is not of the needed kind."""
-    for name in metrics:
-        if name not in METRICS:
-            raise UserError(f"unknown metric '{name}'; choose of {', '.join(METRICS)}")
-    needed = {METRICS[name] for name in metrics}
-    if "clip" in needed:
-        check_clip(models["clip"])
-    if "dino" in needed:
-        check_dino(models["dino"])
-    if "blip" in needed:
-        check_blip(models["blip"], blip_head)
+    """Raises UserError for a model, needed by one of the scores, that is not of the needed kind."""
+    for kind in needed_kinds(metrics):
+        KINDS[kind].check(models[kind], blip_head)
 
 
 def check_texts(metrics: Sequence[str], models: dict[str, str], texts: Sequence[str]) -> None:
-    """Raises UserError for a text that is longer than a model of the metrics reads; loads tokenizers only."""
-    needed = {METRICS[name] for name in metrics}
-    if "clip" in needed:
-        check_clip_prompts(models["clip"], texts)
-    if "blip" in needed:
-        check_prompts(models["blip"], texts)
+    """Raises UserError for a text longer than a model of the scores reads; loads tokenizers only."""
+    for kind in needed_kinds(metrics):
+        if KINDS[kind].check_texts is not None:
+            KINDS[kind].check_texts(models[kind], texts)
 
 
 class Scorer:
-    """The models of the metrics, each loaded when first used; the real pictures' features, made once.
+    """The models of the scores, each loaded when first used; the real images' features, made once.
 
-    models: {"clip": folder or Hub id, "dino": …, "blip": …}. judge: None where prompts cannot be read off.
+    models: {"clip": folder or Hub id, "dino": …, "blip": …}. word_judge: None where no words can be judged.
     """
 
     def __init__(
@@ -87,86 +66,119 @@ class Scorer:
         models: dict[str, str],
         blip_head: str = "itc",
         device: str | torch.device | None = None,
-        judge: Judge | None = None,
+        word_judge: WordJudge | None = None,
         batch_size: int = 64,
     ):
         self.metrics, self.models, self.blip_head = tuple(metrics), models, blip_head
-        self.device, self.judge, self.batch_size = device, judge, batch_size
+        self.device, self.word_judge, self.batch_size = device, word_judge, batch_size
+        self._loaded: dict[str, Any] = {}
         self._real: dict[tuple[str, Path], Tensor] = {}
 
-    @cached_property
-    def clip(self) -> ClipEncoder:
-        return ClipEncoder(self.models["clip"], self.device)
-
-    @cached_property
-    def dino(self) -> DinoEncoder:
-        return DinoEncoder(self.models["dino"], self.device)
-
-    @cached_property
-    def blip(self) -> BLIP2T:
-        return BLIP2T(self.models["blip"], self.device, self.blip_head)
-
-    def uses(self, model: str) -> bool:
-        return any(METRICS[name] == model for name in self.metrics)
+    def model(self, kind: str) -> Any:
+        """The model of this kind."""
+        if kind not in self._loaded:
+            self._loaded[kind] = KINDS[kind].load(self.models[kind], self.device, self.blip_head)
+        return self._loaded[kind]
 
     def names(self, scores: Iterable[str]) -> dict[str, str]:
-        """score -> the model that stands beside it."""
-        told = {"clip": lambda: self.clip.model_id, "dino": lambda: self.dino.model_id}
-        told["blip"] = lambda: self.blip.name
-        return {name: told[METRICS[name]]() if name in METRICS else self.judge.name for name in scores}
+        """score -> the model behind it; without the scores that need none."""
+        names = {}
+        for score in scores:
+            if score not in SCORES:
+                names[score] = self.word_judge.name
+            elif kind := SCORES[score].judge:
+                names[score] = getattr(self.model(kind), "name", None) or self.model(kind).model_id
+        return {score: short(name) for score, name in names.items()}
 
-    def real(self, model: str, folder: Path) -> Tensor:
-        """(M, P or D) features of an individual's own pictures."""
-        if (model, folder) not in self._real:
-            encoder = self.clip if model == "clip" else self.dino
-            self._real[model, folder] = self._features(encoder, list_images(folder)[0])
-        return self._real[model, folder]
+    def real(self, kind: str, folder: Path) -> Tensor:
+        """(M, D) features of an individual's own images."""
+        if (kind, folder) not in self._real:
+            self._real[kind, folder] = self.encode(kind, list_images(folder)[0])
+        return self._real[kind, folder]
 
-    def likeness(self, model: str, features: Tensor, subject: Subject) -> Tensor:
-        """(N,) mean cosine to the real pictures; of several individuals, each counts the same."""
+    def likeness(self, kind: str, features: Tensor, subject: Subject) -> Tensor:
+        """(N,) mean cosine to the real images; of several individuals, each counts the same."""
         folders = [individual.folder for individual in subject.individuals]
-        return torch.stack([mean_similarity(features, self.real(model, f)) for f in folders]).mean(0)
+        return torch.stack([mean_similarity(features, self.real(kind, f)) for f in folders]).mean(0)
 
-    def records(
-        self, shots: Sequence[Shot], pictures: Sequence[Image.Image], dino: Tensor | None, subject: Subject
-    ) -> list[dict[str, Any]]:
-        """The scores of pictures and their shots. dino: (N, D) their features, None where not needed."""
-        scores: dict[str, Tensor] = {}
-        texts = [shot.text for shot in shots]
-        if self.uses("clip"):
-            features = self.clip.image_features(pictures)  # (N, P)
-            scores["clip_t"] = clip_t(features, self.clip.text_features(texts))
-            scores["clip_i"] = self.likeness("clip", features, subject)
-        if dino is not None:
-            scores["dino_i"] = self.likeness("dino", dino, subject)
-        if self.uses("blip"):
-            scores["blip_t"] = self.blip.scores(texts, pictures)
-        records = [shot.describe() for shot in shots]
-        for name in self.metrics:
-            if name in scores:
-                for record, value in zip(records, scores[name].tolist(), strict=True):
+    def encode(self, kind: str, files: Iterable[Path]) -> Tensor:
+        """(N, D). Opened batch by batch: memory does not grow with the number of files."""
+        encode = self.model(kind).image_features
+        return torch.cat([encode([open_image(f) for f in b]) for b in batches(files, self.batch_size)])
+
+
+class SubjectImages:
+    """One subject's generated images, all or a batch of them, as the rows of SCORES ask for them.
+
+    class_files: images of the class alone, for each individual. known: features made already, shared between
+    the whole and its batches.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        subject: Subject,
+        shots: Sequence[Shot],
+        results: Path,
+        class_files: Sequence[Sequence[Path]] = (),
+        known: dict[tuple[str, Path], Tensor] | None = None,
+    ):
+        self.scorer, self.subject, self.shots, self.results = scorer, subject, list(shots), results
+        self.class_files = class_files
+        self.files = [results / shot.image for shot in shots]
+        self.texts = [shot.text for shot in shots]
+        self.groups = [shot.prompt_index for shot in shots]
+        self._known = {} if known is None else known
+
+    def part(self, shots: Sequence[Shot]) -> "SubjectImages":
+        """Some of the images; what is computed for them is kept for all."""
+        return SubjectImages(self.scorer, self.subject, shots, self.results, self.class_files, self._known)
+
+    def model(self, kind: str) -> Any:
+        return self.scorer.model(kind)
+
+    @cached_property
+    def opened(self) -> list[Image.Image]:
+        """The images; to be asked of a batch."""
+        assert len(self.files) <= self.scorer.batch_size, len(self.files)
+        return [open_image(file) for file in self.files]
+
+    def features(self, kind: str) -> Tensor:
+        """(N, D) unit vectors of the images by the model of this kind."""
+        missing = [i for i, file in enumerate(self.files) if (kind, file) not in self._known]
+        for batch in batches(missing, self.scorer.batch_size):
+            if len(self.files) <= self.scorer.batch_size:
+                images = [self.opened[i] for i in batch]
+            else:
+                images = [open_image(self.files[i]) for i in batch]
+            made = self.model(kind).image_features(images)
+            self._known |= {(kind, self.files[i]): row for i, row in zip(batch, made, strict=True)}
+        return torch.stack([self._known[kind, file] for file in self.files])
+
+    def likeness(self, kind: str) -> Tensor:
+        """(N,) mean cosine with the real images."""
+        return self.scorer.likeness(kind, self.features(kind), self.subject)
+
+    def real_features(self, kind: str) -> list[Tensor]:
+        """(M, D) for each individual."""
+        return [self.scorer.real(kind, individual.folder) for individual in self.subject.individuals]
+
+    def class_features(self, kind: str) -> list[Tensor]:
+        """(number of class images, D) for each individual."""
+        return [self.scorer.encode(kind, files) for files in self.class_files]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The shots of a batch with the scores of each image."""
+        records = [shot.describe() for shot in self.shots]
+        for name in self.scorer.metrics:
+            if SCORES[name].of_images is not None:
+                values = SCORES[name].of_images(self).tolist()
+                for record, value in zip(records, values, strict=True):
                     record[name] = round(value, DIGITS)
-        if self.judge is not None:
-            for record, obeyed in zip(records, self.judge(pictures, texts), strict=True):
+        if self.scorer.word_judge is not None:
+            for record, obeyed in zip(records, self.scorer.word_judge(self.opened, self.texts), strict=True):
                 record["obeyed"] = obeyed
         return records
-
-    def pres(self, class_pictures: Sequence[Sequence[Path]], subject: Subject) -> float:
-        """PRES, its mean over the individuals. class_pictures: paths for each of them."""
-        values = [
-            pres(self._features(self.dino, paths), self.real("dino", individual.folder))
-            for paths, individual in zip(class_pictures, subject.individuals, strict=True)
-        ]
-        return sum(values) / len(values)
-
-    def _features(self, encoder: ClipEncoder | DinoEncoder, paths: Iterable[Path]) -> Tensor:
-        """Opened batch by batch: memory does not grow with their number."""
-        return torch.cat(
-            [
-                encoder.image_features([open_image(p) for p in batch])
-                for batch in batches(paths, self.batch_size)
-            ]
-        )
 
 
 def score_subject(
@@ -174,45 +186,40 @@ def score_subject(
     folder: Path,
     subject: Subject,
     shots: Sequence[Shot],
-    class_pictures: Sequence[Sequence[Path]],
+    class_files: Sequence[Sequence[Path]],
     scorer: Scorer,
 ) -> dict[str, Any]:
-    """Scores what `folder`, of a method and subject, holds: a record per picture, then scores.json.
+    """Scores what `folder`, of a method and subject, holds: a record per image, then scores.json.
 
-    Pictures with a record are not scored again, but for their DINO features, which DIV needs of all.
-    class_pictures: of PRES, for each individual; unused without it.
+    Images with a record are not scored again, but for features that a score of all images needs.
+    class_files: of PRES, for each individual; unused without it.
     """
     records_file = folder / "records.jsonl"
+    images = SubjectImages(scorer, subject, shots, results, class_files)
     recorded = {record["image"] for record in read_records(records_file)}
-    features = []
-    for batch in batches(shots, scorer.batch_size):
-        new = [i for i, shot in enumerate(batch) if shot.image not in recorded]
-        if not (new or "div" in scorer.metrics):
-            continue
-        pictures = [open_image(results / shot.image) for shot in batch]
-        dino = scorer.dino.image_features(pictures) if scorer.uses("dino") else None  # (B, D)
-        if dino is not None:
-            features.append(dino)
-        if new:
-            chosen = [batch[i] for i in new], [pictures[i] for i in new], None if dino is None else dino[new]
-            append_records(records_file, scorer.records(*chosen, subject))
+    for batch in batches([shot for shot in shots if shot.image not in recorded], scorer.batch_size):
+        append_records(records_file, images.part(batch).records())
     wanted = {shot.image for shot in shots}
     metric = mean_scores([record for record in read_records(records_file) if record["image"] in wanted])
-    if "pres" in scorer.metrics:
-        metric["pres"] = scorer.pres(class_pictures, subject)
-    if "div" in scorer.metrics:
-        metric["div"] = div(torch.cat(features), [shot.prompt_index for shot in shots])
+    for name in scorer.metrics:
+        if SCORES[name].of_subject is not None:
+            metric[name] = SCORES[name].of_subject(images)
     scores = {"metric": metric, "models": scorer.names(metric), "images": len(shots)}
     write_json(folder / "scores.json", scores)
     return scores
 
 
 def mean_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Means over the pictures; obeyed_place: over those whose prompt states a place."""
+    """Means over the images; obeyed_place: over those whose prompt states a place."""
     columns: dict[str, list[float]] = {}
     for record in records:
-        flat = {name: record[name] for name in METRICS if name in record}
-        flat |= {f"obeyed_{word}": float(hit) for word, hit in record.get("obeyed", {}).items()}
+        flat = {name: record[name] for name in SCORES if name in record}
+        flat |= {f"{OBEYED}{word}": float(hit) for word, hit in record.get("obeyed", {}).items()}
         for name, value in flat.items():
             columns.setdefault(name, []).append(value)
     return {name: sum(column) / len(column) for name, column in columns.items()}
+
+
+def short(model: str) -> str:
+    """A model's name without the place of this repository: the same on every machine."""
+    return model.replace(f"{REPOSITORY}/", "")

@@ -50,8 +50,8 @@ def class_shots(subject: Subject, method: str, seeds: Sequence[int]) -> list[lis
     groups = []
     for i, each in enumerate(subject.individuals):
         prompt, stem = f"a photo of a {each.cls_token}", f"{method}/{subject.name}/class/{i:02d}"
-        told = (method, subject.name, subject.cls, i, prompt, prompt)
-        groups.append([Shot(*told, seed, f"{stem}_{seed}.png") for seed in seeds])
+        about = (method, subject.name, subject.cls, i, prompt, prompt)
+        groups.append([Shot(*about, seed, f"{stem}_{seed}.png") for seed in seeds])
     return groups
 
 
@@ -78,7 +78,7 @@ def shots_of_folder(
     for path in list_images(folder)[0]:
         if path.name == GRID:
             continue
-        chunks = _chunks(path)
+        chunks = png_chunks(path)
         prompt = chunks.get("prompt") or _numbered(path, lines, prompts_file)
         text = scored(prompt)
         if prompts_file and text not in texts:
@@ -108,7 +108,7 @@ def _lines(prompts_file: Path, token: str, cls_token: str | None) -> list[str]:
     return [line.replace("{}", f"{token} {cls_token}") for line in lines]
 
 
-def _chunks(path: Path) -> dict[str, str]:
+def png_chunks(path: Path) -> dict[str, str]:
     """The text chunks of a PNG, read to its last byte so that a broken one is found."""
     open_image(path)
     with Image.open(path) as file:

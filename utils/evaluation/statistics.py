@@ -18,7 +18,7 @@ def bootstrap(
     """{"mean", "low", "high"}: the mean of K values and its percentile bootstrap interval (Efron 1979).
 
     The same seed draws the same subjects for every metric and method of K subjects.
-    low and high are None for a single value, from which no interval can be told.
+    low and high are None for a single value, from which no interval follows.
     """
     sample = np.asarray(values, dtype=np.float64)  # (K,)
     assert sample.ndim == 1 and len(sample), sample.shape

@@ -8,9 +8,7 @@ from itertools import combinations
 from typing import Any
 
 from utils.evaluation.statistics import CONFIDENCE, RESAMPLES, bootstrap, paired_bootstrap
-
-ORDER = ("clip_t", "blip_t", "clip_i", "dino_i", "pres", "div", "obeyed_all")  # then what else was obeyed
-LOW_IS_GOOD = frozenset({"pres"})
+from utils.scores.table import in_order, score_row
 
 Scores = Mapping[tuple[str, str], Mapping[str, Any]]  # (subject, method) -> scores.json
 
@@ -21,8 +19,7 @@ def build_table(scores: Scores, subjects: Sequence[str], methods: Sequence[str])
     scores: {"metric": {name: value}, "models": {name: model id}, "images": count} of each subject and method.
     paired: the differences a - b, a after b in `methods`, over the subjects both have.
     """
-    found = {name for each in scores.values() for name in each["metric"]}
-    metrics = [name for name in ORDER if name in found] + sorted(found.difference(ORDER))
+    metrics = in_order(name for each in scores.values() for name in each["metric"])
     rows, paired = [], []
     for method in methods:
         mine = [scores[subject, method] for subject in subjects]
@@ -67,7 +64,9 @@ def build_table(scores: Scores, subjects: Sequence[str], methods: Sequence[str])
 def as_markdown(table: Mapping[str, Any]) -> str:
     """The table for people: scores, differences, every subject, and what they were made with."""
     metrics, level = table["metrics"], f"{table['confidence']:.0%}".replace("%", " %")
-    names = [name + (" ↓" if name in LOW_IS_GOOD else "") for name in metrics]
+    names = [name + (" ↓" if score_row(name).good < 0 else "") for name in metrics]
+    intervals = any(cell["low"] is not None for row in table["rows"] for cell in row["metric"].values())
+    spread = f" [{level} bootstrap interval over subjects, {table['resamples']:,} resamples]"
     scores = [
         [row["method"], row["subjects"], row["images"], *(_cell(row["metric"].get(name)) for name in metrics)]
         for row in table["rows"]
@@ -81,7 +80,7 @@ def as_markdown(table: Mapping[str, Any]) -> str:
         for row in table["per_subject"]
     ]
     parts = [
-        f"Mean over subjects [{level} bootstrap interval over subjects, {table['resamples']:,} resamples]; "
+        f"Mean over subjects{spread if intervals else ', of which there is one: no intervals'}; "
         "↓: low is good. Scores of other models or evaluators are not comparable with these.",
         _grid(["method", "subjects", "images", *names], scores),
     ]

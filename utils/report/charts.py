@@ -1,19 +1,46 @@
-"""Small line charts as inline SVG, drawn by hand: one colour and dash per curve, members as thin lines.
+"""Charts as inline SVG by matplotlib, which follow the page into the dark and onto paper.
 
-Colours and fonts come from the style sheet of the page (classes `series-0`, `series-1`, ...), so that a chart
-follows the page into the dark and onto paper.
+matplotlib draws in stand-in colours; each gives way to a colour variable of the page's style. Text stays
+text in the page's own font. The same numbers give the same bytes.
 """
 
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 
-from utils.report.markup import Markup, element, join
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 Point = tuple[float, float]
-WIDTH, HEIGHT = 400, 270  # units of the view box; the picture scales
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44  # margins
+Interval = Mapping[str, float | None]  # mean, low, high; the ends None where there is none
 SERIES = 6  # looks the style sheet knows; later curves start again
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), (0, (9, 3)))
+COLOURS = {f"#0{i}0203": f"var(--c{i})" for i in range(SERIES)}
+TEXT, GRID = "#0a0b0c", "#0d0e0f"
+COLOURS |= {TEXT: "var(--minor)", GRID: "var(--grid)"}
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "report",
+    "font.size": 9.5,
+    "axes.edgecolor": TEXT,
+    "axes.labelcolor": TEXT,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "xtick.color": TEXT,
+    "ytick.color": TEXT,
+    "ytick.left": False,
+}
 
 
 @dataclass(frozen=True)
@@ -26,84 +53,85 @@ class Curve:
     members: Sequence[Sequence[Point]] = ()
 
 
-def line_chart(curves: Sequence[Curve], x_label: str, y_label: str, description: str) -> Markup:
+def line_chart(name: str, curves: Sequence[Curve], x_label: str, y_label: str, description: str) -> Markup:
     """An <svg> of the curves, x from 0, y from 0 or the lowest value.
 
-    description: what a screen reader says instead of the picture. At least one finite point is needed.
+    name: of the chart in its page, so that ids differ. description: for screen readers.
     """
-    lines = [line for curve in curves for line in (curve.points, *curve.members)]
-    xs = [x for line in lines for x, _ in line]
-    ys = [y for line in lines for _, y in line if math.isfinite(y)]
-    x_ticks, y_ticks = ticks(0, max(xs)), ticks(min(0, *ys), max(ys))
-
-    def at(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
-        up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
-
-    def path(line: Sequence[Point], look: str, title: str) -> Markup:
-        corners = [at(x, y) for x, y in line if math.isfinite(y)]
-        drawn = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in corners)
-        return element("path", element("title", title), class_=look, d=drawn) if corners else Markup()
-
-    members = [path(line, f"member series-{c.series % SERIES}", c.name) for c in curves for line in c.members]
-    means = [path(curve.points, f"mean series-{curve.series % SERIES}", curve.name) for curve in curves]
-    return element(
-        "svg",
-        *_axes(x_ticks, y_ticks, at, x_label, y_label),
-        *members,
-        *means,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=description,
-        class_="chart",
-    )
+    with matplotlib.rc_context(STYLE):
+        axes = _axes(x_label, y_label)
+        for i, curve in enumerate(curves):
+            for j, line in enumerate((curve.points, *curve.members)):
+                look = {"linewidth": 1.7, "linestyle": DASHES[curve.series % SERIES], "gid": f"mean-{i}"}
+                if j:
+                    look = {"linewidth": 0.7, "alpha": 0.32, "gid": f"member-{i}-{j}"}
+                axes.plot(*_columns(line), color=_colour(curve.series), clip_on=False, zorder=3 - j, **look)
+        values = [y for curve in curves for line in (curve.points, *curve.members) for _, y in line]
+        axes.set_xlim(left=0)
+        axes.set_ylim(bottom=min([0, *filter(math.isfinite, values)]))
+        return _svg(axes.figure, name, description)
 
 
-def legend(curves: Sequence[Curve]) -> Markup:
-    """A key of the curves: a short stroke in the look of each, and its name."""
-    keys = []
-    for curve in curves:
-        stroke = element("path", d="M1 5H27", class_=f"mean series-{curve.series % SERIES}")
-        swatch = element("svg", stroke, viewBox="0 0 28 10", class_="key", aria_hidden="true")
-        keys.append(element("span", swatch, " ", curve.name, class_="key-entry"))
-    return element("span", *keys, class_="legend")
+def scatter(
+    name: str,
+    dots: Mapping[str, tuple[int | None, Interval, Interval]],
+    x_label: str,
+    y_label: str,
+    description: str,
+) -> Markup:
+    """An <svg> with a labelled dot for each name in `dots`: (series, x, y) with its intervals as a cross.
+
+    series: None for a reference, which has no colour of its own.
+    """
+    middle = sum(x["mean"] for _, x, _ in dots.values()) / len(dots)
+    with matplotlib.rc_context(STYLE):
+        axes = _axes(x_label, y_label)
+        axes.margins(0.16)
+        for i, (title, (series, x, y)) in enumerate(dots.items()):
+            look = {"color": _colour(series), "clip_on": False}
+            if x["low"] is not None:
+                axes.plot([x["low"], x["high"]], [y["mean"]] * 2, linewidth=0.8, alpha=0.6, **look)
+            if y["low"] is not None:
+                axes.plot([x["mean"]] * 2, [y["low"], y["high"]], linewidth=0.8, alpha=0.6, **look)
+            axes.plot([x["mean"]], [y["mean"]], "o", markersize=6, gid=f"dot-{i}", **look)
+            left = x["mean"] > middle  # of the dot, where there is room
+            place = {"xytext": (-7 if left else 7, 5), "ha": "right" if left else "left"}
+            axes.annotate(title, (x["mean"], y["mean"]), textcoords="offset points", color=TEXT, **place)
+        return _svg(axes.figure, name, description)
 
 
-def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """About `about` round numbers, 1, 2 or 5 times a power of ten apart, that enclose [low, high]."""
-    span = high - low if high > low else abs(high) or 1.0
-    rough = span / about
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= rough * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    return [i * step for i in range(first, max(last, first + 1) + 1)]
+def _axes(x_label: str, y_label: str) -> Axes:
+    axes = Figure(figsize=(4.4, 2.9), layout="constrained").add_subplot()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.xaxis.grid(False)
+    axes.locator_params(nbins=5)
+    axes.patch.set_visible(False)
+    axes.figure.patch.set_visible(False)
+    return axes
 
 
-def tick_label(value: float, step: float) -> str:
-    """`value` with as many decimals as ticks `step` apart need."""
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
-    return f"{value:,.{decimals}f}".replace("-", "−")
+def _colour(series: int | None) -> str:
+    return TEXT if series is None else list(COLOURS)[series % SERIES]
 
 
-def _axes(x_ticks, y_ticks, at, x_label: str, y_label: str) -> list[Markup]:
-    """Grid lines, numbers and the names of both axes."""
-    drawn = []
-    left, right = at(x_ticks[0], 0)[0], at(x_ticks[-1], 0)[0]
-    for value in y_ticks:
-        y = at(0, value)[1]
-        base = "axis" if value == y_ticks[0] else "grid"
-        drawn.append(element("path", class_=base, d=f"M{left:.1f} {y:.1f}H{right:.1f}"))
-        label = tick_label(value, y_ticks[1] - y_ticks[0])
-        drawn.append(element("text", label, x=f"{left - 7:.1f}", y=f"{y + 4:.1f}", text_anchor="end"))
-    bottom = at(0, y_ticks[0])[1]
-    for value in x_ticks:
-        x = at(value, 0)[0]
-        drawn.append(element("path", class_="axis", d=f"M{x:.1f} {bottom:.1f}v4"))
-        label = tick_label(value, x_ticks[1] - x_ticks[0])
-        drawn.append(element("text", label, x=f"{x:.1f}", y=f"{bottom + 18:.1f}", text_anchor="middle"))
-    middle_x, middle_y = (left + right) / 2, (bottom + TOP) / 2
-    name = element("text", x_label, x=f"{middle_x:.1f}", y=HEIGHT - 6, text_anchor="middle")
-    turn = f"rotate(-90 13 {middle_y:.1f})"
-    side = element("text", y_label, x=13, y=f"{middle_y:.1f}", text_anchor="middle", transform=turn)
-    return [*drawn, join(name, side)]
+def _columns(line: Sequence[Point]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in line], [y for _, y in line]
+
+
+def _svg(figure: Figure, name: str, description: str) -> Markup:
+    """The figure as an element whose ids begin with the chart's name, in the page's colours."""
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    figure.savefig(buffer, format="svg", metadata=nothing)
+    head, body = re.search(r"(<svg.*?>)(.*)", buffer.getvalue(), re.DOTALL).groups()
+    box = re.search(r'viewBox="([^"]*)"', head)[1]
+    # Left out: a style for every element of the page, clipping that cuts nothing, matplotlib's fonts.
+    body = re.sub(r"<defs>\s*<(style|clipPath).*?</defs>\s*", "", body, flags=re.DOTALL)
+    body = re.sub(r' clip-path="[^"]*"| font-family: [^;"]*;', "", body)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = re.sub(r'href="#', f'href="#{name}-', body)
+    for stand_in, variable in COLOURS.items():
+        body = body.replace(stand_in, variable)
+    label = escape(description)
+    return Markup(f'<svg class="chart" role="img" aria-label="{label}" viewBox="{box}">{body}')

@@ -1,12 +1,15 @@
-"""The training curves of a report: losses, and the concept's distance to its class, from a run's logs."""
+"""The charts of a report: training losses from a run's logs, and prompts against likeness."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from utils.evaluation.folder import BASE
-from utils.report.charts import Curve, Point, legend, line_chart
+from utils.report.charts import Curve, Point, line_chart, scatter
 from utils.report.folder import Results
-from utils.report.markup import Markup, element, join
-from utils.report.tables import known, label, number, scrolling
+from utils.report.words import known, label
+from utils.scores.table import OBEYED_ALL, score_row
 
 DRAWN_POINTS = 150  # of a curve, so that a chart stays a few kilobytes
 SMOOTHED_SHARE = 20  # the running mean covers one step in so many of the training
@@ -18,12 +21,61 @@ LOSSES = {
         "1 − cosine between the text features of the concept’s phrase and of its class alone; 0 keeps the "
         "meaning of the class. It is measured for every method and trained only where it has a weight.",
     ),
-    "loss_denoise": ("Denoising loss", "the error of the predicted noise on the subject’s pictures."),
-    "loss_prior": ("Prior loss", "the error of the predicted noise on class pictures."),
+    "loss_denoise": ("Denoising loss", "the error of the predicted noise on the subject’s images."),
+    "loss_prior": ("Prior loss", "the error of the predicted noise on class images."),
     "loss_mlm": ("Masked-word loss", "cross-entropy of the masked words."),
     "loss": ("Total loss", "the weighted sum that is minimised; methods add different terms."),
 }
 EXACT = "loss_spl"  # depends on the weights alone and needs no smoothing
+
+
+@dataclass(frozen=True)
+class LossChart:
+    """One loss: its chart, and where each method's subjects ended."""
+
+    title: str
+    meaning: str
+    window: int  # steps of the running mean, 1 where there is none
+    curves: list[Curve]
+    ends: dict[str, list[float]]
+    svg: Markup
+
+
+def loss_charts(results: Results) -> Iterator[LossChart]:
+    """A chart for each loss that a log holds."""
+    trained = [method for method in results.methods if method != BASE]
+    for key, (title, meaning) in LOSSES.items():
+        lines = loss_lines(results, key)
+        if not lines:
+            continue
+        curves = [
+            Curve(label(m), trained.index(m), thin(mean_line(each)), [thin(line) for line in each])
+            for m, each in lines.items()
+        ]
+        ends = "; ".join(
+            f"{curve.name} ends at {curve.points[-1][1]:.3g}" for curve in curves if curve.points
+        )
+        window = 1 if key == EXACT else _window(max(len(line) for each in lines.values() for line in each))
+        svg = line_chart(key, curves, "Training step", title, f"{title} over training steps. {ends}.")
+        last = {method: [line[-1][1] for line in each] for method, each in lines.items()}
+        yield LossChart(title, meaning, window, curves, last, svg)
+
+
+def loss_lines(results: Results, key: str) -> dict[str, list[list[Point]]]:
+    """method -> one line per subject, smoothed unless the loss is exact."""
+    lines: dict[str, list[list[Point]]] = {}
+    for method in results.methods:
+        for subject in results.subjects:
+            log = [line for line in results.log(method, subject["name"]) if known(line.get(key))]
+            if log:
+                values = smooth([line[key] for line in log], 1 if key == EXACT else _window(len(log)))
+                points = zip((line["step"] for line in log), values, strict=True)
+                lines.setdefault(method, []).append(list(points))
+    return lines
+
+
+def _window(steps: int) -> int:
+    return max(1, steps // SMOOTHED_SHARE)
 
 
 def smooth(values: Sequence[float], window: int) -> list[float]:
@@ -49,70 +101,20 @@ def mean_line(lines: Sequence[Sequence[Point]]) -> list[Point]:
     return [(x, sum(table[x] for table in tables) / len(tables)) for x in shared]
 
 
-def loss_lines(results: Results, key: str) -> dict[str, list[list[Point]]]:
-    """method -> one line per subject, smoothed unless the loss is exact."""
-    found: dict[str, list[list[Point]]] = {}
-    for method in results.methods:
-        for subject in results.subjects:
-            points = [
-                (line["step"], line[key])
-                for line in results.log(method, subject["name"])
-                if known(line.get(key))
-            ]
-            if points:
-                window = 1 if key == EXACT else max(1, len(points) // SMOOTHED_SHARE)
-                values = smooth([y for _, y in points], window)
-                line = list(zip([x for x, _ in points], values, strict=True))
-                found.setdefault(method, []).append(line)
-    return found
-
-
-def curve_section(results: Results) -> Markup:
-    """One chart per loss, and a table of where the losses ended."""
-    logged = {key: lines for key in LOSSES if (lines := loss_lines(results, key))}
-    if not logged:
-        return element("p", "The results folder holds no training logs, so there are no curves.")
-    trained = [method for method in results.methods if method != BASE]
-    charts = [_figure(key, lines, trained) for key, lines in logged.items()]
-    note = "Thick lines are means over subjects, thin ones single subjects."
-    table = scrolling(_ends(results, logged), "Where training ended")
-    return join(element("p", note, class_="note"), element("div", *charts, class_="charts"), table)
-
-
-def _figure(key: str, lines: dict[str, list[list[Point]]], trained: list[str]) -> Markup:
-    title, meaning = LOSSES[key]
-    curves = [
-        Curve(
-            label(method), trained.index(method), thin(mean_line(members)), [thin(line) for line in members]
-        )
-        for method, members in lines.items()
-    ]
-    ends = "; ".join(f"{curve.name} ends at {curve.points[-1][1]:.3g}" for curve in curves if curve.points)
-    chart = line_chart(curves, "Training step", title, f"{title} over training steps. {ends}.")
-    steps = max(len(line) for members in lines.values() for line in members)
-    window = max(1, steps // SMOOTHED_SHARE)
-    smoothed = f" Smoothed: running mean over {window} steps." if key != EXACT and window > 1 else ""
-    text = element("figcaption", element("b", f"{title}: "), meaning, smoothed, " ", legend(curves))
-    return element("figure", text, chart)
-
-
-def _ends(results: Results, logged: dict[str, dict[str, list[list[Point]]]]) -> Markup:
-    """Methods x losses at the last step: mean, lowest and highest subject."""
-    rows = []
-    for method in results.methods:
-        cells = []
-        for lines in logged.values():
-            ends = [line[-1][1] for line in lines.get(method, [])]
-            if ends:
-                span = element(
-                    "span", "(", number(min(ends)), " to ", number(max(ends)), ")", class_="interval"
-                )
-                cells.append(element("td", number(sum(ends) / len(ends)), " ", span))
-            else:
-                cells.append(element("td", number(None)))
-        if method != BASE:
-            rows.append(element("tr", element("th", label(method), scope="row"), *cells))
-    heads = [element("th", LOSSES[key][0], scope="col") for key in logged]
-    head = element("thead", element("tr", element("th", "Method", scope="col"), *heads))
-    caption = element("caption", "Where training ended: mean over subjects (lowest to highest subject)")
-    return element("table", caption, head, element("tbody", *rows), class_="numbers")
+def trade_off(results: Results) -> Markup | None:
+    """Prompts obeyed, or CLIP-T, against DINO-I, a dot for each method; None where a score is not there."""
+    up = next((name for name in (OBEYED_ALL, "clip_t") if name in results.metrics), None)
+    dots, trained = {}, [method for method in results.methods if method != BASE]
+    for row in results.table["rows"]:
+        x, y = row["metric"].get("dino_i") or {}, row["metric"].get(up) or {}
+        if known(x.get("mean")) and known(y.get("mean")):
+            series = trained.index(row["method"]) if row["method"] != BASE else None
+            dots[label(row["method"])] = (series, x, y)
+    if not dots:
+        return None
+    name = score_row(up).label
+    places = "; ".join(
+        f"{m}: DINO-I {x['mean']:.3f}, {name} {y['mean']:.3f}" for m, (_, x, y) in dots.items()
+    )
+    y_label = "Share of images with every word" if up == OBEYED_ALL else name
+    return scatter("trade-off", dots, "DINO-I, likeness to the subject", y_label, f"{places}.")

@@ -35,21 +35,21 @@ class Results:
         return self.table["seeds"]
 
     def records(self, method: str, subject: str) -> Iterator[dict[str, Any]]:
-        """One dictionary per picture; nothing where the method did not draw the subject."""
+        """One dictionary per image; nothing where the method did not draw the subject."""
         return _json_lines(self.folder / method / subject / "records.jsonl")
 
     def log(self, method: str, subject: str) -> list[dict[str, float]]:
         """The training's lines, one per step; empty where there is no log."""
         return list(_json_lines(self.folder / method / subject / "concept" / "log.jsonl"))
 
-    def real_pictures(self, subject: dict[str, Any]) -> list[Path]:
-        """The subject's own pictures that are still there, as recorded or under its folder."""
+    def real_images(self, subject: dict[str, Any]) -> list[Path]:
+        """The subject's own images that are still there, as recorded or under its folder."""
         folder = Path(subject.get("folder") or self.folder)
-        found = []
+        paths = []
         for name in subject.get("pictures", []):
             candidates = (Path(name), folder / name, self.folder / name)
-            found += [path for path in candidates if path.is_file()][:1]
-        return found
+            paths += [path for path in candidates if path.is_file()][:1]
+        return paths
 
 
 def read_results(folder: Path) -> Results:

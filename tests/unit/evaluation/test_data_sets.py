@@ -1,6 +1,7 @@
 """Readers of the datasets, on tiny hand-made copies of each published form."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from utils.evaluation.data_sets import (
     Individual,
     Subject,
     check_template,
+    chosen,
+    read_templates,
+)
+from utils.evaluation.published_sets import (
     read_customconcept101,
     read_customconcept101_pairs,
     read_dreambooth,
-    read_templates,
 )
 
 DREAMBOOTH = """Classes
@@ -97,7 +101,7 @@ def test_dreambooth_reads_the_whole_repository_and_the_subjects_asked_for(tmp_pa
     dreambooth(tmp_path / "dataset")
     (tmp_path / "dataset" / "mug_2" / "00.jpg").unlink()
     assert [subject.name for subject in read_dreambooth(tmp_path, ["rex"])] == ["rex"]
-    with pytest.raises(UserError, match="no pictures in .*mug_2"):
+    with pytest.raises(UserError, match="lacks images in mug_2; complete your copy, or name the subjects"):
         read_dreambooth(tmp_path)
     with pytest.raises(UserError, match="no subject cat9; it has mug_2, rex"):
         read_dreambooth(tmp_path, ["rex", "cat9"])
@@ -157,9 +161,12 @@ def test_customconcept101_pairs_are_learned_together(custom):
             lambda root: (root / "dataset.json").write_text(json.dumps([entry("pet_a", "my", "dog")])),
             "no token such as <new1>",
         ),
-        (lambda root: (root / "prompts/dog.txt").unlink(), "no prompts file"),
+        (lambda root: (root / "prompts/dog.txt").unlink(), "lacks file prompts/dog.txt; complete your copy"),
         (lambda root: (root / "prompts/dog.txt").write_text("a dog"), "'a dog'; write {}"),
-        (lambda root: (root / "benchmark_dataset/pet_a/00.jpg").unlink(), "no pictures in"),
+        (
+            lambda root: (root / "benchmark_dataset/pet_a/00.jpg").unlink(),
+            "lacks images in benchmark_dataset/pet_a;",
+        ),
     ],
 )
 def test_a_customconcept101_copy_that_lacks_something_is_told(custom, change, words):
@@ -196,3 +203,23 @@ def test_two_individuals_of_one_subject_fill_their_places():
     subject = Subject("both", two, ("a {0} in front of a {1}",))
     assert subject.prompts == ["a <new1> teddy bear in front of a <new2> barn"]
     assert subject.class_prompts == ["a teddy bear in front of a barn"]
+
+
+def test_a_partial_copy_says_all_that_is_missing_at_once(tmp_path, custom):
+    shutil.rmtree(custom / "benchmark_dataset")
+    (custom / "prompts" / "chair.txt").unlink()
+    with pytest.raises(UserError) as mistake:
+        read_customconcept101(custom)
+    lacks = "folder benchmark_dataset/pet_a, folder benchmark_dataset/chair_b, file prompts/chair.txt"
+    assert str(mistake.value) == (
+        f"{custom} lacks {lacks}; complete your copy, or name the subjects that it holds with --subjects"
+    )
+
+
+def test_an_unknown_subject_of_many_is_answered_with_those_alike():
+    known = [f"pet_{i}" for i in range(100)]
+    with pytest.raises(UserError, match=r"set has no subject pet_1000; it has 100 others, e\.g\. pet_"):
+        chosen(["pet_1000"], known, "set")
+    assert (
+        chosen(["pet_2", "pet_1"], known, "set") == ["pet_2", "pet_1"] and chosen([], known, "set") == known
+    )

@@ -14,11 +14,12 @@ from tests.tiny_scorers import write_scorers
 from utils.blip2t import BLIP2T
 from utils.errors import UserError
 from utils.evaluation.data_sets import Individual, Subject
-from utils.evaluation.scoring import METRICS, Scorer, check_metrics, check_texts, mean_scores, score_subject
+from utils.evaluation.scoring import Scorer, check_metrics, check_texts, mean_scores, score_subject
 from utils.evaluation.shots import class_shots, shots_of
 from utils.files import read_records
 from utils.images import list_images, open_image
 from utils.scores.encoders import ClipEncoder, DinoEncoder
+from utils.scores.table import SCORES
 
 SEEDS = (0, 1, 2)
 
@@ -66,7 +67,7 @@ def score(tmp_path: Path, subject: Subject, scorer: Scorer) -> dict:
 
 
 def test_scores_are_those_of_the_encoders_and_a_loop(tmp_path, subject, models):
-    scores = score(tmp_path, subject, Scorer(METRICS, models, device="cpu", judge=Eyes(), batch_size=4))
+    scores = score(tmp_path, subject, Scorer(SCORES, models, device="cpu", word_judge=Eyes(), batch_size=4))
     folder = tmp_path / "results" / "classdiffusion" / "rex"
     records = read_records(folder / "records.jsonl")
     shots = shots_of(subject, "classdiffusion", SEEDS)
@@ -107,7 +108,7 @@ def test_scores_are_those_of_the_encoders_and_a_loop(tmp_path, subject, models):
 def test_a_killed_scoring_goes_on_with_the_pictures_it_had_not_reached(
     tmp_path, subject, models, monkeypatch
 ):
-    unbroken = score(tmp_path, subject, Scorer(METRICS, models, device="cpu", batch_size=2))
+    unbroken = score(tmp_path, subject, Scorer(SCORES, models, device="cpu", batch_size=2))
     folder = tmp_path / "results" / "classdiffusion" / "rex"
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
     (folder / "records.jsonl").write_text("".join(lines[:3]) + lines[3][:20])
@@ -120,7 +121,7 @@ def test_a_killed_scoring_goes_on_with_the_pictures_it_had_not_reached(
         return scores(self, prompts, images, *rest)
 
     monkeypatch.setattr(BLIP2T, "scores", counted)
-    again = score(tmp_path, subject, Scorer(METRICS, models, device="cpu", batch_size=2))
+    again = score(tmp_path, subject, Scorer(SCORES, models, device="cpu", batch_size=2))
     assert asked == ["a dog wearing headphones"] * 3
     assert (folder / "records.jsonl").read_text().splitlines(keepends=True)[:3] == lines[:3]
     assert again["metric"] == pytest.approx(unbroken["metric"], abs=2e-6)
@@ -138,7 +139,7 @@ def test_pictures_are_opened_a_batch_at_a_time_and_real_ones_once(tmp_path, subj
         utils.evaluation.scoring, "open_image", lambda path: opened.append(path) or open_one(path)
     )
     monkeypatch.setattr(DinoEncoder, "image_features", features)
-    scorer = Scorer(METRICS, models, device="cpu", batch_size=2)
+    scorer = Scorer(SCORES, models, device="cpu", batch_size=2)
     score(tmp_path, subject, scorer)
     assert max(sizes) == 2 and sum(sizes) == 6 + 3 + 2  # generated, real, of the class
     opened.clear()
@@ -172,10 +173,9 @@ def test_a_word_counts_where_the_prompt_states_it():
 
 
 def test_models_and_texts_that_do_not_do_are_told_before_they_load(models):
-    check_metrics(list(METRICS), models, "itc")
+    check_metrics(list(SCORES), models, "itc")
     check_metrics(["clip_t"], models | {"dino": models["clip"], "blip": "none"}, "itc")
     for metrics, change, head, words in (
-        (["fid"], {}, "itc", "unknown metric 'fid'; choose of clip_t"),
         (["div"], {"dino": models["clip"]}, "itc", "is a clip; give a ViTModel"),
         (["clip_i"], {"clip": models["dino"]}, "itc", "is a vit; give a CLIPModel"),
         (["blip_t"], {"blip": models["dino"]}, "itc", "is a ViTModel; give a Blip"),

@@ -1,50 +1,51 @@
 """Training one subject of a benchmark with one method, in a process of its own."""
 
+import ctypes
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from utils.bases.registry import BASES, shown
+from utils.bases.registry import REPOSITORY
 from utils.errors import UserError
 from utils.evaluation.data_sets import Subject
 from utils.files import write_json
 from utils.training.config import TrainConfig, build_parser
 from utils.training.methods import METHODS
 from utils.training.preflight import check_run
-from utils.training.settings import training_flags
+from utils.training.settings import read_setting
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 # What an evaluation sets itself, and --train_flags therefore may not.
 SET_HERE = frozenset(
     "method output_dir instance_data_dir instance_prompt concepts_list modifier_token cls_token "
     "pretrained_model_name_or_path resume_from_checkpoint checkpoints_total_limit dry_run".split()
 )
+PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 # A launcher's word to its processes, which a training started by one of them must not take for its own.
 LAUNCHER = re.compile(
     r"(GROUP_|ROLE_|LOCAL_|)(RANK|WORLD_SIZE|NAME)|GROUP_WORLD_SIZE|MASTER_.*|TORCHELASTIC_.*"
 )
 
 
-def read_setting(name: str) -> tuple[str, list[str]]:
-    """(base model, training flags) of a base; λ among them, which `_flags_of` leaves out where it must."""
-    return shown(BASES[name].path), training_flags(BASES[name], [])[1:]
+def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str], folder: str) -> None:
+    """Raises UserError for --train_flags that are wrong, or wrong for this base model; nothing is loaded.
 
-
-def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str]) -> None:
-    """Raises UserError for training flags that are wrong, or wrong for this base model; nothing is loaded."""
+    folder: of scripts/settings, whose flags come before these.
+    """
     if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in SET_HERE]:
         raise UserError(f"--train_flags has {mine[0]}, which an evaluation sets itself; leave it out")
     alone = replace(subject, individuals=subject.individuals[:1])  # a concepts list would have to be written
-    told = _concept_flags(alone, method, base, flags, Path("unwritten"))
+    given = read_setting(folder, method) + flags_of(method, flags)
+    given = _concept_flags(alone, method, base, given, Path("unwritten"))
     try:
-        config = TrainConfig(**vars(build_parser().parse_args(told)))
+        config = TrainConfig(**vars(build_parser().parse_args(given)))
     except UserError as error:
         raise UserError(f"--train_flags: {error}") from None
     check_run(config)
@@ -55,12 +56,12 @@ def is_trained(concept: Path) -> bool:
     return (concept / "training_config.json").is_file()
 
 
-def personalise(
+def train(
     subject: Subject, method: str, base: str, flags: Sequence[str], concept: Path, device: torch.device
 ) -> None:
     """Trains into `concept`, going on from its newest checkpoint; keeps no checkpoint of a finished training.
 
-    What the training prints goes to train.txt beside the folder.
+    What the training prints goes to train.txt beside the folder. It ends when this process ends, however.
     Raises UserError as the training does, RuntimeError if it fails otherwise.
     """
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py")]
@@ -69,11 +70,12 @@ def personalise(
     log = concept.parent / "train.txt"
     concept.mkdir(parents=True, exist_ok=True)
     with log.open("w") as file:
-        done = subprocess.run(command, env=_environment(device), stdout=file, stderr=subprocess.STDOUT)
+        output = {"stdout": file, "stderr": subprocess.STDOUT}
+        done = subprocess.run(command, env=_environment(device), preexec_fn=ends_with_parent(), **output)
     if done.returncode:
         last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-        told = f"training {subject.name} with {method}: {''.join(last).removeprefix('error: ')}"
-        raise UserError(told) if done.returncode == 2 else RuntimeError(f"{told} (all of it in {log})")
+        reason = f"training {subject.name} with {method}: {''.join(last).removeprefix('error: ')}"
+        raise UserError(reason) if done.returncode == 2 else RuntimeError(f"{reason} (all of it in {log})")
     for checkpoint in concept.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # the optimizer's state is three times the concept's size
 
@@ -82,26 +84,26 @@ def _concept_flags(
     subject: Subject, method: str, base: str, flags: Sequence[str], concept: Path
 ) -> list[str]:
     """A subject's command line; for several individuals a concepts list is written beside the concept."""
-    told = [
+    given = [
         f"--method={method}",
         f"--pretrained_model_name_or_path={base}",
         f"--output_dir={concept}",
-        *_flags_of(method, flags),
+        *flags,
     ]
-    told.append("--modifier_token=" + "+".join(each.token for each in subject.individuals))
-    told.append(f"--cls_token={subject.cls}")
+    given.append("--modifier_token=" + "+".join(each.token for each in subject.individuals))
+    given.append(f"--cls_token={subject.cls}")
     if len(subject.individuals) == 1:
         (each,) = subject.individuals
-        return [*told, f"--instance_data_dir={each.folder}", f"--instance_prompt={each.instance_prompt}"]
+        return [*given, f"--instance_data_dir={each.folder}", f"--instance_prompt={each.instance_prompt}"]
     entries = [
         {"instance_prompt": each.instance_prompt, "instance_data_dir": str(each.folder)}
         for each in subject.individuals
     ]
     write_json(concept.parent / "concepts.json", entries)
-    return [*told, f"--concepts_list={concept.parent / 'concepts.json'}"]
+    return [*given, f"--concepts_list={concept.parent / 'concepts.json'}"]
 
 
-def _flags_of(method: str, flags: Sequence[str]) -> list[str]:
+def flags_of(method: str, flags: Sequence[str]) -> list[str]:
     """Flags are for all methods, but λ for those that have the semantic preservation loss."""
     if METHODS[method].spl_weight or "--use_spl" in flags:
         return list(flags)
@@ -116,7 +118,7 @@ def _flags_of(method: str, flags: Sequence[str]) -> list[str]:
 
 
 def _environment(device: torch.device) -> dict[str, str]:
-    """This process's environment without what its launcher told it, and with its own GPU alone."""
+    """This process's environment without its launcher's words, and with its own GPU alone."""
     environment = {
         name: value
         for name, value in os.environ.items()
@@ -129,3 +131,21 @@ def _environment(device: torch.device) -> dict[str, str]:
             visible[device.index or 0] if visible != [""] else str(device.index or 0)
         )
     return environment
+
+
+def ends_with_parent() -> Callable[[], None] | None:
+    """What a child process runs first so that the kernel kills it when this process ends, even by SIGKILL.
+
+    Otherwise a training would outlive a killed evaluation and write into the folder of the next one.
+    None where the system is not Linux: a training then outlives an evaluation that is killed by SIGKILL.
+    """
+    if sys.platform != "linux":
+        return None
+    libc, parent = ctypes.CDLL(None, use_errno=True), os.getpid()
+
+    def arrange() -> None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it has ended already
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return arrange

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from scripts.evaluation_source import Source
-from scripts.personalise import is_trained, personalise
 from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import BASE
 from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, class_shots, shots_of
+from utils.evaluation.sources import Source
+from utils.evaluation.training_process import is_trained, train
 from utils.images import open_image, save_png
 from utils.sampling.images import sample
 
@@ -28,12 +28,15 @@ def run_job(
     batch_size: int,
     scorer: Scorer,
 ) -> None:
-    """One subject and one method: trained, drawn, scored; what is there already stays as it is."""
+    """One subject and one method: trained, drawn, scored; what is there already stays as it is.
+
+    settings: as settings.json holds them.
+    """
     folder = results / method / subject.name
     if (folder / "scores.json").is_file():
         return
-    if source.found:
-        shots, of_class = [shot for shot, _ in source.found], [list(source.found_class)]
+    if source.images:
+        shots, of_class = [shot for shot, _ in source.images], [list(source.class_images)]
         take_in(results, source)
     else:
         shots = shots_of(subject, method, settings["seeds"])
@@ -42,7 +45,7 @@ def run_job(
         of_class = [[results / shot.image for shot in group] for group in groups]
         concept = None if method == BASE else concept_of(folder, source, subject, method, scorer.device)
         wanted = [*shots, *(shot for group in groups for shot in group)]
-        draw(results, wanted, source.base, concept, settings, batch_size, scorer.device)
+        draw(results, wanted, source, concept, settings, batch_size, scorer.device)
     score_subject(results, folder, subject, shots, of_class, scorer)
 
 
@@ -56,24 +59,24 @@ def concept_of(folder: Path, source: Source, subject: Subject, method: str, devi
                 copyfile(source.concept / name, concept / name)
         return source.concept
     if not is_trained(concept):
-        personalise(subject, method, source.base, source.train_flags, concept, device)
+        train(subject, method, source.base.path, source.flags(method), concept, device)
     return concept
 
 
 def draw(
     results: Path,
     shots: list[Shot],
-    base: str,
+    source: Source,
     concept: Path | None,
     settings: Mapping[str, Any],
     batch_size: int,
     device: torch.device,
 ) -> None:
-    """The pictures that are not there yet, each written as soon as it is drawn."""
+    """The images that are not there yet, each written as soon as it is drawn."""
     missing = [shot for shot in shots if not (results / shot.image).is_file()]
     if not missing:
         return
-    pipeline = load_pipeline(base, device)
+    pipeline = load_pipeline(source.base.path, device)
     if concept is not None:
         load_concept(pipeline, concept)
     how = {name: settings[name] for name in ("num_inference_steps", "guidance_scale", "eta", "scheduler")}
@@ -83,12 +86,12 @@ def draw(
         path = results / shot.image
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"prompt": shot.prompt, "seed": shot.seed} | how
-        save_png(image, path, about | {"base": base, "concept": concept or ""})
+        save_png(image, path, about | {"base": source.base.name, "concept": concept or ""})
 
 
 def take_in(results: Path, source: Source) -> None:
-    """Copies, as PNG, of the pictures that were made elsewhere: the folder then holds all it rests on."""
-    for shot, path in source.found:
+    """Copies, as PNG, of the images that were made elsewhere: the folder then holds all it rests on."""
+    for shot, path in source.images:
         if not (results / shot.image).is_file():
             (results / shot.image).parent.mkdir(parents=True, exist_ok=True)
             save_png(open_image(path), results / shot.image, {"prompt": shot.prompt, "source": path.name})

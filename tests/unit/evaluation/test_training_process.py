@@ -3,15 +3,16 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from scripts import personalise
-from scripts.personalise import check_flags, is_trained, read_setting
 from utils.errors import UserError
+from utils.evaluation import training_process
 from utils.evaluation.data_sets import Individual, Subject
+from utils.evaluation.training_process import check_flags, flags_of, is_trained, read_setting, train
 from utils.training.config import TrainConfig, build_parser
 
 REX = Subject("rex", (Individual("<new1>", "dog", Path("data/dog"), "a photo of a <new1> dog"),), ("a {}",))
@@ -35,7 +36,7 @@ def commands(monkeypatch) -> list[tuple[list[str], dict[str, str]]]:
         stdout.write("error: no such luck\n")
         return subprocess.CompletedProcess(command, int(env.get("FAILS", 0)))
 
-    monkeypatch.setattr(personalise.subprocess, "run", run)
+    monkeypatch.setattr(training_process.subprocess, "run", run)
     return seen
 
 
@@ -46,18 +47,20 @@ def config(command: list[str]) -> TrainConfig:
 
 def test_settings_are_complete_training_configurations():
     for name, resolution, rate, spl_weight in (("toon", None, 1e-5, 0.03), ("sd15", 512, 1e-5, 1.0)):
-        base, flags = read_setting(name)
+        flags = read_setting(name, "classdiffusion")
         given = build_parser().parse_args([*flags, "--instance_data_dir=x", "--instance_prompt=<new1>"])
         found = TrainConfig(**vars(given) | {"cls_token": "dog"})
         assert (found.train_batch_size, found.scale_lr, found.hflip) == (2, True, True)
         assert (found.resolution, found.learning_rate) == (resolution, rate)
         assert found.lambda_spl == spl_weight
-        assert base == {"toon": "data/toon/sd", "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}[name]
+        assert not [flag for flag in flags if "pretrained_model" in flag], "the base is a row of its own"
+        kept = [flag for flag in flags if not flag.startswith("--spl_weight")]
+        assert read_setting(name, "custom_diffusion") == kept != flags
 
 
 @pytest.mark.parametrize(("method", "weight"), [("classdiffusion", 1.0), ("custom_diffusion", 0.0)])
 def test_methods_differ_in_nothing_but_their_name(commands, tmp_path, method, weight):
-    personalise.personalise(REX, method, "base", ["--hflip"], tmp_path / "concept", torch.device("cpu"))
+    train(REX, method, "base", ["--hflip"], tmp_path / "concept", torch.device("cpu"))
     found = config(commands[0][0])
     assert (found.method, found.lambda_spl, found.cls_token) == (method, weight, "dog")
     assert (found.pretrained_model_name_or_path, found.hflip) == ("base", True)
@@ -68,18 +71,17 @@ def test_methods_differ_in_nothing_but_their_name(commands, tmp_path, method, we
 @pytest.mark.parametrize("flags", [["--spl_weight=0.5", "--hflip"], ["--spl_weight", "0.5", "--hflip"]])
 def test_the_weight_of_spl_goes_to_the_methods_that_have_it(commands, tmp_path, flags):
     for method in ("classdiffusion", "custom_diffusion", "textual_inversion"):
-        personalise.personalise(REX, method, "base", flags, tmp_path / method, torch.device("cpu"))
+        train(REX, method, "base", flags_of(method, flags), tmp_path / method, torch.device("cpu"))
     found = [config(command) for command, _ in commands]
     assert [each.lambda_spl for each in found] == [0.5, 0.0, 0.0]
     assert all(each.hflip for each in found)
-    personalise.personalise(
-        REX, "custom_diffusion", "b", [*flags, "--use_spl"], tmp_path / "c", torch.device("cpu")
-    )
+    flags = flags_of("custom_diffusion", [*flags, "--use_spl"])
+    train(REX, "custom_diffusion", "b", flags, tmp_path / "c", torch.device("cpu"))
     assert config(commands[-1][0]).lambda_spl == 0.5
 
 
 def test_several_individuals_are_trained_together(commands, tmp_path):
-    personalise.personalise(BOTH, "classdiffusion", "base", [], tmp_path / "concept", torch.device("cpu"))
+    train(BOTH, "classdiffusion", "base", [], tmp_path / "concept", torch.device("cpu"))
     found = config(commands[0][0])
     assert [(c.modifier_token, c.cls_token) for c in found.concepts()] == [
         ("<new1>", "teddy bear"),
@@ -96,10 +98,10 @@ def test_a_launcher_is_not_handed_on(commands, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     for device in ("cpu", "cuda:1"):
-        personalise.personalise(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device(device))
+        train(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device(device))
     (_, on_cpu), (_, on_gpu) = commands
     assert not {*mine.split()} & {*on_cpu}
-    assert (on_cpu["ACCELERATE_USE_CPU"], on_cpu["PATH"]) == ("true", personalise.os.environ["PATH"])
+    assert (on_cpu["ACCELERATE_USE_CPU"], on_cpu["PATH"]) == ("true", training_process.os.environ["PATH"])
     assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_gpu["CUDA_VISIBLE_DEVICES"]) == ("4,6", "6")
 
 
@@ -107,7 +109,7 @@ def test_a_launcher_is_not_handed_on(commands, tmp_path, monkeypatch):
 def test_a_failed_training_says_why(commands, tmp_path, monkeypatch, code, kind):
     monkeypatch.setenv("FAILS", code)
     with pytest.raises(kind, match="training rex with classdiffusion: no such luck"):
-        personalise.personalise(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device("cpu"))
+        train(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device("cpu"))
     assert not is_trained(tmp_path / "concept")
 
 
@@ -115,16 +117,50 @@ def test_a_finished_training_keeps_no_checkpoint(commands, tmp_path):
     concept = tmp_path / "concept"
     (concept / "checkpoint-2").mkdir(parents=True)
     (concept / "training_config.json").touch()
-    personalise.personalise(REX, "classdiffusion", "b", [], concept, torch.device("cpu"))
+    train(REX, "classdiffusion", "b", [], concept, torch.device("cpu"))
     assert [path.name for path in concept.iterdir()] == ["training_config.json"] and is_trained(concept)
 
 
 def test_flags_are_checked_without_a_picture_or_a_model(tiny_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for subject in (REX, BOTH):
-        check_flags(subject, "classdiffusion", str(tiny_base), ["--max_train_steps=3"])
+        check_flags(subject, "classdiffusion", str(tiny_base), ["--max_train_steps=3"], "toon")
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="--train_flags has --cls_token=cat, which an evaluation sets itself"):
-        check_flags(REX, "classdiffusion", str(tiny_base), ["--cls_token=cat"])
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--cls_token=cat"], "toon")
     with pytest.raises(UserError, match="--train_flags: .*max_train_steps"):
-        check_flags(REX, "classdiffusion", str(tiny_base), ["--max_train_steps=0"])
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--max_train_steps=0"], "toon")
+
+
+PARENT = """
+import sys, torch
+from pathlib import Path
+from utils.evaluation import training_process
+from tests.unit.evaluation.test_training_process import REX
+training_process.REPOSITORY = Path(sys.argv[1])
+training_process.train(REX, "classdiffusion", "b", [], Path(sys.argv[1], "concept"), torch.device("cpu"))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal is Linux's")
+def test_a_training_ends_when_its_evaluation_is_killed(tmp_path):
+    child = f"import os, time; open(r'{tmp_path}/pid', 'w').write(str(os.getpid())); time.sleep(300)"
+    (tmp_path / "train_classdiffusion.py").write_text(child)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
+    pid = tmp_path / "pid"
+    while not (pid.exists() and pid.read_text()):
+        assert parent.poll() is None
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    for _ in range(100):
+        if not alive(int(pid.read_text())):
+            return
+        time.sleep(0.05)
+    pytest.fail("the training outlived its evaluation")
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"

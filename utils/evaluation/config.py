@@ -1,0 +1,121 @@
+"""The flags of an evaluation: one frozen dataclass, checked before any library loads."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from utils.errors import UserError
+from utils.flags import check_limits, option
+from utils.scores.table import SCORES
+from utils.training.methods import METHODS
+
+MODES = ("dataset", "concept", "generated")  # what there is to evaluate: one of them
+DRAWN = ("dataset", "concept")  # the modes that draw images
+
+
+def split(names: str | None) -> list[str]:
+    """'a, b' as ['a', 'b']; [] for None."""
+    return [name.strip() for name in names.split(",")] if names else []
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """Everything an evaluation is told. Raises UserError when fields contradict each other.
+
+    A field's `modes` are those that look at it: given in another, it would have no effect and is refused.
+    """
+
+    # what to evaluate
+    dataset: str | None = option(None, "a benchmark by name: train, sample, score", modes=("dataset",))
+    concept: Path | None = option(
+        None, "a folder that train_classdiffusion.py wrote: sample, score", modes=("concept",)
+    )
+    generated: Path | None = option(
+        None, "a folder of images: score; prompts are in PNG metadata or file names", modes=("generated",)
+    )
+    data_dir: Path | None = option(None, "your copy of the benchmark", modes=("dataset",))
+    methods: str | None = option(
+        None, f"of base (untouched, given class prompts), {', '.join(METHODS)}; joined by commas", modes=DRAWN
+    )
+    subjects: str | None = option(None, "these subjects only, joined by commas", modes=("dataset",))
+    max_prompts: int | None = option(None, "the first prompts of each subject only", minimum=1, modes=DRAWN)
+    train_flags: str | None = option(
+        None,
+        "more for train_classdiffusion.py: --train_flags='--max_train_steps=250 --seed=1'",
+        modes=("dataset",),
+    )
+    base: str | None = option(
+        None,
+        "Stable Diffusion, by name, folder or Hub id, to train and sample (default: the benchmark's); "
+        "with --generated: what drew the images (default: as their metadata says)",
+        modes=("dataset", "generated"),
+    )
+    real: Path | None = option(None, "the subject's own images", modes=("generated",))
+    generated_class: Path | None = option(None, "images of the class alone, for PRES", modes=("generated",))
+    prompts_file: Path | None = option(
+        None, "one prompt per line, {} where the subject stands", modes=("concept", "generated")
+    )
+    cls_token: str | None = option(
+        None, "class word of the subject, e.g. dog", modes=("concept", "generated")
+    )
+    modifier_token: str | None = option(
+        None, "the subject's token in the prompts (default: <new1>)", modes=("generated",)
+    )
+
+    # sampling
+    num_images: int | None = option(None, "images per prompt (default: 4)", minimum=1, modes=DRAWN)
+    num_class_images: int | None = option(
+        None, "images of the class alone, for PRES (default: 10)", minimum=1, modes=DRAWN
+    )
+    seed: int | None = option(None, "image i of a prompt uses seed + i (default: 0)", minimum=0, modes=DRAWN)
+    num_inference_steps: int | None = option(
+        None, "DDIM steps (default: the base model's)", minimum=1, modes=DRAWN
+    )
+    guidance_scale: float | None = option(None, "default: the base model's", minimum=0, modes=DRAWN)
+    eta: float | None = option(None, "noise per step, 0 to 1 (default: the base model's)", modes=DRAWN)
+    batch_size: int | None = option(None, "images drawn at a time (default: 8)", minimum=1, modes=DRAWN)
+
+    # scoring
+    metrics: str | None = option(
+        None, f"joined by commas (default: those of {','.join(SCORES)} that there are images for)"
+    )
+    clip: str | None = option(None, "CLIP of CLIP-T and CLIP-I (default: the base model's judge)")
+    dino: str | None = option(None, "DINO of DINO-I, PRES and DIV (default: the base model's judge)")
+    blip: str | None = option(None, "BLIP of BLIP-T (default: the base model's judge)")
+    blip_head: str = option("itc", "how BLIP scores: itc or itm")
+    output_dir: Path = option(Path("results"), "the results folder")
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            check_limits(each, getattr(self, each.name))
+        given = [name for name in MODES if getattr(self, name) is not None]
+        if len(given) != 1:
+            flags = " and ".join(f"--{name}" for name in given) or "none of them"
+            raise UserError(f"{flags} given; give one of {', '.join(f'--{name}' for name in MODES)}")
+        for each in fields(self):
+            if getattr(self, each.name) is not None and self.mode not in each.metadata.get("modes", MODES):
+                raise UserError(f"--{each.name} has no effect with --{self.mode}; leave it out")
+        self._check_names("methods")
+        self._check_names("subjects")
+        self._check_names("metrics")
+        for name in split(self.metrics):
+            if name not in SCORES:
+                raise UserError(f"unknown metric '{name}'; choose of {', '.join(SCORES)}")
+
+    def _check_names(self, flag: str) -> None:
+        given = getattr(self, flag)
+        names = split(given)
+        if given is not None and not all(names):
+            raise UserError(f"--{flag} '{given}' has an empty name; join names by single commas")
+        if len(set(names)) < len(names):
+            raise UserError(f"--{flag} {given} repeats one; name each once")
+
+    @property
+    def mode(self) -> str:
+        """'dataset', 'concept' or 'generated'."""
+        return next(name for name in MODES if getattr(self, name) is not None)
+
+    @property
+    def seeds(self) -> list[int]:
+        """Of the images of each prompt."""
+        first = self.seed or 0
+        return list(range(first, first + (4 if self.num_images is None else self.num_images)))

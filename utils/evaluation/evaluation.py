@@ -1,0 +1,174 @@
+"""A whole evaluation: checks, then every subject with every method, then the table.
+
+Under `torchrun` the subjects and methods are dealt out to its processes.
+"""
+
+import os
+import platform
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
+from transformers import CLIPTokenizer
+
+from utils.bases.devices import choose_device_dtype
+from utils.bases.registry import as_dict
+from utils.bases.sd import check_base
+from utils.errors import UserError
+from utils.evaluation.config import EvaluationConfig, split
+from utils.evaluation.data_sets import DataSet
+from utils.evaluation.folder import check_settings
+from utils.evaluation.runs import run_job
+from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds, short
+from utils.evaluation.sources import IMAGES, Source, source_of
+from utils.evaluation.table import as_markdown, build_table
+from utils.evaluation.training_process import check_flags
+from utils.files import read_json, write_json, write_text
+from utils.learners.token_rows import check_within_limit
+from utils.sampling.images import check_scheduler
+from utils.scores.judges import KINDS
+from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "Pillow")
+WAIT = timedelta(days=30)  # the main process waits for the slowest
+
+
+def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str | None:
+    """Runs it all and returns the table as markdown, None in processes other than the main one.
+
+    Raises UserError for what no run could use, before any model loads and anything is written.
+    """
+    source = source_of(config, data_sets)
+    metrics, models = metrics_of(config, source), models_of(config, source)
+    say("judges: " + ", ".join(f"{kind} {short(models[kind])}" for kind in needed_kinds(metrics)))
+    check_metrics(metrics, models, config.blip_head)
+    settings = settings_of(config, source, metrics, models)
+    check_settings(config.output_dir, settings)
+    check_source(source, settings, models)
+
+    state = PartialState(cpu=on_cpu(), timeout=WAIT)
+    results = config.output_dir
+    if state.is_main_process:
+        if source.data_set and source.data_set.draw:
+            source.data_set.draw(source.subjects)
+        write_json(results / "settings.json", settings)
+        write_json(results / "subjects.json", [subject.describe() for subject in source.subjects])
+    state.wait_for_everyone()
+
+    scorer = Scorer(metrics, models, config.blip_head, state.device, source.word_judge)
+    jobs = [(subject, method) for method in source.methods for subject in source.subjects]
+    mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
+    for number, (subject, method) in mine:
+        print(f"[{number}/{len(jobs)}] {subject.name}, {method}", flush=True)
+        run_job(results, source, subject, method, settings, config.batch_size or 8, scorer)
+    state.wait_for_everyone()
+    table = write_table(results, source, settings) if state.is_main_process else None
+    state.destroy_process_group()
+    return table
+
+
+def say(text: str) -> None:
+    """Prints in one process only."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, flush=True)
+
+
+def on_cpu() -> bool:
+    """Whether the environment says to leave the GPU alone."""
+    return parse_flag_from_env("ACCELERATE_USE_CPU")
+
+
+def metrics_of(config: EvaluationConfig, source: Source) -> list[str]:
+    """Those of --metrics, else all that there are images for; what is left out is said."""
+    shots = [(shot.subject, shot.prompt_index) for shot, _ in source.images]
+    lacking = {}
+    if len(set(shots)) == len(shots) if shots else len(config.seeds) < 2:
+        lacking[PAIRS] = PAIRS
+    if source.images and not source.class_images:
+        lacking[CLASS_IMAGES] = f"--generated_class, {CLASS_IMAGES}"
+    chosen = split(config.metrics)
+    for name in chosen or SCORES:
+        if SCORES[name].needs in lacking:
+            wanted = lacking[SCORES[name].needs]
+            if chosen:
+                raise UserError(f"--metrics has {name}, which needs {wanted}")
+            say(f"left out: {name}, which needs {wanted}")
+    return chosen or [name for name in SCORES if SCORES[name].needs not in lacking]
+
+
+def models_of(config: EvaluationConfig, source: Source) -> dict[str, str]:
+    """The judges: those of the flags, else of the base's row."""
+    return {kind: getattr(config, kind) or source.base.judges[kind] for kind in KINDS}
+
+
+def settings_of(
+    config: EvaluationConfig, source: Source, metrics: list[str], models: Mapping[str, str]
+) -> dict[str, Any]:
+    """As settings.json holds them: all that the numbers depend on, and the hardware."""
+    device, dtype = choose_device_dtype("cpu" if on_cpu() else None)
+    gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    seeds = sorted({shot.seed for shot, _ in source.images}) or config.seeds
+    drawn = {}
+    if not source.images:
+        sampling = as_dict(source.base.sampling)
+        given = {name: getattr(config, name) for name in sampling}
+        drawn = {
+            "train_flags": {method: source.flags(method) for method in source.trained},
+            "num_class_images": config.num_class_images or 10,
+            **(sampling | {name: value for name, value in given.items() if value is not None}),
+            "scheduler": "ddim",
+            "dtype": str(dtype),
+        }
+    return {
+        "dataset": config.dataset,
+        "source": str(config.data_dir or config.concept or config.generated or IMAGES),
+        "digest": source.digest,
+        "base": source.base.name,
+        "methods": source.methods,
+        "subjects": [subject.name for subject in source.subjects],
+        "templates": sorted({template for subject in source.subjects for template in subject.templates}),
+        "metrics": metrics,
+        "models": {kind: short(models[kind]) for kind in models} | {"blip_head": config.blip_head},
+        "seeds": seeds,
+        **drawn,
+        "versions": {library: version(library) for library in LIBRARIES},
+        "hardware": {"device": gpu or platform.machine(), "cpus": os.cpu_count()},
+    }
+
+
+def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[str, str]) -> None:
+    """Raises UserError for a base model, training flags or prompts that the run could not use."""
+    texts = sorted({text for subject in source.subjects for text in subject.class_prompts})
+    check_texts(settings["metrics"], models, texts)
+    if source.images:
+        return
+    base = source.base.path
+    check_scheduler(settings["scheduler"], settings["eta"])
+    check_base(base)
+    for method in source.trained:
+        check_flags(source.subjects[0], method, base, source.train_flags, source.base.settings)
+    for subject in source.subjects:
+        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+        tokens = [individual.token for individual in subject.individuals]
+        tokenizer.add_tokens(tokens)
+        for prompt in subject.prompts:
+            check_within_limit(tokenizer, prompt, [token for token in tokens if token in prompt])
+
+
+def write_table(results: Path, source: Source, settings: Mapping[str, Any]) -> str:
+    """Writes table.json and table.md, and returns the latter."""
+    scores = {
+        (subject.name, method): read_json(results / method / subject.name / "scores.json")
+        for subject in source.subjects
+        for method in source.methods
+    }
+    table = build_table(scores, [subject.name for subject in source.subjects], source.methods)
+    table |= {name: settings[name] for name in ("seeds", "versions")}
+    write_json(results / "table.json", table)
+    write_text(results / "table.md", as_markdown(table))
+    return as_markdown(table)

@@ -1,0 +1,208 @@
+"""What an evaluation is about: a benchmark's subjects, one trained concept, or a folder of images."""
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from utils.bases.registry import Base, base_row
+from utils.concepts.formats import read_concept
+from utils.errors import UserError
+from utils.evaluation.config import EvaluationConfig, split
+from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templates
+from utils.evaluation.folder import BASE
+from utils.evaluation.scoring import WordJudge
+from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
+from utils.evaluation.training_process import flags_of, read_setting
+from utils.images import check_images, list_images
+from utils.training.config import TrainConfig
+from utils.training.methods import METHODS
+
+IMAGES = "pictures"  # in a results folder: the images that a benchmark draws itself
+DEFAULT_METHODS = [BASE, "custom_diffusion", "classdiffusion"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """subjects x methods, and where their images come from.
+
+    base: what is trained and sampled, whose row names the judges. train_flags: given by the user, for all
+    methods. concept: trained already. images: those that are there, their shots and files; class_images: of
+    the class alone. digest: of the files it rests on. data_set: the benchmark, with --dataset.
+    """
+
+    subjects: list[Subject]
+    methods: list[str]
+    base: Base
+    train_flags: tuple[str, ...] = ()
+    concept: Path | None = None
+    images: tuple[tuple[Shot, Path], ...] = ()
+    class_images: tuple[Path, ...] = ()
+    digest: str = ""
+    data_set: DataSet | None = None
+    word_judge: WordJudge | None = None
+
+    def flags(self, method: str) -> list[str]:
+        """The training flags of a method: those that suit the base, then the user's, which win."""
+        return read_setting(self.base.settings, method) + flags_of(method, self.train_flags)
+
+    @property
+    def trained(self) -> list[str]:
+        """The methods that this evaluation trains itself."""
+        return [] if self.concept or self.images else [method for method in self.methods if method != BASE]
+
+
+def source_of(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
+    """The source that a configuration names. Raises UserError; loads and writes nothing."""
+    if config.mode == "dataset":
+        return _from_dataset(config, data_sets)
+    return _from_concept(config, data_sets) if config.mode == "concept" else _from_folder(config, data_sets)
+
+
+def _from_dataset(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
+    if config.dataset not in data_sets:
+        raise UserError(f"unknown --dataset {config.dataset}; choose one of {', '.join(data_sets)}")
+    data_set, digest = data_sets[config.dataset], ""  # what is drawn here is made from seeds
+    if data_set.draw is not None and config.data_dir is not None:
+        raise UserError(
+            f"--data_dir has no effect with --dataset {config.dataset}, which draws its own images"
+        )
+    if data_set.draw is None and config.data_dir is None:
+        raise UserError(f"--dataset {config.dataset} needs --data_dir, the folder of your copy")
+    names = split(config.subjects)
+    subjects = data_set.read(config.data_dir or config.output_dir / IMAGES, names)
+    subjects = [_shortened(subject, config.max_prompts) for subject in subjects]
+    if data_set.draw is None:
+        digest = digest_of(_check_real(subjects))
+    methods = _methods(config.methods, [BASE, *METHODS], DEFAULT_METHODS)
+    return Source(
+        subjects,
+        methods,
+        base_row(config.base or data_set.base),
+        tuple(shlex.split(config.train_flags or "")),
+        digest=digest,
+        data_set=data_set,
+        word_judge=data_set.word_judge and data_set.word_judge(subjects),
+    )
+
+
+def _from_concept(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
+    file = config.concept / "training_config.json"
+    if not file.is_file():
+        raise UserError(
+            f"{config.concept} holds no training_config.json; give a folder of train_classdiffusion.py"
+        )
+    training = TrainConfig(**json.loads(file.read_text()))
+    words = config.cls_token.split("+") if config.cls_token else training.cls_tokens
+    concepts = training.concepts()
+    if None in words or len(words) != len(concepts):
+        raise UserError(
+            f"{config.concept} has {len(concepts)} concept(s); say --cls_token, joined by +, of each"
+        )
+    individuals = tuple(
+        Individual(each.modifier_token, word, each.instance_data_dir, each.instance_prompt)
+        for each, word in zip(concepts, words, strict=True)
+    )
+    templates = _ready_templates(words, data_sets)
+    if config.prompts_file is not None:
+        templates = read_templates(config.prompts_file, individuals)
+    elif not templates:
+        raise UserError(f"there are no ready prompts for {'+'.join(words)}; give --prompts_file")
+    read_concept(config.concept)
+    subject = _shortened(Subject(config.concept.resolve().name, individuals, templates), config.max_prompts)
+    weights = [path for path in sorted(config.concept.iterdir()) if path.suffix in (".safetensors", ".bin")]
+    base = base_row(training.pretrained_model_name_or_path)
+    return Source(
+        [subject],
+        _methods(config.methods, [BASE, training.method], [BASE, training.method]),
+        base,
+        concept=config.concept,
+        digest=digest_of([*weights, *_check_real([subject])]),
+        word_judge=_word_judge(base, [subject], data_sets),
+    )
+
+
+def _from_folder(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
+    if config.real is None:
+        raise UserError("--generated needs --real, the folder of the subject's own images")
+    token, name = config.modifier_token or "<new1>", config.real.resolve().name
+    images = shots_of_folder(config.generated, config.prompts_file, name, token, config.cls_token)
+    texts = {shot.prompt_index: shot.text.replace("{", "{{").replace("}", "}}") for shot, _ in images}
+    individual = Individual(token, config.cls_token or "", config.real, "")
+    subject = Subject(name, (individual,), tuple(texts[i] for i in sorted(texts)))
+    real, of_class = _check_real([subject]), []
+    if config.generated_class is not None:
+        of_class = list_images(config.generated_class)[0]
+        check_images(of_class)
+    base = base_row(config.base) if config.base else base_of_images([path for _, path in images])
+    return Source(
+        [subject],
+        [GENERATED],
+        base,
+        images=tuple(images),
+        class_images=tuple(of_class),
+        digest=digest_of([*(path for _, path in images), *real, *of_class]),
+        word_judge=_word_judge(base, [subject], data_sets),
+    )
+
+
+def base_of_images(paths: Sequence[Path]) -> Base:
+    """The row of the base that drew images, as the chunk "base" of their PNGs says; sd15's if none says.
+
+    Raises UserError where they differ, or where only some say.
+    """
+    bases = {}
+    for path in paths:
+        recorded = png_chunks(path).get("base")
+        bases.setdefault(base_row(recorded).name if recorded else "no known base", path)
+    if len(bases) > 1:
+        drawn = ", ".join(f"{path.name} by {name}" for name, path in bases.items())
+        raise UserError(
+            f"the images were drawn by different bases ({drawn}); say --base, or score them apart"
+        )
+    name = next(iter(bases))
+    return base_row("sd15" if name == "no known base" else name)
+
+
+def _word_judge(
+    base: Base, subjects: Sequence[Subject], data_sets: Mapping[str, DataSet]
+) -> WordJudge | None:
+    """That of a benchmark made for this base, if it knows the prompts."""
+    judges = (d.word_judge(subjects) for d in data_sets.values() if d.word_judge and d.base == base.name)
+    return next(filter(None, judges), None)
+
+
+def _ready_templates(words: Sequence[str], data_sets: Mapping[str, DataSet]) -> tuple[str, ...]:
+    """Prompts of the first benchmark that has some for this class; () for several classes."""
+    ready = (d.templates(words[0]) for d in data_sets.values() if d.templates and len(words) == 1)
+    return next(filter(None, ready), ())
+
+
+def _shortened(subject: Subject, most: int | None) -> Subject:
+    return replace(subject, templates=subject.templates[:most])
+
+
+def _methods(given: str | None, allowed: Sequence[str], default: list[str]) -> list[str]:
+    methods = split(given) or default
+    for name in methods:
+        if name not in allowed:
+            raise UserError(f"unknown method '{name}' in --methods; choose of {', '.join(allowed)}")
+    return methods
+
+
+def _check_real(subjects: Sequence[Subject]) -> list[Path]:
+    """The subjects' own images, each decoded once; UserError for one that cannot be."""
+    paths = [path for s in subjects for each in s.individuals for path in list_images(each.folder)[0]]
+    check_images(paths)
+    return paths
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """One SHA-256 of the files' contents, in this order: other files make another run."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

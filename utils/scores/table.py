@@ -1,0 +1,149 @@
+"""The scores, one row each: its name, which way is good, what it needs, and how it is computed.
+
+A new score is a row and a function. The functions import what they compute with when they are called, so
+that a command can list the scores before it loads any library.
+N images of one subject.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from utils.evaluation.scoring import SubjectImages
+
+PAIRS = "two images of a prompt"
+CLASS_IMAGES = "images of the class alone"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score, computed either of each image or of all images of a subject together.
+
+    good: +1 where more is better, -1 where less is, 0 where neither can be said.
+    judge: the kind of model that reads the images (a key of utils.scores.judges.KINDS), None for no model.
+    of_images: (N,) a value for each of a batch of images; the subject's score is their mean.
+    of_subject: one value of all the subject's images.
+    needs: PAIRS or CLASS_IMAGES where it cannot be computed without them.
+    """
+
+    name: str
+    label: str
+    good: int
+    meaning: str
+    judge: str | None = None
+    of_images: "Callable[[SubjectImages], Tensor] | None" = None
+    of_subject: "Callable[[SubjectImages], float] | None" = None
+    needs: str | None = None
+    percent: bool = False
+
+    @property
+    def arrow(self) -> str:
+        return {1: "↑", -1: "↓", 0: ""}[self.good]
+
+
+def clip_t(images: "SubjectImages") -> "Tensor":
+    """(N,) cosine of each image with its own prompt."""
+    from utils.scores.similarity import clip_t
+
+    return clip_t(images.features("clip"), images.model("clip").text_features(images.texts))
+
+
+def blip_t(images: "SubjectImages") -> "Tensor":
+    """(N,) BLIP's score of each image with its own prompt."""
+    return images.model("blip").scores(images.texts, images.opened)
+
+
+def pres(images: "SubjectImages") -> float:
+    """PRES, its mean over the individuals."""
+    from utils.scores.similarity import pres
+
+    pairs = list(zip(images.class_features("dino"), images.real_features("dino"), strict=True))
+    return sum(pres(generated, real) for generated, real in pairs) / len(pairs)
+
+
+def div(images: "SubjectImages") -> float:
+    """DIV over the prompts of the subject."""
+    from utils.scores.similarity import div
+
+    return div(images.features("dino"), images.groups)
+
+
+SCORES: dict[str, Score] = {
+    row.name: row
+    for row in (
+        Score(
+            "clip_t",
+            "CLIP-T",
+            good=1,
+            meaning="Does the image show the prompt? Raw cosine of CLIP’s features.",
+            judge="clip",
+            of_images=clip_t,
+        ),
+        Score(
+            "blip_t",
+            "BLIP-T",
+            good=1,
+            meaning="Does the image show the prompt, as a BLIP model judges?",
+            judge="blip",
+            of_images=blip_t,
+        ),
+        Score(
+            "clip_i",
+            "CLIP-I",
+            good=1,
+            meaning="Does it look like the subject? Mean CLIP cosine to every real image.",
+            judge="clip",
+            of_images=lambda images: images.likeness("clip"),
+        ),
+        Score(
+            "dino_i",
+            "DINO-I",
+            good=1,
+            meaning="The same with DINO, which separates individuals of a class better.",
+            judge="dino",
+            of_images=lambda images: images.likeness("dino"),
+        ),
+        Score(
+            "pres",
+            "PRES",
+            good=-1,
+            meaning="Forgetting: do images of the class alone resemble the subject? DINO cosine.",
+            judge="dino",
+            of_subject=pres,
+            needs=CLASS_IMAGES,
+        ),
+        Score(
+            "div",
+            "DIV",
+            good=1,
+            meaning="Variety: mean 1 − cosine between images of one subject and prompt.",
+            judge="dino",
+            of_subject=div,
+            needs=PAIRS,
+        ),
+    )
+}
+OBEYED = "obeyed_"  # and a word: scores of a word judge, where there is one
+OBEYED_ALL = f"{OBEYED}all"
+
+
+def score_row(name: str) -> Score:
+    """The row of a score in a table. What no row describes is shown under its name, good neither way."""
+    if name in SCORES:
+        return SCORES[name]
+    if name == OBEYED_ALL:
+        return Score(name, "Obeyed", 1, "Share of images that show every word of their prompt.", percent=True)
+    if name.startswith(OBEYED):
+        word = name.removeprefix(OBEYED).replace("_", " ")
+        meaning = f"Share of images that are right about one thing that the prompt names: {word}."
+        return Score(name, f"Obeyed: {word}", 1, meaning, percent=True)
+    return Score(name, name, 0, "No row describes this score here, nor which way is better.")
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names as a table shows them: the rows in their order, all words obeyed, then the others by name."""
+    names, first = set(names), [*SCORES, OBEYED_ALL]
+    return [name for name in first if name in names] + sorted(names.difference(first))
