@@ -35,7 +35,7 @@ from utils.concepts.load import load_concept
 from utils.errors import UserError, exit_on_user_error
 from utils.files import write_json
 from utils.images import list_images, open_image
-from utils.sampling.clips import TOON_SETTINGS, animate, sample_clips
+from utils.sampling.clips import animate, sample_clips, settings_of
 from utils.sampling.grids import save_grid
 from utils.sampling.images import make_scheduler, sample
 from utils.sampling.motion_adapters import check_adapter, noise_levels
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 POSES = ("running", "jumping", "waving", "sitting")
 # The last, of a dog, holds three things that neither the UNet's nor the adapter's training held together.
 SITUATIONS = ({}, {"place": "beach"}, {"place": "grass"}, {"worn": "headphones", "place": "beach"})
-STEPS = 25
+SETTINGS = settings_of("toon")
 MEASURED = ("running", "jumping", "sitting")  # for displacement
 NOBODY = Look("dog", None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0))
 
@@ -83,14 +83,14 @@ def rendered(pose: str, count: int = 16) -> list[Clip]:
 
 
 def film(video: "AnimateDiffPipeline", texts: Sequence[str], seeds: Sequence[int], name: str) -> list[Clip]:
-    clips = sample_clips(video, texts, seeds, num_frames=FRAMES, num_inference_steps=STEPS, **TOON_SETTINGS)
+    clips = sample_clips(video, texts, seeds, num_frames=FRAMES, **SETTINGS)
     return list(tqdm(clips, name, total=len(texts)))
 
 
 def stills(pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> list[Image.Image]:
     """A picture for each text, seeds 0, 1, …, with the clips' settings."""
-    settings = {name: value for name, value in TOON_SETTINGS.items() if name != "window_stride"}
-    return list(sample(pipeline, texts, range(len(texts)), STEPS, batch_size=16, **settings))
+    settings = {name: value for name, value in SETTINGS.items() if name != "window_stride"}
+    return list(sample(pipeline, texts, range(len(texts)), batch_size=16, **settings))
 
 
 def judge(

@@ -20,7 +20,7 @@ from scripts.toon.world import attributes
 from utils.bases.sd import load_pipeline
 from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept
-from utils.sampling.clips import TOON_SETTINGS, load_video_pipeline, sample_clips
+from utils.sampling.clips import load_video_pipeline, sample_clips, settings_of
 from utils.sampling.images import sample
 from utils.training.losses import cosine_distance
 
@@ -100,7 +100,7 @@ def test_runners_get_ahead_jumpers_go_up_and_down_and_sitters_stay():
     video = load_video_pipeline(TOON / "sd", TOON / "motion_adapter", device="cpu", dtype="fp32")
     poses = ("running", "jumping", "sitting")
     prompts = [f"a red dog {pose}" for pose in poses]
-    clips = sample_clips(video, prompts, [5] * 3, num_inference_steps=15, **TOON_SETTINGS)
+    clips = sample_clips(video, prompts, [5] * 3, **settings_of("toon") | {"num_inference_steps": 15})
     gone = {pose: displacement(clip) for pose, clip in zip(poses, clips, strict=True)}
     assert gone["running"]["forward"] > 0.1 > 0.05 > abs(gone["sitting"]["forward"])
     assert gone["jumping"]["up"] > 0.08 > 0.05 > gone["sitting"]["up"]

@@ -130,13 +130,13 @@ def write_lora(
     if rank is not None and rank > full:
         raise UserError(f"--rank {rank}: rank {full} is exact already; give at most {full}")
     rank = rank_for(factors, error) if error is not None else rank or full
-    return _write(file, lora_tensors(factors, rank, DTYPES[dtype]), deltas, note, rank)
+    return _write(file, lora_tensors(factors, rank, getattr(torch, DTYPES[dtype])), deltas, note, rank)
 
 
 def write_diff(file: Path, deltas: dict[str, Tensor], note: dict, dtype: str) -> LoraReport:
     """The differences themselves, for ComfyUI and A1111. diffusers refuses them."""
     full = max(min(delta.shape) for delta in deltas.values())
-    return _write(file, diff_tensors(deltas, DTYPES[dtype]), deltas, note, full)
+    return _write(file, diff_tensors(deltas, getattr(torch, DTYPES[dtype])), deltas, note, full)
 
 
 def _write(
@@ -171,7 +171,7 @@ def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
     pipeline = load_pipeline(base, "cpu", "fp32")
     load_concept(pipeline, path)
     modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
-    cast_frozen([module.requires_grad_(False) for module in modules], DTYPES[dtype])
+    cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
     with without_progress_bars():
         pipeline.save_pretrained(folder)
 

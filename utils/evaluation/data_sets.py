@@ -44,7 +44,11 @@ class Subject:
     @property
     def prompts(self) -> list[str]:
         """For the personalised model: 'a <new1> dog in the snow'."""
-        named = [f"{individual.token} {individual.cls_token}" for individual in self.individuals]
+        return self.prompts_of("{token} {cls}")
+
+    def prompts_of(self, subject: str) -> list[str]:
+        """For a method that names the concept so, e.g. '{token}' alone (Method.subject)."""
+        named = [subject.format(token=each.token, cls=each.cls_token) for each in self.individuals]
         return [template.format(*named) for template in self.templates]
 
     @property

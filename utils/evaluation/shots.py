@@ -12,6 +12,7 @@ from utils.evaluation.data_sets import Subject, read_lines
 from utils.evaluation.folder import BASE
 from utils.images import list_images, open_image
 from utils.scores.similarity import with_class, without_modifier
+from utils.training.methods import METHODS
 
 GENERATED = "generated"  # in a method's place: pictures that came from elsewhere
 GRID = "grid.png"  # inference.py writes it beside the pictures
@@ -37,7 +38,8 @@ class Shot:
 
 def shots_of(subject: Subject, method: str, seeds: Sequence[int]) -> list[Shot]:
     """One per prompt and seed. Every method gets the same seeds; the base gets class prompts."""
-    prompts = subject.class_prompts if method == BASE else subject.prompts
+    named = METHODS[method].subject if method in METHODS else "{token} {cls}"
+    prompts = subject.class_prompts if method == BASE else subject.prompts_of(named)
     return [
         Shot(method, subject.name, subject.cls, i, prompt, text, seed, _image(method, subject.name, i, seed))
         for i, (prompt, text) in enumerate(zip(prompts, subject.class_prompts, strict=True))

@@ -19,7 +19,7 @@ from utils.evaluation.data_sets import Subject
 from utils.files import write_json
 from utils.training.config import TrainConfig, build_parser
 from utils.training.methods import METHODS
-from utils.training.preflight import check_run
+from utils.training.preflight import check_settings
 from utils.training.settings import read_setting
 
 # What an evaluation sets itself, and --train_flags therefore may not.
@@ -48,7 +48,7 @@ def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str], 
         config = TrainConfig(**vars(build_parser().parse_args(given)))
     except UserError as error:
         raise UserError(f"--train_flags: {error}") from None
-    check_run(config)
+    check_settings(config)
 
 
 def is_trained(concept: Path) -> bool:
@@ -94,7 +94,9 @@ def _concept_flags(
     given.append(f"--cls_token={subject.cls}")
     if len(subject.individuals) == 1:
         (each,) = subject.individuals
-        return [*given, f"--instance_data_dir={each.folder}", f"--instance_prompt={each.instance_prompt}"]
+        given.append(f"--instance_data_dir={each.folder}")
+        own = METHODS[method].captions == "prompt"  # other methods draw their captions from templates
+        return given + [f"--instance_prompt={each.instance_prompt}"] * own
     entries = [
         {"instance_prompt": each.instance_prompt, "instance_data_dir": str(each.folder)}
         for each in subject.individuals

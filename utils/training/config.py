@@ -15,6 +15,7 @@ from utils.errors import UserError
 from utils.flags import check_fields, option, parser_of, seed_option
 from utils.training.concept import Concept, read_concepts_list
 from utils.training.methods import METHODS, Method, Stage
+from utils.training.replaced_flags import REPLACED_FLAGS
 
 # diffusers' names, without piecewise_constant, which needs rules that no flag gives
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
@@ -289,7 +290,7 @@ class TrainConfig:
             subject=subject,
             instance_prompt=prompt,
             instance_data_dir=Path(entry["instance_data_dir"]),
-            class_prompt=class_prompt if self.uses_prior else None,
+            class_prompt=class_prompt if self.uses_prior else entry.get("class_prompt"),
             class_data_dir=Path(class_data_dir) if self.uses_prior else None,
         )
 
@@ -300,7 +301,7 @@ class TrainConfig:
 
 def build_parser() -> ArgumentParser:
     """The command line of train_classdiffusion.py: the official flag names, one per field."""
-    return parser_of(TrainConfig, "Learn one or several concepts from a few images each.")
+    return parser_of(TrainConfig, "Learn one or several concepts from a few images each.", REPLACED_FLAGS)
 
 
 def parse_config(argv: list[str] | None = None) -> TrainConfig:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -28,6 +29,12 @@ def check_run(config: TrainConfig) -> Path | None:
         check_images(list_images(concept.instance_data_dir)[0])
         if concept.class_data_dir:
             check_class_images(concept.class_data_dir, concept.class_prompt)
+    check_settings(config)
+    return checkpoint_of(config)
+
+
+def check_settings(config: TrainConfig) -> None:
+    """Raise UserError for settings that do not suit the base model or the machine; no image is read."""
     check_learners(config)
     if Path(config.output_dir).is_file():
         raise UserError(f"--output_dir {config.output_dir} is a file: give a folder")
@@ -39,7 +46,6 @@ def check_run(config: TrainConfig) -> Path | None:
             f"--resolution {config.resolution}: this base model needs a multiple of {base.latent_factor}"
         )
     check_captions(config, base)
-    return checkpoint_of(config)
 
 
 def outline_of(config: TrainConfig) -> StableDiffusion:
@@ -82,8 +88,14 @@ def checkpoint_of(config: TrainConfig) -> Path | None:
         return None
     checkpoint = find_checkpoint(config.resume_from_checkpoint, Path(config.output_dir))
     if checkpoint is not None:
-        check_same_run(checkpoint, asdict(config), may_differ(config))
+        check_same_run(checkpoint, canonical(asdict(config)), may_differ(config), canonical)
     return checkpoint
+
+
+def canonical(settings: dict[str, Any]) -> dict[str, Any]:
+    """The settings with the base model's path in the place of a name or another spelling of it."""
+    base = settings.get("pretrained_model_name_or_path")
+    return settings | ({"pretrained_model_name_or_path": base_row(base).path} if base else {})
 
 
 def may_differ(config: TrainConfig) -> frozenset[str]:

@@ -10,7 +10,7 @@ REPLACED_FLAGS: dict[str, str] = {
     # Custom Diffusion and ClassDiffusion
     "real_prior": "put real images of the class into a folder and give it as --class_data_dir; none is drawn "
     "while it holds --num_class_images",
-    "freeze_model": "--method decides what trains: K, V and the token row (crossattn_kv), or the row alone",
+    "freeze_model": "--method decides what trains, or --trains (cross_attention_kv is crossattn_kv)",
     "center_crop": "the whole image is resized to a square, as officially: crop your images beforehand",
     "prior_generation_precision": "class images are drawn in --mixed_precision: leave it out",
     "num_train_epochs": "use --max_train_steps; an epoch is the number of images divided by the batch",
@@ -39,7 +39,7 @@ REPLACED_FLAGS: dict[str, str] = {
     "save_as_full_pipeline": "a concept is saved without its base: load_concept merges it into a pipeline, "
     "whose save_pretrained writes a whole one",
     # DreamBooth and LoRA
-    "train_text_encoder": "the text encoder stays frozen but for the token's row: leave it out",
+    "train_text_encoder": "use --trains unet+text_encoder",
     "rank": "K and V are trained in full, not as low-rank updates: leave it out",
     "snr_gamma": "every timestep has the same weight, as published: leave it out",
     "offset_noise": "the noise is standard normal, as published: leave it out",

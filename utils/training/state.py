@@ -4,7 +4,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,9 +98,14 @@ def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
     return Path(resume_from)
 
 
-def check_same_run(checkpoint: Path, config: dict, may_differ: frozenset[str]) -> None:
+def check_same_run(
+    checkpoint: Path,
+    config: dict[str, Any],
+    may_differ: frozenset[str],
+    canonical: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> None:
     """Raise UserError when the checkpoint comes from settings that make another run, or is past its end."""
-    before = json.loads((checkpoint / "training_config.json").read_text())
+    before = canonical(json.loads((checkpoint / "training_config.json").read_text()))
     changed = [k for k in sorted(config) if k not in may_differ and before.get(k) != config[k]]
     if changed:
         told = ", ".join(f"{key} was {before.get(key)!r}, is {config[key]!r}" for key in changed)

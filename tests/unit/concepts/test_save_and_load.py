@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import tiny_pipeline
 from utils.concepts import save as concept_saving
+from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.errors import UserError
@@ -85,12 +86,25 @@ def test_official_keys_and_manifest(tmp_path, pipeline, safe):
     assert torch.equal(tensors[f"{attn2}.processor.to_k_custom_diffusion.weight"], kv[f"{attn2}.to_k.weight"])
     assert torch.equal(read(tmp_path / f"<new1>.{suffix}")["<new1>"], rows["<new1>"])
     assert json.loads((tmp_path / "concept.json").read_text()) == {
-        "format": 1,
+        "format": 2,
         "base": "data/toon/sd",
         "modifier_tokens": ["<new1>"],
         "classes": ["dog"],
-        "kv": True,
+        "files": {"cross_attention_kv": KV_FILE},
     }
+
+
+def test_concepts_of_format_1_are_read(tmp_path, pipeline):
+    kv, rows = trained_kv(pipeline.unet), trained_rows("<new1>")
+    save_concept(tmp_path, kv, rows, base="data/toon/sd", classes=["dog"])
+    manifest = {"format": 1, "base": "data/toon/sd", "modifier_tokens": ["<new1>"], "classes": ["dog"]}
+    (tmp_path / "concept.json").write_text(json.dumps(manifest | {"kv": True}))
+    concept = read_concept(tmp_path)
+    assert concept.weights.keys() == kv.keys() and torch.equal(concept.rows["<new1>"], rows["<new1>"])
+    assert (concept.base, concept.classes, concept.method) == ("data/toon/sd", ("dog",), None)
+    (tmp_path / "concept.json").write_text(json.dumps(manifest | {"format": 3}))
+    with pytest.raises(UserError, match="format 3; this version reads formats 1 and 2"):
+        read_concept(tmp_path)
 
 
 def test_bin_has_an_empty_entry_for_every_self_attention(tmp_path, pipeline):

@@ -46,7 +46,7 @@ def config(command: list[str]) -> TrainConfig:
 
 
 def test_settings_are_complete_training_configurations():
-    for name, resolution, rate, spl_weight in (("toon", None, 1e-5, 0.03), ("sd15", 512, 1e-5, 1.0)):
+    for name, resolution, rate, spl_weight in (("toon", None, 1e-5, 0.03), ("sd15", None, 1e-5, 1.0)):
         flags = read_setting(name, "classdiffusion")
         given = build_parser().parse_args([*flags, "--instance_data_dir=x", "--instance_prompt=<new1>"])
         found = TrainConfig(**vars(given) | {"cls_token": "dog"})
@@ -55,7 +55,7 @@ def test_settings_are_complete_training_configurations():
         assert found.lambda_spl == spl_weight
         assert not [flag for flag in flags if "pretrained_model" in flag], "the base is a row of its own"
         kept = [flag for flag in flags if not flag.startswith("--spl_weight")]
-        assert read_setting(name, "custom_diffusion") == kept != flags
+        assert read_setting(name, "kv_only") == kept != flags
 
 
 @pytest.mark.parametrize(("method", "weight"), [("classdiffusion", 1.0), ("custom_diffusion", 0.0)])
@@ -70,7 +70,7 @@ def test_methods_differ_in_nothing_but_their_name(commands, tmp_path, method, we
 
 @pytest.mark.parametrize("flags", [["--spl_weight=0.5", "--hflip"], ["--spl_weight", "0.5", "--hflip"]])
 def test_the_weight_of_spl_goes_to_the_methods_that_have_it(commands, tmp_path, flags):
-    for method in ("classdiffusion", "custom_diffusion", "textual_inversion"):
+    for method in ("classdiffusion", "kv_only", "textual_inversion"):
         train(REX, method, "base", flags_of(method, flags), tmp_path / method, torch.device("cpu"))
     found = [config(command) for command, _ in commands]
     assert [each.lambda_spl for each in found] == [0.5, 0.0, 0.0]

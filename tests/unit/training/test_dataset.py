@@ -2,6 +2,7 @@
 
 import random
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,15 @@ from utils.training.augmentation import (
     apply_augmentation,
     augment,
     centre_square,
+    crop,
     draw_augmentation,
     latent_span,
+    square,
 )
-from utils.training.dataset import ClassDataset, Concept, InstanceDataset, collate, items_of_step
+from utils.training.captions import TEMPLATES
+from utils.training.concept import Concept
+from utils.training.dataset import ClassDataset, InstanceDataset, collate, items_of_step
+from utils.training.methods import METHODS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -325,9 +331,8 @@ def concepts(tmp_path: Path) -> list[Concept]:
 
 
 def instances(concepts: list[Concept], seed: int = 0, **changes) -> InstanceDataset:
-    return InstanceDataset(
-        concepts, **({"size": 16, "latent_factor": 4, "hflip": True, "noaug": False} | changes), seed=seed
-    )
+    settings = {"method": METHODS["classdiffusion"], "size": 16, "latent_factor": 4, "hflip": True}
+    return InstanceDataset(concepts, **(settings | {"noaug": False} | changes), seed=seed)
 
 
 def assert_same(one, other) -> None:
@@ -400,3 +405,41 @@ def test_class_items(concepts: list[Concept]):
     assert all(torch.equal(item.mask, torch.ones(4, 4)) for item in items)
     assert all(item.pixels.shape == (3, 16, 16) for item in items)
     assert_same(ClassDataset(concepts, 16, 4, 0, 3).class_item(4), items[4])
+
+
+# --- other methods' views and captions
+
+
+def test_dreambooths_view_keeps_the_aspect_and_crops_along_the_long_side():
+    image = Image.new("RGB", (24, 8), RED)
+    image.paste(BLUE, (12, 0, 24, 8))
+    reds = set()
+    for seed in range(40):
+        pixels, mask, prefix = crop(image, 16, random.Random(seed), False, False, 4)
+        assert pixels.shape == (3, 16, 16) and torch.equal(mask, torch.ones(4, 4)) and prefix == ""
+        assert torch.equal(pixels, pixels[:, :1].expand(-1, 16, -1))  # the short side is whole
+        row = pixels[:, 0]
+        reds.add(int((row[0] > row[2]).sum()))
+        assert row[0, 0] > row[2, 0] or reds  # never mirrored: red is on the left wherever both are seen
+        if 0 < int((row[0] > row[2]).sum()) < 16:
+            assert row[0, 0] > row[2, 0]
+    assert min(reds) == 0 and max(reds) == 16 and len(reds) > 5  # 48 x 16: any window of 16 of the 48 columns
+
+
+def test_textual_inversions_view_squashes_the_whole_image_and_flips_half_of_the_time():
+    image, flipped = halves(24, 8), 0
+    for seed in range(200):
+        pixels, mask, prefix = square(image, 16, random.Random(seed), True, False, 4)
+        assert torch.equal(mask, torch.ones(4, 4)) and prefix == ""
+        left, right = pixels[:, 8, 2], pixels[:, 8, 13]  # away from the seam
+        assert {tuple(left.tolist()), tuple(right.tolist())} == {(1, -1, -1), (-1, -1, 1)}
+        flipped += bool(left[2] > 0)
+    assert 70 < flipped < 130
+
+
+def test_templates_name_the_token_in_the_place_of_the_noun(concepts: list[Concept]):
+    named = [replace(each, subject=each.modifier_token) for each in concepts]
+    dataset = instances(named, method=METHODS["textual_inversion"])
+    captions = [dataset.instance_item(number).caption for number in range(400)]
+    assert len(TEMPLATES) == len(set(TEMPLATES)) == 27
+    assert set(captions) == {t.format(token) for t in TEMPLATES for token in ("<new1>", "<new2>")}
