@@ -1,15 +1,17 @@
 """Several files of a folder replaced as one, so that a reader sees the old ones or the new ones.
 
 A file system can rename one file at a time. So the new files are first made, all of them, in the hidden
-folder `.new` inside; then a list of them, `.new/COMPLETE`, is written: from that moment on the new files count,
-wherever they stand. Then they are moved to their places. A kill before the list leaves the old content, a kill
-after it the new one: `files_of` reads through the list, the next `replace_folder` finishes the move.
+folder `.new` inside; then a list of them, `.new/COMPLETE`, is written: from that moment on the new files
+count, wherever they stand. Then they are moved to their places. A kill before the list leaves the old
+content, a kill after it the new one: `files_of` reads through the list, the next `replace_folder` finishes
+the move.
 """
 
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,11 +37,14 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], stale: Iterable[s
             staging.mkdir()
             fill(staging)
             names = sorted(path.name for path in staging.iterdir())
+            assert all((staging / name).is_file() for name in names), f"folders in a folder: {names}"
             for name in names:
                 sync(staging / name)
             gone = sorted(set(stale) - set(names))
             write_json(staging / COMPLETE, {"files": names, "stale": gone})
         except BaseException:
+            with suppress(OSError):  # first, so that no list stands for files that are gone
+                (staging / COMPLETE).unlink(missing_ok=True)
             shutil.rmtree(staging, ignore_errors=True)
             raise
         sync(staging)
@@ -65,7 +70,7 @@ def settle_folder(folder: Path) -> None:
 
 
 def files_of(folder: Path) -> dict[str, Path]:
-    """name -> where it stands, of the folder's files as they count now; hidden ones are left out. Reads only."""
+    """name -> path of the folder's files as they count now, without hidden ones. Reads only."""
     with one_line("read", folder):
         here = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
     listed = _read_list(folder / STAGING)
