@@ -91,7 +91,10 @@ def read_folder(folder: Path, read: Callable[[dict[str, Path]], T]) -> T:
         try:
             value = read(files)
         except Exception:
-            if before == _stamps(files_of(folder)):
+            now = files_of(folder)
+            if files == now and before == _stamps(
+                now
+            ):  # a file may only have moved, which is no other content
                 raise
             continue
         if before == _stamps(files_of(folder)):
