@@ -57,29 +57,32 @@ def seal(folder: Path) -> None:
 
 def why_broken(checkpoint: Path) -> str | None:
     """None for a whole checkpoint, every byte of which is read; else what is wrong with it."""
+    try:
+        return _compare(checkpoint)
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _compare(checkpoint: Path) -> str | None:
     if not checkpoint.is_dir():
         return "is not a folder"
-    manifest = checkpoint / MANIFEST
-    if not manifest.is_file():
+    if not (checkpoint / MANIFEST).is_file():
         if (checkpoint / EARLIER_STATE).is_file():
             return (
                 f"was written by an earlier version ({EARLIER_STATE}, no {MANIFEST}): only that can resume it"
             )
         return f"has no {MANIFEST}"
-    try:
-        files = _read_manifest(manifest.read_bytes())
-        if files is None:
-            return f"has a damaged {MANIFEST}"
-        for name, entry in files.items():
-            path = checkpoint / name
-            if not path.is_file():
-                return f"lacks {name}"
-            if (size := path.stat().st_size) != entry["bytes"]:
-                return f"has {size} of the {entry['bytes']} bytes of {name}"
-            if _sha256(path) != entry["sha256"]:
-                return f"has a damaged {name}: its SHA-256 differs"
-    except OSError as error:
-        return f"cannot be read: {error.strerror}"
+    files = _read_manifest((checkpoint / MANIFEST).read_bytes())
+    if files is None:
+        return f"has a damaged {MANIFEST}"
+    for name, entry in files.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"lacks {name}"
+        if (size := path.stat().st_size) != entry["bytes"]:
+            return f"has {size} of the {entry['bytes']} bytes of {name}"
+        if _sha256(path) != entry["sha256"]:
+            return f"has a damaged {name}: its SHA-256 differs"
     return None
 
 
@@ -175,7 +178,7 @@ def _candidates(output_dir: Path, unfinished: bool = False) -> list[Path]:
 def _settle(output_dir: Path) -> None:
     """Puts in its place what was sealed when the run was killed, and removes what was not."""
     for staged in output_dir.glob(".checkpoint-*.new"):
-        if why_broken(staged) is None:
+        if _compare(staged) is None:  # an unreadable disk raises: what may be whole is not removed
             _put_in_place(staged)
         else:
             shutil.rmtree(staged)
