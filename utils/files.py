@@ -28,8 +28,11 @@ _ADVICE = {
 
 
 def shown(path: str | Path) -> str:
-    """The path as it stands, or quoted where a line break or the like would tear the message."""
-    return str(path) if str(path).isprintable() else repr(str(path))
+    """The path as it stands; quoted where a line break would tear the message, cut in the middle if long."""
+    text = str(path)
+    if len(text) > 500:
+        text = f"{text[:200]}…{text[-200:]}"
+    return text if text.isprintable() else repr(text)
 
 
 @contextmanager

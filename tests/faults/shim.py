@@ -79,7 +79,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Ending:
-    """How a child ended: killed, or with an exit code: 0, 2 with a UserError's message, 3 with a traceback."""
+    """How a child ended: killed, or with code 0, 2 and a UserError's message, 3 and a traceback."""
 
     killed: bool
     code: int

@@ -1,13 +1,14 @@
-"""Every write of the building blocks under every fault at every file operation: old or new, never a mixture."""
+"""Every write of the building blocks under every fault at every file operation: old or new, no mixture."""
 
 import json
 import os
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Write:
-    """before: makes the old content. act: replaces it. read: the content as a reader sees it, or it raises."""
+    """before: makes the old content. act: replaces it. read: the content as a reader sees it."""
 
     before: Callable[[Path], Any]
     act: Callable[[Path], Any]
@@ -100,7 +101,6 @@ def draw(pipeline, prompts, seeds, *_, **__):
 
 
 def draw_class_images(folder: Path) -> None:
-    utils.training.prior.sample = draw  # in a child, or for a test that has patched it
     dogs = Concept("<new1>", "ktn", "dog", "a photo of a <new1> dog", Path("dog"), "a dog", folder / "dogs")
     generate_class_images(None, [dogs], count=3, batch_size=3, seed=0)
 
@@ -154,7 +154,11 @@ WRITES = {
     ),
     "records": Write(
         lambda f: append_records(f / "r", [{"n": 0}]),
-        lambda f: append_records(f / "r", [{"n": 1}, {"n": 2}]) if len(read_records(f / "r")) == 1 else None,
+        lambda f: (
+            append_records(f / "r", [{"n": 1, "text": "x" * 5000}, {"n": 2}])
+            if len(read_records(f / "r")) == 1
+            else None
+        ),
         lambda f: [record["n"] for record in read_records(f / "r")],
         [0],
         [0, 1, 2],
@@ -174,15 +178,30 @@ WRITES = {
 LEFT = {".run.lock"}  # hidden files that stay
 
 
+@pytest.fixture(autouse=True)
+def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(utils.training.prior, "sample", draw)
+
+
 @pytest.fixture
-def fresh(tmp_path: Path) -> Callable[[Write], Callable[[int], Path]]:
+def work_dir(tmp_path: Path) -> Iterator[Path]:
+    """In memory where there is such a folder: thousands of fsyncs to a disk take minutes."""
+    if os.access("/dev/shm", os.W_OK):
+        with TemporaryDirectory(dir="/dev/shm") as folder:
+            yield Path(folder)
+    else:
+        yield tmp_path
+
+
+@pytest.fixture
+def fresh(work_dir: Path) -> Callable[[Write], Callable[[int], Path]]:
     """fresh(write)(number): a new copy of the folder with the old content."""
 
     def folders(write: Write) -> Callable[[int], Path]:
-        template = tmp_path / "template"
+        template = work_dir / "template"
         template.mkdir()
         write.before(template)
-        return lambda number: Path(shutil.copytree(template, tmp_path / str(number)))
+        return lambda number: Path(shutil.copytree(template, work_dir / str(number)))
 
     return folders
 
@@ -196,8 +215,7 @@ def judge(fault: str, write: Write, folder: Path, ending: Ending) -> None:
     assert content in (write.old, write.new, *write.between), content
     if ending.code == 0:
         assert content == write.new
-    again = in_child(lambda: write.act(folder))
-    assert again.code == 0, again.message
+    write.act(folder)
     assert write.read(folder) == write.new
     partial = [
         path for path in folder.rglob(".*") if path.name not in LEFT and not path.name.endswith(".tmp")
@@ -207,19 +225,25 @@ def judge(fault: str, write: Write, folder: Path, ending: Ending) -> None:
     survived(fault)
 
 
-DEFAULT = ("checkpoint", "concept folder")  # kept for every run of the tests; the others run with --faults
+# Kept for every run of the tests; the others run with --faults.
+FAST = {
+    ("kill", "checkpoint"),
+    ("kill", "concept folder"),
+    ("tear", "checkpoint"),
+    ("full", "concept folder"),
+}
 
 
-def cases(kinds: tuple[str, ...], fast: tuple[str, ...]) -> list:
+def cases(*kinds: str) -> list:
     return [
-        pytest.param(kind, name, marks=() if kind in fast and name in DEFAULT else pytest.mark.faults)
+        pytest.param(kind, name, marks=() if (kind, name) in FAST else pytest.mark.faults)
         for kind in kinds
         for name in WRITES
-        if not (kind == "tear" and name in ("lock",))
+        if (kind, name) not in (("tear", "lock"), ("tear", "records"))  # which sync nothing that can tear
     ]
 
 
-@pytest.mark.parametrize(("kind", "name"), cases(("kill", "tear"), ("kill", "tear")))
+@pytest.mark.parametrize(("kind", "name"), cases("kill", "tear"))
 def test_a_kill_at_every_operation(kind: str, name: str, fresh: Callable):
     write, count = WRITES[name], 0
     for folder, ending in each_operation(kind, fresh(write), write.act):
@@ -229,7 +253,7 @@ def test_a_kill_at_every_operation(kind: str, name: str, fresh: Callable):
     assert count >= 1
 
 
-@pytest.mark.parametrize(("kind", "name"), cases(("ENOSPC", "EIO", "EACCES", "full", "shut"), ("full",)))
+@pytest.mark.parametrize(("kind", "name"), cases("ENOSPC", "EIO", "EACCES", "full", "shut"))
 def test_a_failure_at_every_operation(kind: str, name: str, fresh: Callable):
     write, count = WRITES[name], 0
     for folder, ending in each_operation(kind, fresh(write), write.act):
@@ -299,8 +323,7 @@ def test_the_shim_sees_the_operations(tmp_path: Path):
             "EIO", lambda n: tmp_path / "0", lambda folder: write_json(folder / "x", json.loads("1"))
         )
     ]
-    # touch, open to write, chmod, open to sync, fsync, replace; the folder is there, so mkdir's failure is not
-    # its own
+    # touch, open to write, chmod, open to sync, fsync, replace
     assert [ending.code for ending in endings].count(2) >= 6
 
 

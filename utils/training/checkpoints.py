@@ -78,11 +78,11 @@ def _compare(checkpoint: Path) -> str | None:
     for name, entry in files.items():
         path = checkpoint / name
         if not path.is_file():
-            return f"lacks {name}"
+            return f"lacks {shown(name)}"
         if (size := path.stat().st_size) != entry["bytes"]:
-            return f"has {size} of the {entry['bytes']} bytes of {name}"
+            return f"has {size} of the {entry['bytes']} bytes of {shown(name)}"
         if _sha256(path) != entry["sha256"]:
-            return f"has a damaged {name}: its SHA-256 differs"
+            return f"has a damaged {shown(name)}: its SHA-256 differs"
     return None
 
 
@@ -147,7 +147,7 @@ def check_same_run(checkpoint: Path, config: dict[str, Any], may_differ: frozens
         raise UserError(f"{shown(path)} holds no settings: give another checkpoint")
     changed = [k for k in sorted(config) if k not in may_differ and before.get(k) != config[k]]
     if changed:
-        listed = ", ".join(f"{key} was {before.get(key)!r}, is {config[key]!r}" for key in changed)
+        listed = ", ".join(f"{key} was {shown(repr(before.get(key)))}, is {config[key]!r}" for key in changed)
         raise UserError(f"cannot resume {shown(checkpoint)}: {listed}; give the same settings or start anew")
     if saved_step(checkpoint) > config["max_train_steps"]:
         raise UserError(

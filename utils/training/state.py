@@ -160,7 +160,7 @@ def _check_values(
     where: str, values: dict[str, Tensor], digests: dict[str, Any], trained: dict[str, Tensor]
 ) -> None:
     if trained.keys() != digests.keys():
-        differ = ", ".join(sorted(trained.keys() ^ digests.keys())[:3])
+        differ = ", ".join(sorted(map(shown, trained.keys() ^ digests.keys()))[:3])
         raise UserError(
             f"{where}: it trained {len(digests)} tensors, this run {len(trained)}; they differ in {differ}"
         )
@@ -193,7 +193,7 @@ def _optimizer_state(
         if kind == "trained":
             continue
         if name not in parameters or value.shape not in (torch.Size(), parameters[name].shape):
-            raise UserError(f"{where}: its {key} of shape {tuple(value.shape)} is unknown to this run")
+            raise UserError(f"{where}: its {shown(key)} of shape {tuple(value.shape)} is unknown to this run")
         moments[name][part] = value
     order = {name: number for number, name in enumerate(parameters)}
     packed = [
