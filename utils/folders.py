@@ -73,7 +73,7 @@ def files_of(folder: Path) -> dict[str, Path]:
     """name -> path of the folder's files as they count now, without hidden ones. Reads only."""
     with one_line("read", folder):
         here = {path.name: path for path in sorted(folder.iterdir()) if path.is_file()}
-    listed = _read_list(folder / STAGING)
+        listed = _read_list(folder / STAGING)
     if listed is not None:
         names, stale = listed
         waiting = {name: folder / STAGING / name for name in names if (folder / STAGING / name).is_file()}
@@ -118,7 +118,10 @@ def _read_list(staging: Path) -> tuple[list[str], list[str]] | None:
     """(new names, stale names) of a replacement whose files are all made, else None.
 
     The list comes from a folder that may be a stranger's: names that lead out of the folder do not count.
+    A list that cannot be read raises: it may stand for new content.
     """
+    if not (staging / COMPLETE).is_file():
+        return None
     try:
         content = json.loads((staging / COMPLETE).read_text(encoding="utf-8"))
         names, stale = content["files"], content["stale"]
@@ -126,6 +129,6 @@ def _read_list(staging: Path) -> tuple[list[str], list[str]] | None:
             isinstance(name, str) and name not in ("", ".", "..", COMPLETE) and Path(name).name == name
             for name in [*names, *stale]
         )
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (FileNotFoundError, ValueError, TypeError, KeyError, RecursionError):  # gone: just moved
         return None
     return (names, stale) if plain and isinstance(names, list) and isinstance(stale, list) else None

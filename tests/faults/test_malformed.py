@@ -144,7 +144,11 @@ def test_manifests(restored: Path, examples: int):
 
     def check(content: bytes) -> None:
         (restored / MANIFEST).write_bytes(content)
-        assert (why_broken(restored) is None) == (content == good)
+        if why_broken(restored) is None:  # as it was; or a list, rightly written, that leaves a file out
+            files = json.loads(content)["files"]
+            assert content == good or files.items() < value["files"].items()
+        else:
+            assert content != good
         find_checkpoint(str(restored), restored.parent)
 
     forgeries = forged(value).map(lambda v: (json.dumps(v, indent=2) + "\n").encode())

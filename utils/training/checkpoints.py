@@ -204,7 +204,11 @@ def _read_manifest(content: bytes) -> dict[str, dict[str, Any]] | None:
     try:
         manifest = json.loads(content)
         files = manifest["files"]
-        if manifest["format"] != 1 or not {STATE_FILE, CONFIG_FILE} <= files.keys():
+        if (
+            type(manifest["format"]) is not int
+            or manifest["format"] != 1
+            or not {STATE_FILE, CONFIG_FILE} <= files.keys()
+        ):
             return None
         for name, entry in files.items():
             plain = Path(name).name == name and name not in ("", ".", "..")

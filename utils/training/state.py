@@ -149,7 +149,7 @@ def _groups(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> lis
 def _read_state(folder: Path) -> dict[str, Any]:
     state = read_metadata(folder / STATE_FILE, "state")
     bad = [key for key, kind in _KEYS.items() if type(state.get(key)) is not kind]
-    if bad or not isinstance(state.get("scaler"), dict | None):
+    if bad or not isinstance(state.get("scaler", ...), dict | None):
         raise UserError(
             f"{shown(folder / STATE_FILE)} is damaged ({', '.join(bad) or 'scaler'}); give another checkpoint"
         )
