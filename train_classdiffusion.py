@@ -92,8 +92,14 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws) -> dict[str, T
     return terms | {"loss": loss}
 
 
-def update(run: Run, at: StageRun, step: int) -> dict[str, float]:
-    """One optimizer step: batch, objective, backward, clip, update. Returns the terms and learning rates."""
+def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, float], bool]:
+    """One optimizer step: batch, objective, backward, clip, update.
+
+    Returns the terms, means over the processes, with the learning rates; and whether any process was asked to
+    stop, for all of them have to.
+    """
+    import torch
+
     from utils.training.losses import check_finite
     from utils.training.run import draw_batch
 
@@ -113,13 +119,17 @@ def update(run: Run, at: StageRun, step: int) -> dict[str, float]:
             record[name] = record.get(name, 0) + term.detach() / micro_steps
     rates = at.rates()
     at.lr_scheduler.step()
-    return {name: term.item() for name, term in accelerator.reduce(record, "mean").items()} | rates
+    record["stop"] = torch.tensor(float(stop), device=accelerator.device)
+    values = {name: term.item() for name, term in accelerator.reduce(record, "mean").items()}
+    stopping = values.pop("stop") > 0
+    return values | rates, stopping
 
 
 def train(config: TrainConfig, checkpoint: Path | None) -> None:
-    """The stages, one after the other: update, log, sample, save."""
+    """The stages, one after the other: update, log, sample, save. Raises SystemExit when a signal ends it."""
     from tqdm import tqdm
 
+    from utils.training.interrupt import Interruption
     from utils.training.logger import Logger
     from utils.training.outputs import (
         announce,
@@ -127,6 +137,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
         load_weights,
         save_checkpoint,
         save_run,
+        stop,
         validate_run,
     )
     from utils.training.run import begin
@@ -134,26 +145,30 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     run, output_dir = set_up(config), Path(config.output_dir)
     announce(run)
     done = load_weights(run, checkpoint) if checkpoint else 0
-    logger = Logger(output_dir, config, resumed_at=done) if run.accelerator.is_main_process else None
-    bar = tqdm(total=config.max_train_steps, initial=done, desc="training", disable=logger is None)
-    for stage, first, last in config.plan():
-        if done >= last:
-            continue
-        at = begin(run, stage, first, last)
-        if done >= first:
-            load_optimizer(run, at, checkpoint)
-        for step in range(max(first, done + 1), last + 1):
-            record = update(run, at, step)
-            if logger:
-                logger.log(step, record)
-                terms = {name: f"{value:.4f}" for name, value in record.items() if name.startswith("loss")}
-                bar.set_postfix(terms, refresh=False)
-                bar.update()
-                validate_run(run, step, logger)
-                if step % config.checkpointing_steps == 0 or step == last:
-                    save_checkpoint(run, at, step)
-            run.accelerator.wait_for_everyone()
-        del at  # the model before its process group: the other way round, gloo can hang
+    first_rank = run.accelerator.is_main_process
+    logger = Logger(output_dir, config, resumed_at=done) if first_rank else None
+    bar = tqdm(total=config.max_train_steps, initial=done, desc="training", disable=not first_rank)
+    with Interruption(quiet=not first_rank) as interrupted:
+        for stage, first, last in config.plan():
+            if done >= last:
+                continue
+            at = begin(run, stage, first, last)
+            if done >= first:
+                load_optimizer(run, at, checkpoint)
+            for step in range(max(first, done + 1), last + 1):
+                record, stopping = update(run, at, step, interrupted.requested)
+                if logger:
+                    logger.log(step, record)
+                    terms = {name: f"{value:.4f}" for name, value in record.items() if name[:4] == "loss"}
+                    bar.set_postfix(terms, refresh=False)
+                    bar.update()
+                    validate_run(run, step, logger)
+                    if step % config.checkpointing_steps == 0 or step == last or stopping:
+                        save_checkpoint(run, at, step)
+                run.accelerator.wait_for_everyone()
+                if stopping and step < config.max_train_steps:
+                    stop(run, interrupted, step)
+            del at  # the model before its process group: the other way round, gloo can hang
 
     bar.close()
     if logger:
@@ -165,12 +180,14 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(argv)
+    from utils.training.lock import lock_of_run
     from utils.training.preflight import check_run, describe_run
 
     checkpoint = check_run(config)
     if config.dry_run:
         print(describe_run(config, checkpoint))
-    else:
+        return
+    with lock_of_run(config.output_dir):
         train(config, checkpoint)
 
 

@@ -1,6 +1,11 @@
 #!/usr/bin/env bash
 # Lint and tests. Arguments go to pytest: `bash scripts/test.sh tests/unit`, `bash scripts/test.sh -m slow`.
+# `bash scripts/test.sh --faults`: all the fault injection, with a table of what was lost.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+if [ "${1:-}" = --faults ]; then
+  shift
+  set -- tests/faults -m "not slow and not gpu" "$@"
+fi
 ruff format --check .
 ruff check .
 python -m pytest -q --durations=10 "$@"

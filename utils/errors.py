@@ -15,9 +15,15 @@ def short(text: object, length: int = 60) -> str:
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:
-    """Run `main`; on a UserError print `error: <message>` to stderr and exit with status 2."""
+    """Run `main`; on a UserError print `error: <message>` to stderr and exit with status 2.
+
+    A FloatingPointError, a training whose numbers are no longer finite, is one line too, with status 3.
+    """
     try:
         main()
+    except FloatingPointError as error:
+        print("error:", error, file=sys.stderr)
+        sys.exit(3)
     except UserError as error:
         print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
         sys.exit(2)

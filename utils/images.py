@@ -1,5 +1,6 @@
 """Images: found in a folder, read as RGB whatever their format, written as PNG with their settings."""
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from utils.errors import UserError
+from utils.files import one_line, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -84,6 +86,18 @@ def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> Non
     chunks = PngInfo()
     for key, value in metadata.items():
         chunks.add_text(key, str(value))
-    unfinished = path.with_name(f".{path.name}.tmp")
-    image.save(unfinished, format="PNG", pnginfo=chunks)
-    os.replace(unfinished, path)
+    write_atomically(path, lambda partial: image.save(partial, format="PNG", pnginfo=chunks))
+
+
+def digest_images(paths: Iterable[Path]) -> str:
+    """SHA-256 of the files' names and bytes, in order: changes when an image is added, renamed or edited.
+
+    The folder's own path does not count, so a run can move. Raises UserError for an unreadable file.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with one_line("read", path):
+            content = path.read_bytes()
+        digest.update(f"{len(os.fsencode(path.name))} {len(content)} ".encode())
+        digest.update(os.fsencode(path.name) + content)
+    return digest.hexdigest()

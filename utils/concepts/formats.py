@@ -19,6 +19,7 @@ from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refu
 from utils.concepts.foreign import refuse_foreign
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_metadata
 from utils.errors import UserError
+from utils.folders import read_folder
 
 WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
 ADOBE_FILE = "delta.bin"
@@ -93,10 +94,15 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWeights:
-    weights_file = weights_file or _weights_file(folder)
+    return read_folder(folder, lambda files: _read_files(folder, files, weights_file))
+
+
+def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None) -> ConceptWeights:
+    """found: name -> path of the folder's files as they count now (utils/folders.py)."""
+    weights_file = weights_file or _weights_file(folder, found)
     if weights_file and weights_file.name == ADOBE_FILE:
         return _parse(read_file(weights_file), weights_file)
-    manifest = read_manifest(folder / MANIFEST) if (folder / MANIFEST).is_file() else None
+    manifest = read_manifest(found[MANIFEST]) if MANIFEST in found else None
     if weights_file is None and manifest is None and (other := _other_tool_file(folder)):
         return _read(other)
     if weights_file is None and (manifest is None or KV in manifest["files"]):
@@ -104,10 +110,10 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
         raise UserError(f"no {wanted} in {folder}; give a concept's directory, or one token file")
     weights = _parse(read_file(weights_file), weights_file).weights if weights_file else {}
     if manifest is None:  # official and HF: every other weights file beside the K/V is a token's
-        files = [f for f in sorted(folder.iterdir()) if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
+        files = [f for f in found.values() if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
         return ConceptWeights(weights, rows=_read_token_files(files))
     tokens = manifest["modifier_tokens"]
-    rows = _read_token_files([_one_file(folder, token) for token in tokens])
+    rows = _read_token_files([_one_file(folder, found, token) for token in tokens])
     if list(rows) != tokens:
         raise UserError(f"{folder}: {MANIFEST} names {tokens}, the files hold {list(rows)}")
     own = {learner: stem for learner, stem in manifest["files"].items() if learner != KV}
@@ -116,7 +122,7 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
         rows=rows,
         base=manifest["base"],
         classes=tuple(manifest["classes"]),
-        parts={learner: read_file(_one_file(folder, stem)) for learner, stem in own.items()},
+        parts={learner: read_file(_one_file(folder, found, stem)) for learner, stem in own.items()},
         method=manifest.get("method"),
         digest=manifest.get("base_digest"),
         subject=manifest.get("subject", "{token} {cls}"),
@@ -129,12 +135,11 @@ def _other_tool_file(folder: Path) -> Path | None:
     return lora_in(folder) or next(iter(embeddings), None)
 
 
-def _weights_file(folder: Path) -> Path | None:
-    found = [file for suffix in SUFFIXES if (file := folder / f"{WEIGHTS_STEM}{suffix}").is_file()]
-    if len(found) > 1:
-        raise UserError(f"{folder} holds {found[0].name} and {found[1].name}; give the path of one of them")
-    adobe = folder / ADOBE_FILE
-    return found[0] if found else adobe if adobe.is_file() else None
+def _weights_file(folder: Path, found: dict[str, Path]) -> Path | None:
+    own = [found[name] for suffix in SUFFIXES if (name := f"{WEIGHTS_STEM}{suffix}") in found]
+    if len(own) > 1:
+        raise UserError(f"{folder} holds {own[0].name} and {own[1].name}; give the path of one of them")
+    return own[0] if own else found.get(ADOBE_FILE)
 
 
 def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
@@ -169,12 +174,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _one_file(folder: Path, stem: str) -> Path:
+def _one_file(folder: Path, found: dict[str, Path], stem: str) -> Path:
     """The weights file of a name, in whichever format it was saved."""
-    found = [file for suffix in SUFFIXES if (file := folder / f"{stem}{suffix}").is_file()]
-    if len(found) != 1 or Path(stem).name != stem:
-        raise UserError(f"{folder} needs one file {stem}(.safetensors|.bin) and holds {len(found)}")
-    return found[0]
+    named = [found[name] for suffix in SUFFIXES if (name := f"{stem}{suffix}") in found]
+    if len(named) != 1:
+        raise UserError(f"{folder} needs one file {stem}(.safetensors|.bin) and holds {len(named)}")
+    return named[0]
 
 
 def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:

@@ -3,19 +3,19 @@
 Shapes: C channels of a cross-attention layer, D text width.
 """
 
-import json
-import os
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.concepts.formats import KV, MANIFEST, SUFFIXES, WEIGHTS_STEM
+from utils.files import write_json
+from utils.folders import replace_folder
+from utils.learners.registry import LEARNERS
+from utils.tensor_files import write_pickle, write_tensors
 
 
 def save_concept(
@@ -53,27 +53,22 @@ def save_concept(
         **facts,
     }
 
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir, prefix=".saving-") as staging:
+    def fill(staging: Path) -> None:
         for stem, tensors in contents.items():
-            _write(tensors, Path(staging, stem + suffix))
-        for name in os.listdir(staging):
-            os.replace(Path(staging, name), output_dir / name)
-        Path(staging, MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        os.replace(Path(staging, MANIFEST), output_dir / MANIFEST)
-    for stem in {*contents, WEIGHTS_STEM}:  # an earlier save in the other format would be a second truth
-        for other in SUFFIXES:
-            if stem not in contents or other != suffix:
-                (output_dir / (stem + other)).unlink(missing_ok=True)
+            _write(tensors, staging / (stem + suffix))
+        write_json(staging / MANIFEST, manifest)
+
+    # An earlier save in the other format, or of another method, would be a second truth.
+    stale = [stem + other for stem in {*contents, WEIGHTS_STEM, *LEARNERS} for other in SUFFIXES]
+    replace_folder(Path(output_dir), fill, stale)
 
 
 def _write(tensors: dict[str, Tensor], path: Path) -> None:
     tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in tensors.items()}
     if path.suffix == ".safetensors":
-        save_file(tensors, path, metadata={"format": "pt"})
+        write_tensors(path, tensors)
     else:
-        torch.save(tensors | _empty_attn1(tensors), path)
+        write_pickle(path, tensors | _empty_attn1(tensors))
 
 
 def _processor_key(name: str) -> str:

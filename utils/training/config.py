@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import write_json
 from utils.flags import check_fields, option, parser_of, seed_option
 from utils.training.concept import Concept, read_concepts_list
 from utils.training.methods import METHODS, Method, Stage
 from utils.training.replaced_flags import REPLACED_FLAGS
 
+IMAGES = "images"  # in a saved configuration: the digest of the images that were learned
 # diffusers' names, without piecewise_constant, which needs rules that no flag gives
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
 
@@ -96,6 +98,7 @@ class TrainConfig:
     checkpoints_total_limit: int | None = option(
         None, "keep only the newest checkpoints", minimum=1, may_differ=True
     )
+    overwrite: bool = option(False, "start anew in a folder that holds a run", may_differ=True)
     resume_from_checkpoint: str | None = option(
         None, "checkpoint folder, or 'latest' in output_dir", may_differ=True
     )
@@ -122,6 +125,8 @@ class TrainConfig:
             raise UserError("--lr_warmup_steps needs a warm-up: use --lr_scheduler constant_with_warmup")
         if self.report_to != "none" and find_spec(self.report_to) is None:
             raise UserError(f"--report_to {self.report_to}: not installed; pip install it or use none")
+        if self.overwrite and self.resume_from_checkpoint is not None:
+            raise UserError("--overwrite contradicts --resume_from_checkpoint: give one of them")
         if self.noaug and self.recipe.view != "scaled":
             raise UserError(
                 f"--noaug has no effect on --method {self.method}, which never scales: leave it out"
@@ -294,9 +299,9 @@ class TrainConfig:
             class_data_dir=Path(class_data_dir) if self.uses_prior else None,
         )
 
-    def save(self, path: Path) -> None:
-        """Write the fields, as given, as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
+    def save(self, path: Path, **facts: str) -> None:
+        """Write the fields, as given, as JSON; facts: what else the run depends on."""
+        write_json(Path(path), asdict(self) | facts)
 
 
 def build_parser() -> ArgumentParser:
@@ -323,4 +328,5 @@ def read_config(path: Path) -> tuple[TrainConfig, list[str]]:
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a training configuration: it holds no object")
     known = {each.name for each in fields(TrainConfig)}
-    return TrainConfig(**{k: v for k, v in saved.items() if k in known}), sorted(saved.keys() - known)
+    unknown = sorted(saved.keys() - known - {IMAGES})
+    return TrainConfig(**{k: v for k, v in saved.items() if k in known}), unknown

@@ -3,10 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from utils.errors import UserError
+from utils.files import append_records, read_records, shown, write_text
 from utils.training.config import TrainConfig
 
 
@@ -17,12 +20,9 @@ class Logger:
     """
 
     def __init__(self, output_dir: Path, config: TrainConfig, resumed_at: int = 0):
-        output_dir.mkdir(parents=True, exist_ok=True)
-        path = output_dir / "log.jsonl"
-        # The last line is torn where the run was killed while writing it.
-        lines = path.read_text().split("\n")[:-1] if resumed_at and path.exists() else []
-        self.file = path.open("w", buffering=1)
-        self.file.writelines(line + "\n" for line in lines if json.loads(line)["step"] <= resumed_at)
+        self.path = output_dir / "log.jsonl"
+        kept = _records_until(resumed_at, self.path) if resumed_at else []
+        write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
         self.board = self.run = None
         if config.report_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
@@ -37,7 +37,7 @@ class Logger:
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """values: name -> number, as of optimizer step `step` (the first is 1)."""
-        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        append_records(self.path, [{"step": step, **values}], durable=False)
         if self.board is not None:
             for name, value in values.items():
                 self.board.add_scalar(name, value, step)
@@ -55,8 +55,16 @@ class Logger:
             self.run.log({name: [wandb.Image(picture) for picture in pictures]}, step=step)
 
     def close(self) -> None:
-        self.file.close()
         if self.board is not None:
             self.board.close()
         if self.run is not None:
             self.run.finish()
+
+
+def _records_until(step: int, path: Path) -> list[dict[str, Any]]:
+    """The log's records of steps up to `step`; a line that a kill tore is dropped."""
+    records = read_records(path)
+    for number, record in enumerate(records, start=1):
+        if type(record.get("step")) is not int:
+            raise UserError(f"{shown(path)}: line {number} has no step; repair or remove it")
+    return [record for record in records if record["step"] <= step]

@@ -1,16 +1,23 @@
 """What a training writes and prints: the concept, checkpoints, validation images, the opening lines."""
 
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
+from torch import Tensor
 
 from utils.bases.registry import base_row
+from utils.concepts.formats import read_concept
 from utils.concepts.save import save_concept
 from utils.learners.registry import LEARNERS
+from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints
+from utils.training.config import IMAGES
+from utils.training.interrupt import Interruption
 from utils.training.logger import Logger
-from utils.training.preflight import describe_stages
+from utils.training.preflight import describe_stages, images_digest
 from utils.training.run import Run, StageRun
-from utils.training.state import STATE_FILE, load_state, remove_old_checkpoints, save_state
+from utils.training.state import load_state, load_trained, save_state
 from utils.training.validation import validate
 
 KV, ROWS = "cross_attention_kv", "token_rows"  # learners whose files have the official layout
@@ -52,31 +59,53 @@ def save_run(run: Run, folder: Path) -> None:
         subject=config.recipe.subject,
         base_digest=run.digest,
     )
-    config.save(folder / "training_config.json")
+    config.save(folder / "training_config.json", **{IMAGES: images_digest(config)})
 
 
 def save_checkpoint(run: Run, at: StageRun, step: int) -> None:
-    """The concept so far and all that the run needs to go on, bit for bit."""
-    folder = Path(run.config.output_dir) / f"checkpoint-{step}"
-    save_run(run, folder)
-    state = (run.trained, at.optimizer, at.lr_scheduler, run.accelerator.scaler)
-    save_state(folder, step, *state, run.accelerator.num_processes)
-    remove_old_checkpoints(Path(run.config.output_dir), step, run.config.checkpoints_total_limit)
+    """The concept so far and all that the run needs to go on, bit for bit; nothing is written twice."""
+    output_dir, accelerator = Path(run.config.output_dir), run.accelerator
+    exact = {name for name in run.trained if LEARNERS[name.partition("/")[0]].exact}
+    state = (run.trained, at.optimizer, at.lr_scheduler, accelerator.scaler, accelerator.num_processes)
+    with new_checkpoint(output_dir, step) as folder:
+        save_run(run, folder)
+        save_state(folder, step, *state, in_concept=exact)
+    remove_old_checkpoints(output_dir, step, run.config.checkpoints_total_limit)
 
 
 def load_weights(run: Run, checkpoint: Path) -> int:
     """Put the trained parameters of a checkpoint in place; the number of steps it has done."""
-    state = torch.load(checkpoint / STATE_FILE, map_location="cpu", weights_only=True)
-    with torch.no_grad():
-        for name, value in run.trained.items():
-            value.copy_(state["trained"][name])
-    return state["step"]
+    return load_trained(checkpoint, concept_tensors(run, checkpoint), run.trained)
 
 
 def load_optimizer(run: Run, at: StageRun, checkpoint: Path) -> None:
     """Put the optimizer, the schedule and the loss scale of the stage's checkpoint in place."""
     state = (run.trained, at.optimizer, at.lr_scheduler, run.accelerator.scaler)
-    load_state(checkpoint, *state, run.accelerator.num_processes)
+    load_state(checkpoint, concept_tensors(run, checkpoint), *state, run.accelerator.num_processes)
+
+
+def concept_tensors(run: Run, folder: Path) -> dict[str, Tensor]:
+    """The trained tensors that the concept's files hold bit for bit, by the names of `run.trained`."""
+    concept = read_concept(folder)
+    tensors = {f"{KV}/{name}": value for name, value in concept.weights.items()}
+    for learner, values in concept.parts.items():
+        if LEARNERS[learner].exact:
+            tensors |= {f"{learner}/{name}": value for name, value in values.items()}
+    if ROWS in run.learned:
+        tokens = [each.modifier_token for each in run.config.concepts()]
+        rows = torch.stack([concept.rows[token] for token in tokens])  # (K, D), as save_run joined them
+        own = run.learned[ROWS]
+        parts = rows.split([value.shape[1] for value in own.values()], dim=1)
+        tensors |= {f"{ROWS}/{name}": part for name, part in zip(own, parts, strict=True)}
+    return tensors
+
+
+def stop(run: Run, interrupted: Interruption, step: int) -> NoReturn:
+    """End a run whose state after `step` has been saved, as a signal asked."""
+    if run.accelerator.is_main_process:
+        print(interrupted.line(step, Path(run.config.output_dir) / f"checkpoint-{step}"))
+    run.accelerator.end_training()
+    sys.exit(interrupted.exit_code)
 
 
 def validate_run(run: Run, step: int, logger: Logger) -> None:

@@ -11,16 +11,18 @@ import torch
 from utils.bases.families import family_of
 from utils.bases.registry import base_row
 from utils.bases.sd import StableDiffusion
+from utils.concepts.formats import MANIFEST as CONCEPT
 from utils.errors import UserError
-from utils.images import check_images, list_images
+from utils.files import check_writable_folder
+from utils.images import check_images, digest_images, list_images
 from utils.learners.learner import Parameters
 from utils.learners.registry import LEARNERS
 from utils.training.augmentation import LONGEST_PREFIX
 from utils.training.captions import captions_of
-from utils.training.config import TrainConfig
+from utils.training.checkpoints import check_same_run, find_checkpoint
+from utils.training.config import IMAGES, TrainConfig
 from utils.training.losses import losses_of
 from utils.training.prior import check_class_images
-from utils.training.state import check_same_run, find_checkpoint
 
 
 def check_run(config: TrainConfig) -> Path | None:
@@ -30,14 +32,13 @@ def check_run(config: TrainConfig) -> Path | None:
         if concept.class_data_dir:
             check_class_images(concept.class_data_dir, concept.class_prompt)
     check_settings(config)
+    check_writable_folder(config.output_dir, "output_dir")
     return checkpoint_of(config)
 
 
 def check_settings(config: TrainConfig) -> None:
     """Raise UserError for settings that do not suit the base model or the machine; no image is read."""
     check_learners(config)
-    if Path(config.output_dir).is_file():
-        raise UserError(f"--output_dir {config.output_dir} is a file: give a folder")
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a CUDA device: use bf16, or no")
     base = outline_of(config)
@@ -83,13 +84,31 @@ def check_captions(config: TrainConfig, base: StableDiffusion) -> None:
 
 
 def checkpoint_of(config: TrainConfig) -> Path | None:
-    """The checkpoint of --resume_from_checkpoint, None while there is none. Errors as in state.py."""
+    """The checkpoint of --resume_from_checkpoint, None while there is none. Errors as in checkpoints.py.
+
+    Also raises UserError when a run would begin in a folder that holds one already.
+    """
+    folder = Path(config.output_dir)
     if config.resume_from_checkpoint is None:
+        earlier = [path for path in (*folder.glob("checkpoint-*"), folder / CONCEPT) if path.exists()]
+        if earlier and not config.overwrite:
+            raise UserError(
+                f"--output_dir {folder} holds a run ({earlier[0].name}): give another folder, "
+                "--resume_from_checkpoint latest to go on, or --overwrite to replace it"
+            )
         return None
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, Path(config.output_dir))
+    checkpoint, skipped = find_checkpoint(config.resume_from_checkpoint, folder)
+    for line in skipped:
+        print(line)
     if checkpoint is not None:
-        check_same_run(checkpoint, canonical(asdict(config)), may_differ(config), canonical)
+        settings = canonical(asdict(config)) | {IMAGES: images_digest(config)}
+        check_same_run(checkpoint, settings, may_differ(config), canonical)
     return checkpoint
+
+
+def images_digest(config: TrainConfig) -> str:
+    """A digest of the concepts' images: a run does not go on with others."""
+    return digest_images(p for each in config.concepts() for p in list_images(each.instance_data_dir)[0])
 
 
 def canonical(settings: dict[str, Any]) -> dict[str, Any]:

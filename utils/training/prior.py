@@ -8,6 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from utils.errors import UserError
+from utils.files import one_line, shown
 from utils.images import check_images, is_image, save_png
 from utils.sampling.images import sample
 from utils.seeds import seed_of
@@ -25,7 +26,9 @@ def missing_class_images(folder: Path, count: int) -> list[int]:
 
 
 def check_class_images(folder: Path, class_prompt: str) -> None:
-    """Raise UserError for an unreadable picture in `folder`, and for one generated from another prompt."""
+    """Raise UserError for a `folder` that is a file, an unreadable image in it, one of another prompt."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--class_data_dir {shown(folder)} is a file: give a folder")
     pictures = sorted(path for path in folder.glob("*") if is_image(path))
     check_images(pictures)
     for path in pictures:
@@ -51,14 +54,16 @@ def generate_class_images(
     With DDIM; 50 steps, guidance 7.5 and eta 0 are diffusers' defaults, which the official code keeps too.
 
     Picture i depends on (seed, i) alone, so an interrupted generation goes on where it stopped. Each of
-    several processes draws its share, and has to wait for the others afterwards.
+    several processes draws its share, and has to wait for the others afterwards. Each file is whole or not
+    there; UserError when one cannot be written.
     """
     for concept in concepts:
         folder = concept.class_data_dir
         numbers = [i for i in missing_class_images(folder, count) if i % processes == rank]
         if not numbers:
             continue
-        folder.mkdir(parents=True, exist_ok=True)
+        with one_line("make", folder):
+            folder.mkdir(parents=True, exist_ok=True)
         prompts = [concept.class_prompt] * len(numbers)
         seeds = [seed_of(seed, "class image", i) for i in numbers]
         pictures = sample(pipeline, prompts, seeds, 50, 7.5, eta=0.0, batch_size=batch_size)

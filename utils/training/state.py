@@ -1,10 +1,12 @@
-"""Checkpoints of a training run, and exact resume from them."""
+"""What a run needs, beside the concept's own files, to go on exactly where it was saved.
 
+One safetensors file: the optimizer's tensors as `optimizer/<parameter>/<key>`, trained tensors that the
+concept files do not hold bit for bit as `trained/<parameter>`, everything else as JSON in its metadata.
+"""
+
+import hashlib
 import json
-import os
-import re
-import shutil
-from collections.abc import Callable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,107 +14,234 @@ import torch
 from torch import Tensor
 
 from utils.errors import UserError
+from utils.files import shown
+from utils.tensor_files import read_metadata, read_tensors, write_tensors
 
-STATE_FILE = "training_state.pt"
+STATE_FILE = "training_state.safetensors"
+_KEYS = {
+    "step": int,
+    "processes": int,
+    "digests": dict,
+    "groups": list,
+    "scalars": dict,
+    "lr_scheduler": dict,
+}
 
 
 def save_state(
-    folder: Path, step: int, trained: dict[str, Tensor], optimizer, lr_scheduler, scaler, processes: int
+    folder: Path,
+    step: int,
+    trained: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: Any,
+    scaler: Any,
+    processes: int,
+    in_concept: Collection[str],
 ) -> None:
-    """Write what a run needs to go on after `step` optimizer steps; atomic.
+    """Write the state after `step` optimizer steps into `folder`.
 
-    trained: name -> parameter. scaler: torch GradScaler, or None outside fp16.
+    trained: name -> parameter, float32. in_concept: names of those that the concept files of the same folder
+    hold bit for bit; they are not written a second time, only their digests. scaler: torch GradScaler, or
+    None outside fp16. Raises FloatingPointError, and writes nothing, for a tensor that is not finite.
     """
+    tensors = {f"trained/{name}": value for name, value in trained.items()}
+    scalars: dict[str, dict[str, Any]] = {}
+    for name, parameter in _named(trained, optimizer).items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer/{name}/{key}"] = value
+            else:
+                scalars.setdefault(name, {})[key] = value
+    check_state_finite(tensors, step)
     state = {
         "step": step,
         "processes": processes,
-        "trained": {name: value.detach().cpu() for name, value in trained.items()},
-        "optimizer": optimizer.state_dict(),
+        "digests": {name: digest(value) for name, value in trained.items()},
+        "groups": _groups(trained, optimizer),
+        "scalars": scalars,
         "lr_scheduler": lr_scheduler.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / (STATE_FILE + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, folder / STATE_FILE)
+    kept = {key: value for key, value in tensors.items() if key.removeprefix("trained/") not in in_concept}
+    write_tensors(folder / STATE_FILE, kept, {"format": "pt", "state": json.dumps(state)})
 
 
 def load_state(
-    folder: Path, trained: dict[str, Tensor], optimizer, lr_scheduler, scaler, processes: int
+    folder: Path,
+    tensors: dict[str, Tensor],
+    trained: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    lr_scheduler: Any,
+    scaler: Any,
+    processes: int,
 ) -> int:
     """Put the state back in place; returns the number of optimizer steps done.
 
-    Raises UserError for another number of processes, which would see other pictures, and ValueError when the
-    checkpoint trained other parameters than this run does.
+    tensors: what the caller read from the folder's concept files, name -> tensor, as in save_state's
+    in_concept. Raises UserError, and changes nothing, for another number of processes, which would see other
+    images, for other parameters, shapes or settings than this run's, and for values that were not saved here.
     """
-    state = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    where = f"cannot resume {shown(folder)}"
+    state, stored = _read_state(folder), read_tensors(folder / STATE_FILE)
     if state["processes"] != processes:
-        raise UserError(
-            f"cannot resume {folder} with {processes} processes: it ran with {state['processes']}"
-        )
-    if state["trained"].keys() != trained.keys():
-        raise ValueError(f"{folder} trained {len(state['trained'])} tensors, this run {len(trained)}")
+        raise UserError(f"{where} with {processes} processes: it ran with {state['processes']}")
+    values = _values(where, state, stored, tensors, trained)
+    moments = _optimizer_state(where, state, stored, trained, optimizer)
+    parts = [("lr_scheduler", lr_scheduler)] + ([("scaler", scaler)] if scaler is not None else [])
+    for name, part in parts:
+        if not _alike(state[name], part.state_dict()):
+            raise UserError(f"{where}: its {name} is of another kind; give the same settings")
+    if scaler is None and state["scaler"] is not None:
+        raise UserError(f"{where}: it ran with fp16's loss scale; give the same --mixed_precision")
+
     with torch.no_grad():
         for name, value in trained.items():
-            value.copy_(state["trained"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    lr_scheduler.load_state_dict(state["lr_scheduler"])
-    if scaler is not None and state["scaler"] is not None:
-        scaler.load_state_dict(state["scaler"])
+            value.copy_(values[name])
+    optimizer.load_state_dict(moments)
+    for name, part in parts:
+        part.load_state_dict(state[name])
     return state["step"]
 
 
-def checkpoints(output_dir: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first."""
-    found = [path for path in output_dir.glob("checkpoint-*") if (path / STATE_FILE).is_file()]
-    found = [path for path in found if re.fullmatch(r"checkpoint-\d+", path.name)]
-    return sorted(found, key=_step)
+def load_trained(folder: Path, tensors: dict[str, Tensor], trained: dict[str, Tensor]) -> int:
+    """Put the trained parameters alone back in place, as `load_state` does; returns the steps done."""
+    state, stored = _read_state(folder), read_tensors(folder / STATE_FILE)
+    values = _values(f"cannot resume {shown(folder)}", state, stored, tensors, trained)
+    with torch.no_grad():
+        for name, value in trained.items():
+            value.copy_(values[name])
+    return state["step"]
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name.removeprefix("checkpoint-"))
+def saved_step(folder: Path) -> int:
+    """The optimizer steps that a checkpoint has behind it; its tensors are not read."""
+    return _read_state(folder)["step"]
 
 
-def remove_old_checkpoints(output_dir: Path, step: int, keep: int | None) -> None:
-    """After the checkpoint of `step`: keep the `keep` newest, None keeps all.
-
-    Checkpoints of later steps come from an earlier run that this one replaces; 'latest' must not find them.
-    """
-    found = checkpoints(output_dir)
-    valid = [path for path in found if _step(path) <= step]
-    for path in found[len(valid) :] + (valid[:-keep] if keep else []):
-        shutil.rmtree(path)
-
-
-def find_checkpoint(resume_from: str, output_dir: Path) -> Path | None:
-    """'latest' -> the newest checkpoint of output_dir, or None while there is none; a path -> that one.
-
-    Raises UserError for a path that holds no checkpoint.
-    """
-    if resume_from == "latest":
-        return found[-1] if (found := checkpoints(output_dir)) else None
-    if not (Path(resume_from) / STATE_FILE).is_file():
-        raise UserError(
-            f"--resume_from_checkpoint {resume_from} holds no {STATE_FILE}: give 'latest' or a checkpoint"
+def check_state_finite(tensors: dict[str, Tensor], step: int) -> None:
+    """Raise FloatingPointError, naming the tensors that are not finite."""
+    bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]
+    if bad:
+        more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
+        raise FloatingPointError(
+            f"step {step}: {', '.join(bad[:3])}{more} not finite; no checkpoint was written, "
+            "the one before is good"
         )
-    return Path(resume_from)
 
 
-def check_same_run(
-    checkpoint: Path,
-    config: dict[str, Any],
-    may_differ: frozenset[str],
-    canonical: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of the tensor's dtype and bytes."""
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    hashed = hashlib.sha256(str(tensor.dtype).encode())
+    hashed.update(content.numpy().data)
+    return hashed.hexdigest()
+
+
+def _named(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's parameters in its own order, by their names in `trained`."""
+    names = {id(parameter): name for name, parameter in trained.items()}
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {names[id(parameter)]: parameter for parameter in parameters}
+
+
+def _groups(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    """The optimizer's groups with names for parameters, ready for JSON, which has no tuples."""
+    names = {id(parameter): name for name, parameter in trained.items()}
+    groups = [
+        group | {"params": [names[id(parameter)] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    return json.loads(json.dumps(groups))
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    state = read_metadata(folder / STATE_FILE, "state")
+    bad = [key for key, kind in _KEYS.items() if type(state.get(key)) is not kind]
+    if bad or not isinstance(state.get("scaler", ...), dict | None):
+        raise UserError(
+            f"{shown(folder / STATE_FILE)} is damaged ({', '.join(bad) or 'scaler'}); give another checkpoint"
+        )
+    return state
+
+
+def _values(
+    where: str,
+    state: dict[str, Any],
+    stored: dict[str, Tensor],
+    tensors: dict[str, Tensor],
+    trained: dict[str, Tensor],
+) -> dict[str, Tensor]:
+    """The trained tensors, from the concept files and the state, once they are known to be those saved."""
+    prefix = "trained/"
+    values = tensors | {k.removeprefix(prefix): v for k, v in stored.items() if k.startswith(prefix)}
+    _check_values(where, values, state["digests"], trained)
+    return values
+
+
+def _check_values(
+    where: str, values: dict[str, Tensor], digests: dict[str, Any], trained: dict[str, Tensor]
 ) -> None:
-    """Raise UserError when the checkpoint comes from settings that make another run, or is past its end."""
-    before = canonical(json.loads((checkpoint / "training_config.json").read_text()))
-    changed = [k for k in sorted(config) if k not in may_differ and before.get(k) != config[k]]
-    if changed:
-        told = ", ".join(f"{key} was {before.get(key)!r}, is {config[key]!r}" for key in changed)
-        raise UserError(f"cannot resume {checkpoint}: {told}; give the same settings or start anew")
-    # Mapped, not read: the optimizer's state is large.
-    done = torch.load(checkpoint / STATE_FILE, mmap=True, map_location="cpu", weights_only=True)["step"]
-    if done > config["max_train_steps"]:
+    if trained.keys() != digests.keys():
+        differ = ", ".join(sorted(map(shown, trained.keys() ^ digests.keys()))[:3])
         raise UserError(
-            f"cannot resume {checkpoint}: it is beyond --max_train_steps {config['max_train_steps']}"
+            f"{where}: it trained {len(digests)} tensors, this run {len(trained)}; they differ in {differ}"
         )
+    for name, parameter in trained.items():
+        if name not in values:
+            raise UserError(f"{where}: {name} is not in its files; give another checkpoint")
+        if values[name].shape != parameter.shape:
+            shapes = f"{tuple(values[name].shape)}, not {tuple(parameter.shape)}"
+            raise UserError(f"{where}: {name} has shape {shapes}; give the same base model and settings")
+        if digest(values[name]) != digests[name]:
+            raise UserError(f"{where}: {name} is not what was trained; give another checkpoint")
+
+
+def _optimizer_state(
+    where: str,
+    state: dict[str, Any],
+    stored: dict[str, Tensor],
+    trained: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> dict[str, Any]:
+    """What optimizer.load_state_dict takes, once it is known to fit."""
+    groups, ours = state["groups"], _groups(trained, optimizer)
+    if not _alike(groups, ours) or [g["params"] for g in groups] != [g["params"] for g in ours]:
+        raise UserError(f"{where}: its optimizer has other groups; give the same settings")
+    parameters = _named(trained, optimizer)
+    moments: dict[str, dict[str, Any]] = {name: dict(state["scalars"].get(name, {})) for name in parameters}
+    for key, value in stored.items():
+        kind, _, rest = key.partition("/")
+        name, _, part = rest.rpartition("/")
+        if kind == "trained":
+            continue
+        if name not in parameters or value.shape not in (torch.Size(), parameters[name].shape):
+            raise UserError(f"{where}: its {shown(key)} of shape {tuple(value.shape)} is unknown to this run")
+        moments[name][part] = value
+    order = {name: number for number, name in enumerate(parameters)}
+    packed = [
+        {
+            key: tuple(value) if key != "params" and isinstance(value, list) else value
+            for key, value in g.items()
+        }
+        | {"params": [order[name] for name in g["params"]]}
+        for g in groups
+    ]
+    return {"state": {order[name]: part for name, part in moments.items() if part}, "param_groups": packed}
+
+
+def _alike(value: Any, pattern: Any) -> bool:
+    """Whether JSON `value` has the keys, lengths and types of `pattern`."""
+    if isinstance(pattern, dict):
+        return (
+            isinstance(value, dict)
+            and value.keys() == pattern.keys()
+            and all(_alike(value[key], pattern[key]) for key in pattern)
+        )
+    if isinstance(pattern, list | tuple):
+        same = isinstance(value, list) and len(value) == len(pattern)
+        return same and all(_alike(a, b) for a, b in zip(value, pattern, strict=True))
+    if isinstance(pattern, bool) or isinstance(value, bool):
+        return type(value) is type(pattern)
+    if isinstance(pattern, int | float):
+        return isinstance(value, int | float)
+    return type(value) is type(pattern)

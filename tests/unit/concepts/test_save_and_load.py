@@ -11,7 +11,7 @@ from diffusers import MotionAdapter, UNetMotionModel
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import tiny_pipeline
-from utils.concepts import save as concept_saving
+from utils import tensor_files
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
@@ -132,7 +132,7 @@ def test_a_crash_while_saving_leaves_the_old_concept(tmp_path, pipeline, monkeyp
         if KV_FILE in path.name:
             raise OSError("disk full")
 
-    monkeypatch.setattr(concept_saving, "save_file", crash_midway)
+    monkeypatch.setattr(tensor_files, "save_file", crash_midway)
     with pytest.raises(OSError, match="disk full"):
         save_concept(tmp_path, trained_kv(pipeline.unet, seed=5), rows)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before

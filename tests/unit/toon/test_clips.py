@@ -181,7 +181,7 @@ def test_judging_fills_every_number_and_draws_the_sheets(tiny_base, pictures, mo
     monkeypatch.setattr(motion_accuracy, "POSES", ("running",))
     monkeypatch.setattr(motion_accuracy, "SITUATIONS", ({"place": "beach"},))
     monkeypatch.setattr(motion_accuracy, "MEASURED", ("running",))
-    monkeypatch.setattr(motion_accuracy, "STEPS", 1)
+    monkeypatch.setitem(motion_accuracy.SETTINGS, "num_inference_steps", 1)
     pipeline = load_pipeline(tiny_base, "cpu")
     parameters = pipeline.unet.named_parameters()
     kv = {n: w + 0.1 for n, w in parameters if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}

@@ -1,14 +1,17 @@
 """The log file through a resumed run, and what the trackers are told."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from utils.errors import UserError
 from utils.training.config import TrainConfig
 from utils.training.logger import Logger
 
@@ -53,6 +56,25 @@ def test_a_line_torn_by_the_end_of_the_run_is_dropped(tmp_path: Path):
         file.write('{"step": 4, "lo')
     write(tmp_path, 4, 4, resumed_at=3)
     assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("line", ['{"loss": 1}', '{"step": "4"}', '{"step": null}'])
+def test_a_line_without_a_step_is_named_and_the_log_stays(tmp_path: Path, line: str):
+    (tmp_path / "log.jsonl").write_text(f'{{"step": 1}}\n{line}\n')
+    before = (tmp_path / "log.jsonl").read_text()
+    with pytest.raises(UserError, match="log.jsonl: line 2 has no step; repair or remove it"):
+        Logger(tmp_path, config(), resumed_at=3)
+    assert (tmp_path / "log.jsonl").read_text() == before
+
+
+def test_a_full_disk_is_one_line_and_tears_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write(tmp_path, 1, 3)
+    before = (tmp_path / "log.jsonl").read_text()
+    monkeypatch.setattr(os, "replace", full := Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(UserError, match="cannot write .*log.jsonl: No space left on device; make room"):
+        Logger(tmp_path, config(), resumed_at=2)
+    assert full.called and (tmp_path / "log.jsonl").read_text() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
 
 
 def test_new_run_starts_a_new_log(tmp_path: Path):

@@ -84,3 +84,12 @@ def test_pictures_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
     (tmp_path / "mine.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot read picture .*mine.png"):
         check_class_images(tmp_path, "a dog")
+
+
+def test_folders_that_cannot_be_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(utils.training.prior, "sample", draw_from_seeds([]))
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="--class_data_dir .*file is a file: give a folder"):
+        check_class_images(tmp_path / "file", "a dog")
+    with pytest.raises(UserError, match="cannot make .*file/dogs: Not a directory"):
+        generate_class_images(None, [concept(tmp_path / "file" / "dogs")], 1, 1, seed=0)

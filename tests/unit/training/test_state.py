@@ -1,32 +1,50 @@
-"""Checkpoints: what is in them, which are found, and what a run refuses to resume from."""
+"""Training state and checkpoints: exact resume, what counts as whole, what is refused, what may go."""
 
 import json
+import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.optimization import get_scheduler
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.training.state import (
-    STATE_FILE,
+from utils.files import write_json
+from utils.tensor_files import read_metadata, read_tensors, write_tensors
+from utils.training.checkpoints import (
+    MANIFEST,
     check_same_run,
     checkpoints,
     find_checkpoint,
-    load_state,
+    new_checkpoint,
+    remove_checkpoints,
     remove_old_checkpoints,
-    save_state,
+    seal,
+    why_broken,
 )
+from utils.training.config import LR_SCHEDULERS
+from utils.training.state import STATE_FILE, load_state, save_state, saved_step
+
+NAMES = ("rows", "down.attn2.to_k.weight")
 
 
 class Run:
-    """Two parameters, AdamW, a decaying learning rate."""
+    """Two parameters, AdamW in two groups, a learning rate schedule, a concept file."""
 
-    def __init__(self, seed: int = 0):
+    def __init__(
+        self, seed: int = 0, schedule: str = "cosine", names: tuple[str, ...] = NAMES, width: int = 3
+    ):
         torch.manual_seed(seed)
-        self.trained: dict[str, Tensor] = {name: nn.Parameter(torch.randn(3)) for name in ("rows", "kv")}
-        self.optimizer = torch.optim.AdamW(list(self.trained.values()), lr=0.1)
-        self.lr_scheduler = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.5)
+        self.trained: dict[str, Tensor] = {name: nn.Parameter(torch.randn(2, width)) for name in names}
+        groups = [
+            {"params": [value], "lr": 0.1 / n} for n, value in enumerate(self.trained.values(), start=1)
+        ]
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+        self.lr_scheduler = get_scheduler(schedule, self.optimizer, num_warmup_steps=1, num_training_steps=10)
 
     def parts(self, processes: int = 1, scaler: torch.amp.GradScaler | None = None) -> tuple:
         return self.trained, self.optimizer, self.lr_scheduler, scaler, processes
@@ -39,94 +57,293 @@ class Run:
             self.lr_scheduler.step()
         return self
 
+    def save(self, output_dir: Path, step: int, **config: object) -> Path:
+        with new_checkpoint(output_dir, step) as folder:
+            write_tensors(folder / "concept.safetensors", self.trained)
+            write_json(folder / "training_config.json", config)
+            save_state(folder, step, *self.parts(), in_concept=self.trained)
+        return output_dir / f"checkpoint-{step}"
 
-def write_checkpoints(output_dir: Path, *steps: int) -> None:
-    for step in steps:
-        (output_dir / f"checkpoint-{step}").mkdir()
-        (output_dir / f"checkpoint-{step}" / STATE_FILE).touch()
+    def load(self, checkpoint: Path) -> int:
+        return load_state(checkpoint, read_tensors(checkpoint / "concept.safetensors"), *self.parts())
+
+    def values(self) -> list[list]:
+        moments = [
+            self.optimizer.state[p][k] for p in self.trained.values() for k in ("exp_avg", "exp_avg_sq")
+        ]
+        tensors = [value.tolist() for value in [*self.trained.values(), *moments]]
+        return [*tensors, self.lr_scheduler.get_last_lr(), [g["lr"] for g in self.optimizer.param_groups]]
 
 
 def names(paths: list[Path]) -> list[str]:
     return [path.name for path in paths]
 
 
-def test_resumed_run_goes_on_as_if_unbroken(tmp_path: Path):
-    whole = Run().go(5)
-    save_state(tmp_path, 2, *Run().go(2).parts())
+@pytest.mark.parametrize("schedule", LR_SCHEDULERS)
+def test_resumed_run_goes_on_as_if_unbroken(tmp_path: Path, schedule: str):
+    whole = Run(schedule=schedule).go(5)
+    checkpoint = Run(schedule=schedule).go(2).save(tmp_path, 2)
+    resumed = Run(seed=1, schedule=schedule)
+    assert resumed.load(checkpoint) == 2 == saved_step(checkpoint)
+    assert resumed.go(3).values() == whole.values()
+    assert os.listdir(tmp_path) == ["checkpoint-2"]  # nothing partial is left
+    files = ["concept.safetensors", MANIFEST, "training_config.json", STATE_FILE]
+    assert sorted(os.listdir(checkpoint)) == sorted(files)
+
+
+def test_a_checkpoint_holds_nothing_twice(tmp_path: Path):
+    checkpoint = Run(width=1000).go(1).save(tmp_path, 1)
+    with safe_open(checkpoint / STATE_FILE, "pt") as file:
+        held = sorted(file.keys())
+    assert held == sorted(f"optimizer/{n}/{k}" for n in NAMES for k in ("exp_avg", "exp_avg_sq", "step"))
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    tensors = 3 * 2 * 2000 * 4  # weights and two moments, float32
+    assert tensors < size < tensors + 5000
+
+
+def test_what_the_concept_files_round_is_kept_in_the_state(tmp_path: Path):
+    run, kv = Run().go(2), NAMES[1]
+    rounded = {"rows": run.trained["rows"].detach()}
+    save_state(tmp_path, 2, *run.parts(), in_concept=["rows"])
     resumed = Run(seed=1)
-    assert load_state(tmp_path, *resumed.parts()) == 2
-    resumed.go(3)
-    assert all(torch.equal(resumed.trained[name], value) for name, value in whole.trained.items())
-    assert resumed.lr_scheduler.get_last_lr() == whole.lr_scheduler.get_last_lr() == [0.1 * 0.5**5]
-    assert [path.name for path in tmp_path.iterdir()] == [STATE_FILE]  # no partial file is left
+    assert load_state(tmp_path, rounded, *resumed.parts()) == 2
+    assert torch.equal(resumed.trained[kv], run.trained[kv])
+    halves = {"rows": rounded["rows"].bfloat16().float()}
+    before = resumed.values()
+    with pytest.raises(UserError, match="rows is not what was trained"):
+        load_state(tmp_path, halves, *resumed.parts())
+    assert resumed.values() == before
 
 
 def test_the_loss_scale_of_fp16_is_kept(tmp_path: Path):
     def scaler(scale: float) -> torch.amp.GradScaler:
         return torch.amp.GradScaler("cpu", init_scale=scale)
 
-    save_state(tmp_path, 1, *Run().parts(scaler=scaler(64)))
-    loaded = scaler(1024)
-    load_state(tmp_path, *Run().parts(scaler=loaded))
+    run, loaded = Run(), scaler(1024)
+    save_state(tmp_path, 1, *run.parts(scaler=scaler(64)), in_concept=[])
+    load_state(tmp_path, {}, *Run().parts(scaler=loaded))
     assert loaded.get_scale() == 64
-
-
-def test_other_tensors_are_refused(tmp_path: Path):
-    save_state(tmp_path, 1, *Run().parts())
-    run = Run()
-    del run.trained["kv"]
-    with pytest.raises(ValueError, match="trained 2 tensors, this run 1"):
-        load_state(tmp_path, *run.parts())
-
-
-def test_another_number_of_processes_is_refused(tmp_path: Path):
-    save_state(tmp_path, 1, *Run().parts(processes=2))
-    with pytest.raises(UserError, match="with 1 processes: it ran with 2"):
-        load_state(tmp_path, *Run().parts(processes=1))
-
-
-def test_checkpoints_are_complete_and_in_the_order_of_steps(tmp_path: Path):
-    write_checkpoints(tmp_path, 100, 9, 10)
-    (tmp_path / "checkpoint-200").mkdir()  # a run died before it was complete
-    (tmp_path / "checkpoint-best").mkdir()
-    (tmp_path / "checkpoint-best" / STATE_FILE).touch()
-    assert names(checkpoints(tmp_path)) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
-    assert find_checkpoint("latest", tmp_path) == tmp_path / "checkpoint-100"
-    assert find_checkpoint(str(tmp_path / "checkpoint-9"), tmp_path / "other") == tmp_path / "checkpoint-9"
-
-
-def test_without_a_checkpoint(tmp_path: Path):
-    assert find_checkpoint("latest", tmp_path) is None
-    assert find_checkpoint("latest", tmp_path / "none") is None
-    with pytest.raises(UserError, match="checkpoint-3 holds no training_state.pt: give 'latest'"):
-        find_checkpoint(str(tmp_path / "checkpoint-3"), tmp_path)
+    with pytest.raises(UserError, match="loss scale; give the same --mixed_precision"):
+        load_state(tmp_path, {}, *Run().parts())
 
 
 @pytest.mark.parametrize(
-    ("step", "keep", "left"),
+    ("other", "message"),
     [
-        (12, None, [3, 9, 12]),
-        (12, 5, [3, 9, 12]),
-        (12, 2, [9, 12]),
-        (12, 1, [12]),
-        (9, None, [3, 9]),  # 12 is an earlier run's
-        (9, 1, [9]),
+        (
+            lambda: Run(names=("rows",)),
+            "it trained 2 tensors, this run 1; they differ in down.attn2.to_k.weight",
+        ),
+        (lambda: Run(width=4), r"rows has shape \(2, 3\), not \(2, 4\); give the same base"),
+        (lambda: Run(names=NAMES[::-1]), "its optimizer has other groups"),
     ],
 )
-def test_old_checkpoints_are_removed(tmp_path: Path, step: int, keep: int | None, left: list[int]):
-    write_checkpoints(tmp_path, 3, 9, 12)
+def test_another_run_is_refused(tmp_path: Path, other: Callable[[], Run], message: str):
+    checkpoint = Run().go(1).save(tmp_path, 1)
+    with pytest.raises(UserError, match=message):
+        other().load(checkpoint)
+
+
+def test_another_number_of_processes_is_refused(tmp_path: Path):
+    save_state(tmp_path, 1, *Run().parts(processes=2), in_concept=[])
+    with pytest.raises(UserError, match="with 1 processes: it ran with 2"):
+        load_state(tmp_path, {}, *Run().parts(processes=1))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("where", ["trained", "optimizer"])
+def test_a_state_that_is_not_finite_is_never_written(tmp_path: Path, bad: float, where: str):
+    run = Run().go(1)
+    run.save(tmp_path, 1)
+    value = run.trained["rows"] if where == "trained" else run.optimizer.state[run.trained["rows"]]["exp_avg"]
+    value.detach()[0, 0] = bad
+    with pytest.raises(FloatingPointError, match=f"step 2: {where}/rows.* not finite; no checkpoint was"):
+        run.save(tmp_path, 2)
+    assert os.listdir(tmp_path) == ["checkpoint-1"]
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "cut state": (lambda c: os.truncate(c / STATE_FILE, 100), r"has 100 of the \d+ bytes of training_state"),
+    "no state": (lambda c: (c / STATE_FILE).unlink(), "lacks training_state.safetensors"),
+    "zeroed": (
+        lambda c: (c / STATE_FILE).write_bytes(bytes((c / STATE_FILE).stat().st_size)),
+        "SHA-256 diff",
+    ),
+    "no config": (lambda c: (c / "training_config.json").unlink(), "lacks training_config.json"),
+    "cut config": (lambda c: os.truncate(c / "training_config.json", 1), "1 of the .* of training_config"),
+    "no concept": (lambda c: (c / "concept.safetensors").unlink(), "lacks concept.safetensors"),
+    "no manifest": (lambda c: (c / MANIFEST).unlink(), "has no manifest.json"),
+    "null manifest": (lambda c: (c / MANIFEST).write_text("null"), "has a damaged manifest.json"),
+    "manifest of nothing": (
+        lambda c: write_json(c / MANIFEST, {"format": 1, "files": {}}),
+        "has a damaged manifest.json",
+    ),
+    "earlier version": (
+        lambda c: [(c / MANIFEST).unlink(), (c / "training_state.pt").touch()],
+        "was written by an earlier version",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_latest_skips_what_is_damaged_and_says_why(tmp_path: Path, damage: str):
+    good, bad = (Run().go(step).save(tmp_path, step) for step in (1, 2))
+    assert find_checkpoint("latest", tmp_path) == (bad, [])
+    do, reason = DAMAGES[damage]
+    do(bad)
+    found, skipped = find_checkpoint("latest", tmp_path)
+    assert found == good and checkpoints(tmp_path) == [good]
+    assert len(skipped) == 1 and re.fullmatch(f"skipped {re.escape(str(bad))}: it .*{reason}.*", skipped[0])
+    with pytest.raises(UserError, match=f"--resume_from_checkpoint .*checkpoint-2 .*{reason}"):
+        find_checkpoint(str(bad), tmp_path)
+    do(good)
+    with pytest.raises(UserError, match="no whole checkpoint in .*checkpoint-2.*checkpoint-1"):
+        find_checkpoint("latest", tmp_path)
+
+
+def test_one_flipped_byte_anywhere_is_noticed(tmp_path: Path):
+    checkpoint = Run().go(1).save(tmp_path, 1, seed=0)
+    for path in sorted(checkpoint.iterdir()):
+        content = path.read_bytes()
+        for position in {0, len(content) - 1, *range(0, len(content), max(1, len(content) // 150))}:
+            for flip in (1, 0x20, 0xFF):
+                changed = bytearray(content)
+                changed[position] ^= flip
+                path.write_bytes(changed)
+                assert why_broken(checkpoint) is not None, f"{path.name} at {position} by {flip}"
+        path.write_bytes(content)
+    assert why_broken(checkpoint) is None
+
+
+def test_white_space_in_the_manifest_counts_too(tmp_path: Path):
+    checkpoint = Run().save(tmp_path, 1)
+    path = checkpoint / MANIFEST
+    path.write_text(path.read_text().replace("  ", " \n", 1))
+    assert json.loads(path.read_text())["format"] == 1
+    assert why_broken(checkpoint) == "has a damaged manifest.json"
+
+
+def test_checkpoints_are_in_the_order_of_steps(tmp_path: Path):
+    for step in (100, 9, 10):
+        Run().save(tmp_path, step)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / ".checkpoint-200.new").mkdir()  # a run died before it was whole
+    assert names(checkpoints(tmp_path)) == ["checkpoint-9", "checkpoint-10", "checkpoint-100"]
+    nine = str(tmp_path / "checkpoint-9")
+    assert find_checkpoint(nine, tmp_path / "other") == (tmp_path / "checkpoint-9", [])
+
+
+def test_without_a_checkpoint(tmp_path: Path):
+    assert find_checkpoint("latest", tmp_path) == (None, [])
+    assert find_checkpoint("latest", tmp_path / "none") == (None, [])
+    with pytest.raises(UserError, match="checkpoint-3 is not a folder: give 'latest' or a whole"):
+        find_checkpoint(str(tmp_path / "checkpoint-3"), tmp_path)
+
+
+def test_what_was_sealed_but_not_in_its_place_counts(tmp_path: Path):
+    old, new = Run().go(1), Run(seed=1).go(1)
+    place = old.save(tmp_path, 1)
+    place.rename(tmp_path / "old")
+    new.save(tmp_path, 1).rename(tmp_path / ".checkpoint-1.new")
+    (tmp_path / "old").rename(place)
+    found, _ = find_checkpoint("latest", tmp_path)
+    assert found == tmp_path / ".checkpoint-1.new"
+    run = Run(seed=2)
+    assert run.load(found) == 1 and run.values() == new.values()
+    new.go(1).save(tmp_path, 2)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "checkpoint-2"]
+    run.load(place)
+    assert run.values() == Run(seed=1).go(1).values()
+
+
+def test_a_checkpoint_that_cannot_be_filled_leaves_the_others(tmp_path: Path):
+    place = Run().go(1).save(tmp_path, 1)
+    with pytest.raises(KeyboardInterrupt), new_checkpoint(tmp_path, 1) as folder:
+        write_json(folder / "training_config.json", {})
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == ["checkpoint-1"] and why_broken(place) is None
+
+
+@pytest.mark.parametrize(
+    ("step", "keep", "broken", "left"),
+    [
+        (12, None, [], [3, 9, 12]),
+        (12, 5, [], [3, 9, 12]),
+        (12, 2, [], [9, 12]),
+        (12, 1, [], [12]),
+        (12, 1, [12], [9, 12]),  # a broken one does not count
+        (12, 2, [9], [3, 9, 12]),
+        (12, 1, [3], [12]),
+        (9, None, [], [3, 9, 12]),
+        (9, 1, [], [9, 12]),  # 12 is later: it was not asked to go
+    ],
+)
+def test_the_limit_counts_whole_ones(
+    tmp_path: Path, step: int, keep: int | None, broken: list[int], left: list[int]
+):
+    for number in (3, 9, 12):
+        Run().save(tmp_path, number)
+    for number in broken:
+        os.truncate(tmp_path / f"checkpoint-{number}" / STATE_FILE, 5)
     remove_old_checkpoints(tmp_path, step, keep)
-    assert names(checkpoints(tmp_path)) == [f"checkpoint-{number}" for number in left]
+    assert sorted(os.listdir(tmp_path)) == sorted(f"checkpoint-{number}" for number in left)
+
+
+def test_all_checkpoints_are_removed_if_asked_and_nothing_else(tmp_path: Path):
+    Run().save(tmp_path, 3)
+    (tmp_path / "checkpoint-4").mkdir()
+    (tmp_path / ".checkpoint-5.new").mkdir()
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "log.jsonl").touch()
+    remove_checkpoints(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-best", "log.jsonl"]
 
 
 def test_settings_that_make_another_run_are_named(tmp_path: Path):
     config = {"seed": 0, "learning_rate": 1e-5, "hflip": False, "max_train_steps": 4, "report_to": "none"}
-    (tmp_path / "training_config.json").write_text(json.dumps(config))
-    save_state(tmp_path, 3, *Run().parts())
+    checkpoint = Run().save(tmp_path, 3, **config)
     may_differ = frozenset({"report_to", "max_train_steps"})
-    check_same_run(tmp_path, config, may_differ)
-    check_same_run(tmp_path, config | {"report_to": "wandb", "max_train_steps": 3}, may_differ)
+    check_same_run(checkpoint, config, may_differ)
+    check_same_run(checkpoint, config | {"report_to": "wandb", "max_train_steps": 3}, may_differ)
     with pytest.raises(UserError, match=r"hflip was False, is True, seed was 0, is 1; give the same"):
-        check_same_run(tmp_path, config | {"seed": 1, "hflip": True}, may_differ)
+        check_same_run(checkpoint, config | {"seed": 1, "hflip": True}, may_differ)
     with pytest.raises(UserError, match="beyond --max_train_steps 2"):
-        check_same_run(tmp_path, config | {"max_train_steps": 2}, may_differ)
+        check_same_run(checkpoint, config | {"max_train_steps": 2}, may_differ)
+    for content, message in (("null", "holds no settings"), ("{", "not valid JSON"), ("\udcff", "not valid")):
+        (checkpoint / "training_config.json").write_bytes(content.encode(errors="surrogateescape"))
+        with pytest.raises(UserError, match=message):
+            check_same_run(checkpoint, config, may_differ)
+
+
+def forge(path: Path, change: Callable[[dict, dict], object]) -> None:
+    tensors, state = read_tensors(path), read_metadata(path, "state")
+    change(tensors, state)
+    write_tensors(path, tensors, {"state": json.dumps(state)})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t, s: s.pop("step"), r"is damaged \(step\)"),
+        (lambda t, s: s.update(step="2"), r"is damaged \(step\)"),
+        (lambda t, s: s.update(groups=None), r"is damaged \(groups\)"),
+        (lambda t, s: s.update(scaler=3), r"is damaged \(scaler\)"),
+        (lambda t, s: s.update(groups=[3, 4]), "other groups"),
+        (lambda t, s: s["groups"][0].update(lr="fast"), "other groups"),
+        (lambda t, s: s["lr_scheduler"].update(get_lr=1), "lr_scheduler is of another kind"),
+        (lambda t, s: s["lr_scheduler"].update(base_lrs=[1]), "lr_scheduler is of another kind"),
+        (lambda t, s: s["digests"].update(rows=None), "rows is not what was trained"),
+        (lambda t, s: t.update({"optimizer/rows/exp_avg": torch.zeros(3)}), "exp_avg of shape .* unknown"),
+        (lambda t, s: t.update({"optimizer/other/exp_avg": torch.zeros(3)}), "other/exp_avg .* unknown"),
+        (lambda t, s: t.update(x=torch.zeros(1)), "its x of shape"),
+    ],
+)
+def test_a_forged_state_is_one_line(tmp_path: Path, change: Callable[[dict, dict], object], message: str):
+    checkpoint = Run().go(1).save(tmp_path, 1)
+    forge(checkpoint / STATE_FILE, change)
+    seal(checkpoint)
+    run = Run(seed=1).go(1)
+    before = run.values()
+    with pytest.raises(UserError, match=message) as error:
+        run.load(checkpoint)
+    assert "\n" not in str(error.value) and run.values() == before

@@ -1,0 +1,141 @@
+"""Faults at the n-th file operation of a child process, and a tally of what survived them.
+
+Python announces every open, rename, remove, mkdir, rmdir, chmod and truncate to audit hooks just before it
+happens; fsync is wrapped. So a hook can kill the process, or let the operation fail, at each of them.
+"""
+
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+TALLY: dict[str, list[int]] = {}  # fault -> [tries, survived]
+
+_EVENTS = frozenset("open os.rename os.remove os.mkdir os.rmdir os.chmod os.truncate os.link".split())
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+_fsync = os.fsync
+
+
+@dataclass
+class Fault:
+    """kind: "kill" before operation `number`; "tear": kill at the number-th fsync with half of the file on
+    the disk; an errno's name: that operation fails; "full" and "shut": from then on no operation that needs
+    room, or none that changes anything, succeeds.
+    """
+
+    kind: str
+    number: int
+    root: str
+    count: int = 0
+
+    def hook(self, event: str, args: tuple[Any, ...]) -> None:
+        if event in _EVENTS and self._concerns(event, args):
+            reads = event == "open" and not (args[2] or 0) & _WRITING
+            self._operation(reads, frees=event in ("os.remove", "os.rmdir"))
+
+    def _concerns(self, event: str, args: tuple[Any, ...]) -> bool:
+        path = args[0]
+        if isinstance(path, int) or path is None:
+            return event != "open"
+        path = os.fsdecode(path)
+        return path.startswith(self.root) or (not path.startswith("/") and event != "open")  # rmtree's names
+
+    def fsync(self, descriptor: int) -> None:
+        if self.kind == "tear":
+            self.count += 1
+            if self.count == self.number:
+                link = f"/proc/self/fd/{descriptor}"
+                if os.path.isfile(link):
+                    os.truncate(link, os.path.getsize(link) // 2)
+                os.kill(os.getpid(), signal.SIGKILL)
+        else:
+            self._operation(reads=False, frees=False)
+        _fsync(descriptor)
+
+    def _operation(self, reads: bool, frees: bool) -> None:
+        if self.kind == "tear":
+            return
+        self.count += 1
+        if self.kind == "kill":
+            if self.count == self.number:
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif self.kind == "full":
+            if self.count >= self.number and not reads and not frees:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif self.kind == "shut":
+            if self.count >= self.number and not reads:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        elif self.count == self.number:
+            code = getattr(errno, self.kind)
+            raise OSError(code, os.strerror(code))
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a child ended: killed, or with code 0, 2 and a UserError's message, 3 and a traceback."""
+
+    killed: bool
+    code: int
+    message: str
+    fired: bool  # whether the operation that the fault waits for came
+
+
+def in_child(act: Callable[[], Any], fault: Fault | None = None) -> Ending:
+    """`act` in a forked process, with the fault."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(reading)
+        code, message = 0, ""
+        try:
+            if fault is not None:
+                os.fsync = fault.fsync
+                sys.addaudithook(fault.hook)
+            act()
+        except UserError as error:
+            code, message = 2, str(error)
+        except BaseException:
+            code, message = 3, traceback.format_exc()
+        finally:
+            late = fault is not None and fault.count >= fault.number
+            os.write(writing, (("1" if late else "0") + message).encode(errors="replace"))
+            os._exit(code)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        text = pipe.read()
+    _, status = os.waitpid(pid, 0)
+    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
+    code = -1 if killed else os.waitstatus_to_exitcode(status)
+    return Ending(killed, code, text[1:], fired=killed or text[:1] == "1")
+
+
+def each_operation(
+    kind: str, prepare: Callable[[int], Path], act: Callable[[Path], Any]
+) -> Iterator[tuple[Path, Ending]]:
+    """(folder, how it ended) for a fault at operation 1, 2, … until `act` has no more operations.
+
+    prepare(number) makes a fresh folder.
+    """
+    for number in range(1, 10_000):
+        folder = prepare(number)
+        ending = in_child(lambda folder=folder: act(folder), Fault(kind, number, str(folder)))
+        if not ending.fired:
+            assert number > 1 and ending.code == 0, ending
+            return
+        yield folder, ending
+
+
+def survived(fault: str) -> None:
+    """Counts a try of `fault` whose checks all passed."""
+    TALLY.setdefault(fault, [0, 0])[1] += 1
+
+
+def tried(fault: str) -> None:
+    TALLY.setdefault(fault, [0, 0])[0] += 1

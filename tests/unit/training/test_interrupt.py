@@ -1,0 +1,92 @@
+"""Signals between steps: the step ends, the run is saved, the exit code says which signal it was."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from utils.training.interrupt import Interruption
+
+LOOP = """
+import sys, time
+from utils.training.interrupt import Interruption
+with Interruption() as interrupted:
+    for step in range(1, 1000):
+        if step == 1:
+            print("running", flush=True)
+        end = time.monotonic() + float(sys.argv[1])
+        while time.monotonic() < end:
+            time.sleep(0.01)
+        if interrupted.requested:
+            print(interrupted.line(step, "out/checkpoint-1"))
+            sys.exit(interrupted.exit_code)
+"""
+
+
+def run(step_seconds: float, *signals: int, pause: float = 0.4) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of a loop of steps that gets the signals."""
+    with subprocess.Popen(
+        [sys.executable, "-c", LOOP, str(step_seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "running\n"
+        for number in signals:
+            os.kill(process.pid, number)
+            time.sleep(pause)
+        out, err = process.communicate(timeout=20)
+        return process.returncode, out, err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_the_step_ends_and_the_code_is_the_signals(number: signal.Signals, code: int):
+    assert run(0.5, number) == (
+        code,
+        f"stopped by {number.name} after step 1, saved in out/checkpoint-1; "
+        "to go on, give the same command with --resume_from_checkpoint latest\n",
+        f"{number.name}: saving after this step; again ends at once\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "code"), [(signal.SIGINT, signal.SIGINT, 130), (signal.SIGINT, signal.SIGTERM, 143)]
+)
+def test_a_second_signal_ends_at_once(first: signal.Signals, second: signal.Signals, code: int):
+    start = time.monotonic()
+    assert run(15, first, second) == (code, "", "SIGINT: saving after this step; again ends at once\n")
+    assert time.monotonic() - start < 10
+
+
+def test_an_echo_of_the_first_signal_does_not_count():
+    code, out, _ = run(1, signal.SIGINT, signal.SIGINT, pause=0.01)
+    assert code == 130 and out.startswith("stopped by SIGINT after step 1, saved in")
+
+
+def test_handlers_are_back_afterwards():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with pytest.raises(KeyError), Interruption(quiet=True) as interrupted:
+        assert not interrupted.requested and interrupted.exit_code == 143  # heard of from another rank
+        signal.raise_signal(signal.SIGINT)
+        assert interrupted.requested and interrupted.signal is signal.SIGINT and interrupted.exit_code == 130
+        raise KeyError
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_another_thread_catches_nothing():
+    seen = []
+
+    def enter() -> None:
+        with Interruption() as interrupted:
+            seen.append((interrupted.requested, signal.getsignal(signal.SIGINT)))
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert seen == [(False, signal.getsignal(signal.SIGINT))]

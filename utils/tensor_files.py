@@ -1,0 +1,69 @@
+"""Tensors in safetensors and pickle files: written atomically, read with one line for a damaged file."""
+
+import io
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from utils.errors import UserError
+from utils.files import shown, write_atomically
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """A safetensors file; metadata defaults to {"format": "pt"}, which transformers asks for."""
+
+    def write(partial: Path) -> None:
+        contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        try:
+            save_file(contiguous, partial, metadata=metadata or {"format": "pt"})
+        except SafetensorError as error:  # how the library reports a full disk: "… (os error 28)"
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from error
+
+    write_atomically(path, write)
+
+
+def write_pickle(path: Path, value: Any) -> None:
+    """What torch.save writes; in memory first, for its own writer hides the system's error."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+
+    def write(partial: Path) -> None:
+        with partial.open("wb") as file:
+            file.write(buffer.getbuffer())
+
+    write_atomically(path, write)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises UserError for a file that is missing or not safetensors."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_metadata(path: Path, key: str) -> dict[str, Any]:
+    """The JSON object that the file's metadata holds under `key`; the tensors are not read."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            value = json.loads((file.metadata() or {}).get(key, "null"))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{shown(path)} is damaged: it has no {key}; give another")
+    return value
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"cannot read {shown(path)}: {' '.join(str(error).split())}; it is damaged, give another"
+    )
