@@ -129,6 +129,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     """The stages, one after the other: update, log, sample, save. Raises SystemExit when a signal ends it."""
     from tqdm import tqdm
 
+    from utils.training.checkpoints import remove_checkpoints
     from utils.training.interrupt import Interruption
     from utils.training.logger import Logger
     from utils.training.outputs import (
@@ -146,6 +147,8 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     announce(run)
     done = load_weights(run, checkpoint) if checkpoint else 0
     first_rank = run.accelerator.is_main_process
+    if config.overwrite and first_rank:
+        remove_checkpoints(output_dir)
     logger = Logger(output_dir, config, resumed_at=done) if first_rank else None
     bar = tqdm(total=config.max_train_steps, initial=done, desc="training", disable=not first_rank)
     with Interruption(quiet=not first_rank) as interrupted:

@@ -14,15 +14,15 @@ import train_classdiffusion
 
 
 def main(folder: Path, argv: list[str]) -> None:
-    pipelines, load_pipeline = [], train_classdiffusion.load_pipeline
+    runs, set_up = [], train_classdiffusion.set_up
 
-    def load_and_keep(*args):
-        pipelines.append(load_pipeline(*args))
-        return pipelines[0]
+    def set_up_and_keep(config):
+        runs.append(set_up(config))
+        return runs[0]
 
-    train_classdiffusion.load_pipeline = load_and_keep
+    train_classdiffusion.set_up = set_up_and_keep
     train_classdiffusion.main(argv)
-    (pipeline,) = pipelines
+    pipeline = runs[0].base.pipeline
     learned = {name: weight for name, weight in pipeline.unet.named_parameters() if weight.requires_grad}
     learned["<new1>"] = pipeline.text_encoder.get_input_embeddings().rows[0]
     torch.save({k: v.detach() for k, v in learned.items()}, folder / f"rank-{os.environ['RANK']}.pt")

@@ -30,6 +30,8 @@ from utils.errors import UserError, exit_on_user_error
 from utils.sampling.images import sample
 from utils.seeds import seed_of
 from utils.training.dataset import InstanceDataset, collate
+from utils.training.lock import LOCK_FILE
+from utils.training.methods import METHODS
 from utils.training.noise import draw_noise
 
 REPOSITORY = Path(__file__).parents[2]
@@ -41,6 +43,7 @@ KV_NAMES = {
     for matrix in ("to_k", "to_v")
 }
 PROMPT = "a photo of a <new1> dog"
+RATES = ["lr_token_rows", "lr_cross_attention_kv"]
 
 
 def learned(folder: Path) -> dict[str, Tensor]:
@@ -79,11 +82,14 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[StableDiffusionPipeline]:
     """The pipelines that training has loaded and changed."""
     pipelines: list[StableDiffusionPipeline] = []
 
-    def load_and_keep(*args):
-        pipelines.append(load_pipeline(*args))
-        return pipelines[-1]
+    set_up = train_classdiffusion.set_up
 
-    monkeypatch.setattr(train_classdiffusion, "load_pipeline", load_and_keep)
+    def set_up_and_keep(config):
+        run = set_up(config)
+        pipelines.append(run.base.pipeline)
+        return run
+
+    monkeypatch.setattr(train_classdiffusion, "set_up", set_up_and_keep)
     return pipelines
 
 
@@ -129,30 +135,36 @@ def official(tiny_base: Path, pictures, tmp_path_factory) -> tuple[subprocess.Co
     return done, folder
 
 
-def test_command_says_what_it_skips_and_where_the_concept_is(official):
+def test_command_says_what_trains_on_what_and_where_the_concept_is(official, tiny_base):
     done, folder = official
     assert done.stdout.splitlines() == [
-        f"skipped {folder / 'dog' / 'notes.txt'}: not a picture",
+        f"skipped {folder / 'dog' / 'notes.txt'}: not an image",
+        f"ClassDiffusion: <new1> dog, 3 images of 16 px, on {tiny_base}, 1 x cpu",
+        "steps 1 to 3: rows 32 at 2e-05, K/V 10,240 at 2e-05; loss L_denoise + 1 · L_spl",
         f"the concept is in {folder / 'out'}, its log in {folder / 'out' / 'log.jsonl'}",
     ]
-    progress = [line for line in re.split(r"[\r\n]", done.stderr) if line]
-    assert all(line.startswith("training: ") for line in progress), done.stderr
-    assert "3/3" in progress[-1] and "loss_spl=" in progress[-1]
+    progress = [line for line in re.split(r"[\r\n]|\x1b\[A", done.stderr) if line]
+    drawing = "2 of 'a <new1> dog running', 100 steps each: "
+    progress = [line.strip() for line in progress if line.strip()]
+    assert [line for line in progress if not line.startswith(("training: ", drawing))] == []
+    bars = [line for line in progress if line.startswith("training: ")]
+    assert "3/3" in bars[-1] and "loss_spl=" in bars[-1]
+    assert any(line.startswith(drawing) for line in progress)
 
 
 def test_command_logs_every_step(official):
     lines = records(official[1] / "out")
     assert [line["step"] for line in lines] == [1, 2, 3]
     for line in lines:
-        assert list(line) == ["step", "loss_denoise", "loss_spl", "loss", "lr"]
-        assert line["lr"] == pytest.approx(2e-5, rel=1e-12)  # 1e-5 x batch 2
+        assert list(line) == ["step", "loss_denoise", "loss_spl", "loss", *RATES]
+        assert line["lr_cross_attention_kv"] == pytest.approx(2e-5, rel=1e-12)  # 1e-5 x batch 2
         assert line["loss"] == pytest.approx(line["loss_denoise"] + line["loss_spl"], abs=1e-6)
         assert 0 < line["loss_spl"] < 2
 
 
 def test_no_safe_serialization_writes_the_official_bin_files(official, base_weights):
     out = official[1] / "out"
-    assert not list(out.rglob("*.safetensors"))
+    assert {path.name for path in out.rglob("*.safetensors")} == {"training_state.safetensors"}
     weights = torch.load(out / "pytorch_custom_diffusion_weights.bin", weights_only=True)
     kv = {key: value for key, value in weights.items() if isinstance(value, Tensor)}
     rename = {
@@ -181,14 +193,14 @@ def test_last_step_is_a_checkpoint_and_the_concept(official, tiny_base):
     out = official[1] / "out"
     (checkpoint,) = out.glob("checkpoint-*")
     assert checkpoint.name == "checkpoint-3"
-    concept = {name for name in files_in(out) if "/" not in name and name != "log.jsonl"}
+    concept = {name for name in files_in(out) if "/" not in name and name not in ("log.jsonl", LOCK_FILE)}
     assert concept == {
         "pytorch_custom_diffusion_weights.bin",
         "<new1>.bin",
         "concept.json",
         "training_config.json",
     }
-    assert files_in(checkpoint).keys() == concept | {"training_state.pt"}
+    assert files_in(checkpoint).keys() == concept | {"training_state.safetensors", "manifest.json"}
     for name in concept:
         assert (out / name).read_bytes() == (checkpoint / name).read_bytes()
     saved = json.loads((out / "training_config.json").read_text())
@@ -203,7 +215,7 @@ def hand_made_first_step(base: Path, settings: dict[str, object]) -> tuple[float
     """(loss_denoise, loss_spl) of step 1 from the stock base: every <new1> starts as the rare word ktn."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     concepts = utils.training.config.TrainConfig(**settings).concepts()
-    instances = InstanceDataset(concepts, 16, 2, seed=7, hflip=True, noaug=False)
+    instances = InstanceDataset(concepts, METHODS["classdiffusion"], 16, 2, seed=7, hflip=True, noaug=False)
     batch = collate([instances.instance_item(number) for number in (0, 1)])
     keys = [("instance", 0), ("instance", 1)]
     posterior_noise, noise, timesteps = draw_noise(7, keys, (4, 8, 8), 1000)
@@ -270,27 +282,29 @@ def test_seed_decides(train, tmp_path):
 # Methods
 
 
-def test_custom_diffusion_has_no_semantic_loss(train, base_weights, tmp_path):
-    out = train(tmp_path / "a", method="custom_diffusion", cls_token=None)
-    assert [list(line) for line in records(out)] == [["step", "loss_denoise", "loss", "lr"]] * 2
+def test_kv_only_has_no_semantic_loss(train, base_weights, tmp_path):
+    out = train(tmp_path / "a", method="kv_only", cls_token=None)
+    assert [list(line) for line in records(out)] == [["step", "loss_denoise", "loss", *RATES]] * 2
     assert all(line["loss"] == line["loss_denoise"] for line in records(out))
     assert apart(learned(out), base_weights) > 1e-3
     assert json.loads((out / "concept.json").read_text())["classes"] == [None]
 
-    told = train(tmp_path / "b", method="custom_diffusion")  # the class is known: SPL is logged, not added
+    told = train(tmp_path / "b", method="kv_only")  # the class is known: SPL is logged, not added
     assert all(line["loss"] == line["loss_denoise"] and line["loss_spl"] > 0 for line in records(told))
     assert apart(learned(told), learned(out)) < 1e-5
 
-    added = train(tmp_path / "c", method="custom_diffusion", use_spl=True)
+    added = train(tmp_path / "c", method="kv_only", use_spl=True)
     assert apart(learned(added), learned(train(tmp_path / "d"))) == 0  # then it is classdiffusion
 
 
-def test_textual_inversion_learns_the_row_alone(train, kept, tiny_base, base_weights, tmp_path):
-    out = train(tmp_path, method="textual_inversion", cls_token=None, token_learning_rate=1e-2)
+def test_textual_inversion_learns_the_row_alone(train, kept, tiny_base, tmp_path):
+    out = train(tmp_path, method="textual_inversion", instance_prompt=None, token_learning_rate=1e-2)
     assert [file.name for file in out.glob("*.safetensors")] == ["<new1>.safetensors"]
-    assert 5e-3 < (learned(out)["<new1>"] - base_weights["<new1>"]).abs().max().item() < 2.1e-2
-    assert all(line["lr"] == 1e-2 for line in records(out))
     base = load_pipeline(tiny_base, "cpu")
+    (dog,) = base.tokenizer("dog", add_special_tokens=False).input_ids  # it starts from its class word
+    start = base.text_encoder.get_input_embeddings().weight[dog].detach()
+    assert 5e-3 < (learned(out)["<new1>"] - start).abs().max().item() < 2.1e-2
+    assert all(line["lr_token_rows"] == 1e-2 for line in records(out))
     after = kept[0].unet.state_dict()
     assert all(torch.equal(after[name], value) for name, value in base.unet.state_dict().items())
     assert load_concept(base, out).merged == ()
@@ -344,7 +358,7 @@ def test_prior_preservation(train, base_weights, tmp_path, quick_sampling, monke
             seed = seed_of(0, "class image", number)
             assert picture.text == {"prompt": "a photo of a dog", "seed": str(seed)}
     for line in records(out):
-        assert list(line) == ["step", "loss_denoise", "loss_spl", "loss_prior", "loss", "lr"]
+        assert list(line) == ["step", "loss_denoise", "loss_spl", "loss_prior", "loss", *RATES]
         total = line["loss_denoise"] + 0.5 * line["loss_spl"] + 2 * line["loss_prior"]
         assert line["loss"] == pytest.approx(total, abs=1e-6) and line["loss_prior"] > 0.1
 
@@ -402,7 +416,7 @@ def drawn(pipeline: StableDiffusionPipeline, prompt: str = PROMPT) -> np.ndarray
 
 @pytest.mark.parametrize("as_bin", [None, True])
 def test_token_file_is_a_textual_inversion_to_diffusers(train, tiny_base, tmp_path, as_bin):
-    out = train(tmp_path, method="textual_inversion", no_safe_serialization=as_bin)
+    out = train(tmp_path, method="textual_inversion", instance_prompt=None, no_safe_serialization=as_bin)
     file = out / ("<new1>.bin" if as_bin else "<new1>.safetensors")
     row = (torch.load(file, weights_only=True) if as_bin else load_file(file))["<new1>"]
     pipeline = stock_pipeline(tiny_base)
@@ -424,7 +438,9 @@ def test_gradient_accumulation_is_a_larger_batch(train, tmp_path):
     )
     assert apart(learned(batch), learned(accumulated)) < 1e-6
     for one, two in zip(records(batch), records(accumulated), strict=True):
-        assert one == pytest.approx(two, rel=1e-5) and one["lr"] == pytest.approx(2e-2, rel=1e-12)
+        assert one == pytest.approx(two, rel=1e-5) and one["lr_cross_attention_kv"] == pytest.approx(
+            2e-2, rel=1e-12
+        )
 
 
 def test_gradient_checkpointing_changes_nothing(train, base_weights, tmp_path):
@@ -482,7 +498,8 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     one = train(tmp_path / "one", train_batch_size=2, **settings)
     assert apart(learned(one), two) < 1e-6
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-5) and ours["lr"] == pytest.approx(2e-2, rel=1e-12)
+        assert ours == pytest.approx(theirs, rel=1e-5)
+        assert ours["lr_cross_attention_kv"] == pytest.approx(2 * 2e-2, rel=1e-12)  # class images double it
 
 
 # Checkpoints
@@ -499,13 +516,11 @@ def test_resumed_run_is_the_unbroken_one(train, tmp_path, quick_sampling, prior)
     train(broken, max_train_steps=4, resume_from_checkpoint="latest", **settings)
     assert files_in(whole).keys() == files_in(broken).keys()
     assert (whole / "log.jsonl").read_bytes() == (broken / "log.jsonl").read_bytes()
-    for name in (KV_FILE, "<new1>.safetensors", "checkpoint-4/training_state.pt"):
-        if name.endswith(".pt"):
-            a, b = (torch.load(run / name, weights_only=True) for run in (whole, broken))
-            assert str(a) == str(b)
-        else:
-            assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
-    assert [line["lr"] for line in records(broken)] == pytest.approx([0, 1e-3 / 3, 2e-3 / 3, 1e-3])
+    for name in (KV_FILE, "<new1>.safetensors", "checkpoint-4/training_state.safetensors"):
+        assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
+    assert [line["lr_cross_attention_kv"] for line in records(broken)] == pytest.approx(
+        [0, 1e-3 / 3, 2e-3 / 3, 1e-3]
+    )
 
 
 def test_resume_in_the_middle_of_a_schedule_from_a_path(train, tmp_path):
@@ -516,7 +531,8 @@ def test_resume_in_the_middle_of_a_schedule_from_a_path(train, tmp_path):
     rest = train(tmp_path / "rest", resume_from_checkpoint=whole / "checkpoint-1", **settings)
     assert apart(learned(whole), learned(rest)) == 0
     assert records(rest) == records(whole)[1:]
-    assert records(whole)[-1]["lr"] == pytest.approx(1e-3 * 0.5 * (1 + math.cos(math.pi * 3 / 4)))
+    rate = 1e-3 * 0.5 * (1 + math.cos(math.pi * 3 / 4))
+    assert records(whole)[-1]["lr_cross_attention_kv"] == pytest.approx(rate)
     with pytest.raises(UserError, match="max_train_steps was 4, is 5"):
         train(whole, **settings | dict(max_train_steps=5), resume_from_checkpoint="latest")
 
@@ -534,7 +550,7 @@ def test_resume_with_other_settings_is_refused(train, tmp_path):
     before = files_in(out)
     with pytest.raises(UserError, match="learning_rate was 0.001, is 0.01, seed was 0, is 5; give the same"):
         train(out, seed=5, learning_rate=1e-2, resume_from_checkpoint="latest")
-    with pytest.raises(UserError, match="holds no training_state.pt"):
+    with pytest.raises(UserError, match="checkpoint-7 is not a folder: give 'latest' or a whole checkpoint"):
         train(out, resume_from_checkpoint=out / "checkpoint-7")
     with pytest.raises(UserError, match="checkpoint-2: it is beyond --max_train_steps 1"):
         train(out, max_train_steps=1, resume_from_checkpoint="latest")
@@ -547,7 +563,11 @@ def test_checkpoints_total_limit_and_those_of_an_earlier_run(train, tmp_path):
 
     train(tmp_path, max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=2)
     assert left() == ["checkpoint-3", "checkpoint-4"]
-    train(tmp_path, max_train_steps=2, checkpointing_steps=1, checkpoints_total_limit=1, seed=1)
+    before = files_in(tmp_path)
+    with pytest.raises(UserError, match=r"holds a run .*--resume_from_checkpoint latest.*--overwrite"):
+        train(tmp_path, max_train_steps=2, seed=1)
+    assert files_in(tmp_path) == before
+    train(tmp_path, max_train_steps=2, checkpoints_total_limit=1, seed=1, overwrite=True)
     assert left() == ["checkpoint-2"] and len(records(tmp_path)) == 2
 
 
@@ -559,7 +579,7 @@ def test_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     step = int(str(stop.value).removeprefix("step ").partition(":")[0])
     assert step >= 2 and ("nan" in str(stop.value) or "inf" in str(stop.value))
     assert [line["step"] for line in records(tmp_path)] == list(range(1, step))
-    assert (tmp_path / f"checkpoint-{step - 1}" / "training_state.pt").is_file()
+    assert (tmp_path / f"checkpoint-{step - 1}" / "training_state.safetensors").is_file()
     assert not (tmp_path / KV_FILE).exists()
 
 
@@ -573,18 +593,16 @@ def test_dry_run_tells_the_plan_and_writes_nothing(train, tmp_path, capfd):
     assert json.loads("\n".join(plan[: plan.index("}") + 1]))["token_learning_rate"] == 1e-2
     assert plan[plan.index("}") + 1 : -1] == [
         "method: classdiffusion (Huang et al. 2024, arXiv:2405.17532)",
-        "trained: rows 32, K/V 10,240",
-        "loss: L_denoise + 1 · L_spl (at eos)",
-        "learning rates on one process: rows 0.02, K/V 0.002",
-        "plan: 2 steps of 2 pictures, 16 x 16, per process, from the beginning",
+        "steps 1 to 2: rows 32 at 0.02, K/V 10,240 at 0.002; loss L_denoise + 1 · L_spl",
+        "plan: 2 steps of 2 images, 16 x 16, per process, from the beginning",
     ]
     assert plan[-1].startswith("concept: <new1> from ") and plan[-1].endswith(PROMPT)
     assert said.err == "" and list(tmp_path.iterdir()) == []
-    train(tmp_path / "out", dry_run=True, method="textual_inversion", cls_token=None)
-    assert (
-        "trained: rows 32\nloss: L_denoise\nlearning rates on one process: rows 0.001\n"
-        in capfd.readouterr().out
-    )
+    train(tmp_path / "out", dry_run=True, method="two_stage", max_train_steps=10)
+    plan = capfd.readouterr().out.splitlines()
+    stages = [line for line in plan if line.startswith("steps ")]
+    assert stages[0] == "steps 1 to 6: rows 32 at 0.001; loss L_denoise + 0 · L_spl"
+    assert re.fullmatch(r"steps 7 to 10: UNet [\d,]+ at 0\.001; loss L_denoise", stages[1])
 
 
 MISTAKES = {
@@ -608,9 +626,12 @@ MISTAKES = {
         dict(instance_data_dir=None, instance_prompt=None, concepts_list="{tmp}/list.json"),
         "{tmp}/list.json is not readable as JSON",
     ),
+    "unknown learner": (dict(trains="unet+vae"), "--trains unet+vae: vae is unknown; choose of"),
+    "SPL that reaches nothing": (dict(method="dreambooth", use_spl=True), "cannot reach what --method"),
+    "rate without use": (dict(method="dreambooth", token_learning_rate=1.0), "--token_learning_rate has no"),
     "SPL without class": (dict(cls_token=None), "needs --cls_token"),
     "added SPL without class": (
-        dict(cls_token=None, method="custom_diffusion", use_spl=True),
+        dict(cls_token=None, method="kv_only", use_spl=True),
         "needs --cls_token",
     ),
     "resolution": (dict(resolution=20), "--resolution 20 is not a multiple of 8"),
@@ -623,7 +644,10 @@ MISTAKES = {
     "base model is no name": (dict(pretrained_model_name_or_path="nope"), "base model nope"),
     "wandb": (dict(report_to="wandb"), "--report_to wandb: not installed"),
     "fp16 on a CPU": (dict(mixed_precision="fp16"), "fp16 needs a CUDA device"),
-    "output file": (dict(output_dir="{tmp}/list.json"), "--output_dir {tmp}/list.json is a file"),
+    "output file": (
+        dict(output_dir="{tmp}/list.json"),
+        "--output_dir {tmp}/list.json cannot be used: {tmp}/list.json is a file",
+    ),
     "class pictures of something else": (
         dict(with_prior_preservation=True, class_prompt="a dog", class_data_dir="{tmp}/cats"),
         "{tmp}/cats/class-00000.png shows 'a cat', not 'a dog'",
@@ -650,7 +674,7 @@ def workplace(tmp_path: Path, tiny_base: Path, pictures, monkeypatch) -> Path:
     cat = {"prompt": "a cat", "seed": 1}
     utils.training.prior.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
     monkeypatch.chdir(REPOSITORY)
-    monkeypatch.setattr(train_classdiffusion, "load_pipeline", None)
+    monkeypatch.setattr(train_classdiffusion, "set_up", None)
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", None)
     monkeypatch.setattr(utils.training.config, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -63,7 +63,7 @@ def save_state(
         "scaler": scaler.state_dict() if scaler is not None else None,
     }
     kept = {key: value for key, value in tensors.items() if key.removeprefix("trained/") not in in_concept}
-    write_tensors(folder / STATE_FILE, kept, {"format": "pt", "state": json.dumps(state)})
+    write_tensors(folder / STATE_FILE, kept, {"state": json.dumps(state)})
 
 
 def load_state(

@@ -1,0 +1,133 @@
+"""DreamBooth, two-stage, and other learners: what trains, what stays, and what a saved concept gives back."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor
+
+import train_classdiffusion
+from utils.bases.sd import encode_images, load_pipeline
+from utils.bases.text import tokenize
+from utils.concepts.load import load_concept
+from utils.training.dataset import InstanceDataset, collate
+from utils.training.methods import METHODS
+from utils.training.noise import draw_noise
+
+CLASS = {"num_class_images": 2, "class_prompt": "a photo of a dog"}
+
+
+@pytest.fixture
+def runs(monkeypatch) -> list:
+    """What the trainings worked with, their modules as they are at the end."""
+    kept, set_up = [], train_classdiffusion.set_up
+
+    def set_up_and_keep(config):
+        kept.append(set_up(config))
+        return kept[-1]
+
+    monkeypatch.setattr(train_classdiffusion, "set_up", set_up_and_keep)
+    return kept
+
+
+@pytest.fixture
+def class_images(pictures) -> dict:
+    return CLASS | {"class_data_dir": pictures("class", 2)}
+
+
+def log(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def differing(module: torch.nn.Module, before: torch.nn.Module) -> set[str]:
+    """The names of parameters that are no longer the same, bit for bit."""
+    now = dict(module.named_parameters())
+    return {name for name, value in before.named_parameters() if not torch.equal(now[name], value)}
+
+
+def predicted(pipeline, prompt: str) -> Tensor:
+    """The UNet's prediction for fixed noise."""
+    noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        text = pipeline.text_encoder(tokenize(pipeline.tokenizer, [prompt])).last_hidden_state
+        return pipeline.unet(noise, torch.tensor([500]), text).sample
+
+
+def test_dreambooth_trains_the_unet_alone_with_class_images(train, runs, tiny_base, class_images, tmp_path):
+    out = train(tmp_path, method="dreambooth", initializer_token="ktn", learning_rate=1e-3, **class_images)
+    base, (run,) = load_pipeline(tiny_base, "cpu"), runs
+    assert differing(run.base.unet, base.unet) == {name for name, _ in base.unet.named_parameters()}
+    assert differing(run.base.vae, base.vae) == set()
+    text = {k.replace("table.", ""): v for k, v in run.base.text_encoder.state_dict().items()}
+    assert all(torch.equal(text[name], value) for name, value in base.text_encoder.state_dict().items())
+    (ktn,) = base.tokenizer("ktn", add_special_tokens=False).input_ids
+    row = load_file(out / "<new1>.safetensors")["<new1>"]
+    assert torch.equal(row, base.text_encoder.get_input_embeddings().weight[ktn])  # the word's, untrained
+    for line in log(out):
+        assert list(line) == ["step", "loss_denoise", "loss_prior", "loss", "lr_unet"]
+        assert line["loss"] == pytest.approx(line["loss_denoise"] + line["loss_prior"], abs=1e-6)
+
+
+def test_dreambooths_first_loss_is_the_papers(train, tiny_base, pictures, class_images, tmp_path):
+    """||eps - eps_theta(z_t, t, c)||^2 as a mean, with the rare word itself in the prompt."""
+    out = train(
+        tmp_path, method="dreambooth", initializer_token="ktn", seed=4, max_train_steps=1, **class_images
+    )
+    base = load_pipeline(tiny_base, "cpu")
+    from utils.training.config import read_config
+
+    (concept,) = read_config(out / "training_config.json")[0].concepts()
+    items = InstanceDataset([concept], METHODS["dreambooth"], 16, 2, seed=4, hflip=False, noaug=False)
+    batch = collate([items.instance_item(number) for number in (0, 1)])
+    draws = draw_noise(4, [("instance", 0), ("instance", 1)], (4, 8, 8), 1000)
+    with torch.no_grad():
+        latents = encode_images(base.vae, batch.pixels, draws.posterior_noise)
+        alpha = base.scheduler.alphas_cumprod[draws.timesteps].reshape(2, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * draws.noise
+        text = base.text_encoder(tokenize(base.tokenizer, ["a photo of a ktn dog"] * 2)).last_hidden_state
+        expected = F.mse_loss(base.unet(noisy, draws.timesteps, text).sample, draws.noise).item()
+    assert log(out)[0]["loss_denoise"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("trains", ["unet", "unet+text_encoder", "text_encoder+token_rows"])
+def test_a_saved_concept_predicts_what_the_trained_model_does(train, runs, tiny_base, tmp_path, trains):
+    out = train(tmp_path, method="kv_only", trains=trains, learning_rate=1e-2)
+    files = {path.stem for path in out.glob("*.safetensors")}
+    assert files == {"<new1>"} | set(trains.split("+")) - {"token_rows"}
+    prompt, base = "a photo of a <new1> dog", load_pipeline(tiny_base, "cpu")
+    untrained = predicted(base, "a photo of a ktn dog")
+    concept = load_concept(base, out)
+    assert len(concept.merged) > 10
+    trained = predicted(runs[0].base.pipeline, prompt)
+    change = (trained - untrained).abs().max()
+    assert change > 0.05
+    # Differences are stored in bfloat16: an error of at most 0.4 % of each change of a weight.
+    assert (predicted(base, prompt) - trained).abs().max() < 0.02 * change
+
+
+def test_two_stage_trains_the_row_then_the_unet(train, runs, tiny_base, tmp_path):
+    settings = {"method": "two_stage", "initializer_token": "ktn", "token_learning_rate": 1e-2}
+    out = train(tmp_path / "a", max_train_steps=4, **settings)
+    rates = [[key for key in line if key.startswith("lr_")] for line in log(out)]
+    assert rates == [["lr_token_rows"]] * 2 + [["lr_unet"]] * 2
+    halfway = load_file(out / "checkpoint-2" / "<new1>.safetensors")["<new1>"]
+    assert torch.equal(load_file(out / "<new1>.safetensors")["<new1>"], halfway)  # frozen in stage 2
+    changes = load_file(out / "checkpoint-2" / "unet.safetensors")
+    assert all(not value.any() for value in changes.values())  # and the UNet in stage 1
+    base = load_pipeline(tiny_base, "cpu")
+    (ktn,) = base.tokenizer("ktn", add_special_tokens=False).input_ids
+    assert (halfway - base.text_encoder.get_input_embeddings().weight[ktn]).abs().max().item() > 5e-3
+    assert differing(runs[0].base.unet, base.unet) == {name for name, _ in base.unet.named_parameters()}
+
+
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_two_stage_resumes_before_at_and_after_the_boundary(train, tmp_path, cut):
+    settings = {"method": "two_stage", "max_train_steps": 4, "checkpointing_steps": 1, "seed": 2}
+    whole = train(tmp_path / "whole", **settings)
+    rest = train(tmp_path / "rest", resume_from_checkpoint=whole / f"checkpoint-{cut}", **settings)
+    assert log(rest) == log(whole)[cut:]
+    for name in ("unet.safetensors", "<new1>.safetensors"):
+        assert (whole / name).read_bytes() == (rest / name).read_bytes()
