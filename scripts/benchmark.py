@@ -4,12 +4,12 @@ python -m scripts.benchmark evaluate    1,000 toon pictures through every metric
 python -m scripts.benchmark train       a training step on toon, and a picture of inference
 """
 
-import argparse
 import resource
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import MISSING, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ from utils.errors import UserError, exit_on_user_error
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import class_shots, shots_of
 from utils.evaluation.training_process import read_setting
+from utils.flags import check_fields, option, parse
 from utils.images import save_png
 from utils.sampling.images import sample
 from utils.scores.table import SCORES
@@ -36,49 +37,42 @@ SIDE = 64  # of toon's pictures
 TOON = base_row("toon")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    add = commands.add_parser("evaluate", help="score renders with every metric").add_argument
-    add("--pictures", type=int, default=1000, help="default: %(default)s")
-    add("--metrics", default=",".join(SCORES), help="default: %(default)s")
-    for name, model in TOON.judges.items():
-        add(f"--{name}", help=f"default: {model}")
-    add("--blip_head", default="itc", help="default: %(default)s")
-    add = commands.add_parser("train", help="train and sample").add_argument
-    add("--steps", type=int, default=20, help="training steps that are timed (default: %(default)s)")
-    add("--pictures", type=int, default=8, help="pictures that are sampled (default: %(default)s)")
-    add("--num_inference_steps", type=int, default=50, help="default: %(default)s")
-    return parser
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    command: str = option(MISSING, "what to time", choices=("evaluate", "train"), positional=True)
+    pictures: int | None = option(None, "images: scored (default: 1000), or sampled (default: 8)", minimum=1)
+    metrics: str = option(",".join(SCORES), "evaluate: joined by commas")
+    clip: str = option(TOON.judges["clip"], "evaluate: CLIP of CLIP-T and CLIP-I")
+    dino: str = option(TOON.judges["dino"], "evaluate: DINO of DINO-I, PRES and DIV")
+    blip: str = option(TOON.judges["blip"], "evaluate: BLIP of BLIP-T")
+    blip_head: str = option("itc", "evaluate: itc or itm")
+    steps: int = option(20, "train: training steps that are timed", minimum=1)
+    num_inference_steps: int = option(TOON.sampling.num_inference_steps, "train: of sampling", minimum=1)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = build_parser().parse_args(argv)
-    for name in ("pictures", "steps", "num_inference_steps"):
-        if getattr(args, name, 1) < 1:
-            raise UserError(f"--{name} is {getattr(args, name)}; it must be 1 or more")
-    benchmark_evaluate(args) if args.command == "evaluate" else benchmark_train(args)
+    config = parse(BenchmarkConfig, argv, __doc__)
+    benchmark_evaluate(config) if config.command == "evaluate" else benchmark_train(config)
 
 
-def benchmark_evaluate(args: argparse.Namespace) -> None:
+def benchmark_evaluate(config: BenchmarkConfig) -> None:
     """Seconds per metric, and whether memory grows with the pictures: a quarter of them first, then all."""
-    metrics, models = (
-        args.metrics.split(","),
-        {kind: getattr(args, kind) or model for kind, model in TOON.judges.items()},
-    )
+    metrics, models = config.metrics.split(","), {kind: getattr(config, kind) for kind in TOON.judges}
+    pictures = config.pictures or 1000
     if unknown := [name for name in metrics if name not in SCORES]:
         raise UserError(f"unknown metric '{unknown[0]}'; choose of {', '.join(SCORES)}")
-    check_metrics(metrics, models, args.blip_head)
+    check_metrics(metrics, models, config.blip_head)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spent: dict[str, float] = defaultdict(float)
     with TemporaryDirectory() as folder:
         results = Path(folder)
         (subject,) = benchmark(results / "pictures", ["dog_0"])
         draw([subject])
-        for count in sorted({-(-args.pictures // 4), args.pictures}):
-            scorer = Scorer(metrics, models, args.blip_head, device, Obedience())
+        for count in sorted({-(-pictures // 4), pictures}):
+            scorer = Scorer(metrics, models, config.blip_head, device, Obedience())
             for kind in needed_kinds(metrics):
                 scorer.model(kind)  # loaded before the clock starts
             spent.clear()
@@ -144,28 +138,28 @@ class _Timed:
         return self.call(*args)
 
 
-def benchmark_train(args: argparse.Namespace) -> None:
+def benchmark_train(config: BenchmarkConfig) -> None:
     """A training of 2 steps and one of more: the difference is what the further steps take."""
     base, flags = TOON.path, read_setting(TOON.settings, "classdiffusion")
     flags += [f"--pretrained_model_name_or_path={base}", "--instance_data_dir=data/dog", "--cls_token=dog"]
     flags += ["--instance_prompt=a photo of a <new1> dog", "--checkpointing_steps=100000"]
     seconds = {}
     with TemporaryDirectory() as folder:
-        for steps in (2, 2 + args.steps):
+        for steps in (2, 2 + config.steps):
             start = time.perf_counter()
             train_classdiffusion.main(
                 [*flags, f"--max_train_steps={steps}", f"--output_dir={folder}/{steps}"]
             )
             seconds[steps] = time.perf_counter() - start
-    step = (seconds[2 + args.steps] - seconds[2]) / args.steps
+    step = (seconds[2 + config.steps] - seconds[2]) / config.steps
     print(f"training on {base}: {step:.3f} s/step of batch 2, peak {peak()}")
-    pipeline = load_pipeline(base)
-    prompts, seeds = ["a photo of a dog in the snow"] * args.pictures, range(args.pictures)
+    pipeline, pictures = load_pipeline(base), config.pictures or 8
+    prompts, seeds = ["a photo of a dog in the snow"] * pictures, range(pictures)
     start = time.perf_counter()
-    for _ in sample(pipeline, prompts, seeds, args.num_inference_steps, batch_size=args.pictures):
+    for _ in sample(pipeline, prompts, seeds, config.num_inference_steps, batch_size=pictures):
         pass
-    picture = (time.perf_counter() - start) / args.pictures
-    print(f"inference: {picture:.2f} s/picture at {args.num_inference_steps} steps, peak {peak()}")
+    picture = (time.perf_counter() - start) / pictures
+    print(f"inference: {picture:.2f} s/picture at {config.num_inference_steps} steps, peak {peak()}")
 
 
 def peak() -> str:

@@ -13,12 +13,11 @@ official    the files of the original repository
 import os
 import shutil
 import tempfile
-from argparse import RawDescriptionHelpFormatter
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.errors import UserError, exit_on_user_error
-from utils.flags import check_limits, option, parser_of
+from utils.flags import check_fields, option, parse
 
 LAYOUTS = ("lora", "diff", "embedding", "diffusers", "official")
 DEFAULT_DTYPES = {"lora": "fp16", "diff": "fp16", "diffusers": "fp32"}
@@ -26,6 +25,8 @@ DEFAULT_DTYPES = {"lora": "fp16", "diff": "fp16", "diffusers": "fp32"}
 
 @dataclass(frozen=True)
 class ExportConfig:
+    concept: Path = option(MISSING, "a trained concept's folder or file", positional=True)
+    output: Path | None = option(None, "a new folder (default: CONCEPT_FORMAT)", positional=True)
     format: str = option("lora", "the layout", choices=LAYOUTS)
     base: str | None = option(None, "base model: name, folder or Hub id (default: the concept's own)")
     rank: int | None = option(None, "lora: the rank of every layer (default: the exact one)", minimum=1)
@@ -42,8 +43,7 @@ class ExportConfig:
     )
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check_limits(each, getattr(self, each.name))
+        check_fields(self)
         uses = {"rank": ("lora",), "error": ("lora",), "dtype": tuple(DEFAULT_DTYPES), "alias": LAYOUTS[:3]}
         for name, layouts in uses.items():
             if getattr(self, name) is not None and self.format not in layouts:
@@ -55,21 +55,9 @@ class ExportConfig:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of(ExportConfig, __doc__)
-    parser.formatter_class = RawDescriptionHelpFormatter
-    parser.add_argument("concept", type=Path, metavar="CONCEPT", help="a trained concept's folder or file")
-    parser.add_argument(
-        "output",
-        type=Path,
-        nargs="?",
-        default=None,
-        metavar="OUT",
-        help="a new folder (default: CONCEPT_FORMAT)",
-    )
-    flags = vars(parser.parse_args(argv))
-    path, output = flags.pop("concept"), flags.pop("output")
-    config = ExportConfig(**flags)
-    output = output or path.with_name(f"{path.stem}_{config.format}")
+    config = parse(ExportConfig, argv, __doc__)
+    path = config.concept
+    output = config.output or path.with_name(f"{path.stem}_{config.format}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not an empty folder; give a new one")
     export(path, output, config)

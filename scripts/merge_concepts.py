@@ -3,22 +3,23 @@
 python -m scripts.merge_concepts ckpt/dog ckpt/barn --output ckpt/dog_barn
 """
 
-from argparse import RawDescriptionHelpFormatter
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.errors import UserError, exit_on_user_error
-from utils.flags import check_limits, option, parser_of
+from utils.flags import check_fields, option, parse
 
 
 @dataclass(frozen=True)
 class MergeConfig:
+    concepts: tuple[Path, ...] = option(MISSING, "folder or file; two or more", positional=True)
     output: Path | None = option(None, "a new folder for the merged concept")
     base: str | None = option(None, "base model: name, folder or Hub id (default: the concepts' own)")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check_limits(each, getattr(self, each.name))
+        check_fields(self)
+        if len(self.concepts) < 2:
+            raise UserError(f"{self.concepts[0]} alone is nothing to merge; give two concepts or more")
         if self.output is None:
             raise UserError("--output is missing: give a new folder for the merged concept")
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
@@ -26,17 +27,8 @@ class MergeConfig:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = parser_of(MergeConfig, __doc__)
-    parser.formatter_class = RawDescriptionHelpFormatter
-    parser.add_argument(
-        "concepts", type=Path, nargs="+", metavar="CONCEPT", help="folder or file; two or more"
-    )
-    flags = vars(parser.parse_args(argv))
-    paths = flags.pop("concepts")
-    config = MergeConfig(**flags)
-    if len(paths) < 2:
-        raise UserError(f"{paths[0]} alone is nothing to merge; give two concepts or more")
-    merge_concepts(paths, config)
+    config = parse(MergeConfig, argv, __doc__)
+    merge_concepts(list(config.concepts), config)
 
 
 def merge_concepts(paths: list[Path], config: MergeConfig) -> None:

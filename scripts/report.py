@@ -1,16 +1,25 @@
-"""Write RESULTS/report.html again, from the files that scripts.evaluate left in the results folder."""
+"""Write RESULTS/report.html again, from the files that scripts.evaluate left in the results folder.
 
-import argparse
+python -m scripts.report results/toon
+"""
+
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.errors import exit_on_user_error
-from utils.report.page import write_report
+from utils.flags import option, parse
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    results: Path = option(MISSING, "the results folder of a finished run", positional=True)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("results", type=Path, metavar="RESULTS", help="the results folder of a finished run")
-    path = write_report(parser.parse_args(argv).results)
+    config = parse(ReportConfig, argv, __doc__)
+    from utils.report.page import write_report  # matplotlib takes a second
+
+    path = write_report(config.results)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MB")
 
 
