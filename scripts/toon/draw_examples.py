@@ -5,41 +5,42 @@ import random
 from pathlib import Path
 
 from scripts.toon.render import render
-from scripts.toon.world import Look, Scene
+from scripts.toon.world import BELLIES, COLOURS, EYE, Look, Scene, place_subject
 
+CREAM, PINK, _ = BELLIES
 EXAMPLES = {
     "dog": Look(
         kind="dog",
-        colour=None,
-        body=(216, 164, 100),
-        belly=(250, 238, 218),
-        ear=(112, 62, 40),
-        eye=(40, 30, 30),
-        collar=(60, 104, 214),
-        marking="patch",
-        mark=(112, 62, 40),
+        colour="white",
+        body=COLOURS["white"],
+        belly=PINK,
+        ear=COLOURS["purple"],
+        eye=EYE,
+        collar=COLOURS["red"],
+        marking="spots",
+        mark=COLOURS["purple"],
     ),
     "teddy_bear": Look(
         kind="teddy bear",
-        colour=None,
-        body=(72, 150, 160),
-        belly=(250, 232, 210),
-        ear=(240, 200, 70),
-        eye=(40, 30, 30),
-        collar=(214, 60, 60),
+        colour="green",
+        body=COLOURS["green"],
+        belly=CREAM,
+        ear=COLOURS["yellow"],
+        eye=EYE,
+        collar=COLOURS["red"],
         marking="none",
-        mark=(240, 200, 70),
+        mark=COLOURS["yellow"],
     ),
     "barn": Look(
         kind="barn",
-        colour=None,
-        body=(236, 178, 84),
-        belly=(248, 240, 226),
-        ear=(96, 66, 132),
-        eye=(40, 30, 30),
+        colour="orange",
+        body=COLOURS["orange"],
+        belly=CREAM,
+        ear=COLOURS["purple"],
+        eye=EYE,
         collar=None,
         marking="none",
-        mark=(96, 66, 132),
+        mark=COLOURS["purple"],
     ),
 }
 
@@ -50,18 +51,7 @@ def pictures(look: Look, seed: str, count: int = 5) -> list[Scene]:
     poses = ["standing"] * count
     if look.kind in ("dog", "cat", "rabbit", "pig"):
         poses[1], poses[3] = "sitting", "waving"
-    return [
-        Scene(
-            look,
-            pose=pose,
-            x=rng.uniform(0.44, 0.56),
-            ground=rng.uniform(0.05, 0.11),
-            scale=rng.uniform(0.66, 0.76),
-            faces_left=rng.random() < 0.5,
-            seed=rng.randrange(2**31),
-        )
-        for pose in poses
-    ]
+    return [place_subject(rng, Scene(look, pose=pose)) for pose in poses]
 
 
 def main() -> None:

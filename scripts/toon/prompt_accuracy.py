@@ -77,14 +77,14 @@ def draw(
     pipeline: StableDiffusionPipeline,
     prompts: list[Prompt],
     images: int,
-    steps: int,
-    batch_size: int,
     grid: Path,
+    **settings: float,
 ) -> list[Image.Image]:
-    """`images` pictures of each prompt, one prompt's after the other's; the first ones also in `grid`."""
+    """`images` pictures of each prompt, one prompt's after the other's; the first ones also in `grid`.
+    settings: of utils.sampling.sample."""
     texts = [text for text, _ in prompts for _ in range(images)]
     seeds = [1000 * i + j for i in range(len(prompts)) for j in range(images)]
-    drawn = sample(pipeline, texts, seeds, num_inference_steps=steps, batch_size=batch_size)
+    drawn = sample(pipeline, texts, seeds, **settings)
     pictures = list(tqdm(drawn, grid.stem, total=len(texts)))
     shown = min(len(prompts), 24)
     grid.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +126,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, help="pictures per prompt (default 1, with --concept 4)")
     parser.add_argument("--num_inference_steps", type=int, default=50)
+    parser.add_argument("--guidance_scale", type=float, default=3.0)
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--output_dir", type=Path, default=Path("outputs/prompt_accuracy"))
     args = parser.parse_args()
@@ -133,11 +134,16 @@ def main() -> None:
     images = args.images or (4 if args.concept else 1)
     concept = trained_concept(args.concept) if args.concept else None
     pipeline = load_pipeline(args.base)
+    settings = {
+        "num_inference_steps": args.num_inference_steps,
+        "guidance_scale": args.guidance_scale,
+        "batch_size": args.batch_size,
+    }
 
     def judge(name: str, prompts: list[Prompt]) -> tuple[dict, list[Image.Image]]:
         """The shares that `obeyed` counts, and the pictures."""
         grid = args.output_dir / f"{name}.png"
-        pictures = draw(pipeline, prompts, images, args.num_inference_steps, args.batch_size, grid)
+        pictures = draw(pipeline, prompts, images, grid, **settings)
         shares = obeyed(prompts, images, pictures)
         told = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
         print(f"{name}: {told}", flush=True)
@@ -160,7 +166,7 @@ def main() -> None:
                 load_concept(pipeline, args.concept)
             results[name], pictures = judge(name, situations(concept.cls_token, subject))
             plain = [f"a photo of a {subject}"] * 16
-            portraits = list(sample(pipeline, plain, range(16), args.num_inference_steps, batch_size=16))
+            portraits = list(sample(pipeline, plain, range(16), **settings))
             results[f"{name} likeness"] = clip_i(clip.image_features(portraits), real)
             results[f"{name} likeness in situations"] = clip_i(clip.image_features(pictures), real)
         for kind in ("likeness", "likeness in situations"):

@@ -20,7 +20,6 @@ from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
 from scripts.toon.train_unet import CAPTION_DROPOUT, to_device
 from scripts.toon.training import (
     begin,
-    bfloat16_forward,
     cached,
     device,
     fit,
@@ -103,9 +102,6 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init_from", type=Path, help="start from this adapter's folder")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler"
-    )
     args = parser.parse_args()
     begin(args, "motion")
     torch.manual_seed(args.seed)
@@ -115,7 +111,7 @@ def main() -> None:
     text_encoder.to(device()).eval().requires_grad_(False)
     vae = AutoencoderKL.from_pretrained(args.base / "vae", torch_dtype=torch.float32).to(device()).eval()
     scheduler = DDIMScheduler.from_pretrained(args.base / "scheduler")
-    images = UNet2DConditionModel.from_pretrained(args.base / "unet", torch_dtype=torch.bfloat16)
+    images = UNet2DConditionModel.from_pretrained(args.base / "unet", torch_dtype=torch.float32)
     adapter = build(images)
     if args.init_from:
         start = MotionAdapter.from_pretrained(args.init_from, torch_dtype=torch.float32)
@@ -123,7 +119,6 @@ def main() -> None:
     unet = UNetMotionModel.from_unet2d(images, adapter).eval().requires_grad_(False)
     share_modules(unet, adapter.requires_grad_(True))
     to_device(unet)
-    predict = bfloat16_forward(unet, args.compile)
     data = f"{args.seed}/motion"
     encoded = latents_of(vae, data, args.clips, args.resolution)
     latents = cached(args.work_dir / "motion_latents.pt", encoded)  # (clips, F, 5, h, w)
@@ -144,7 +139,7 @@ def main() -> None:
         with torch.no_grad():
             text = text_encoder(tokenize(tokenizer, captions).to(device()))[0]  # (B, L, D)
         noisy = scheduler.add_noise(clean, noise, of_frames).unflatten(0, (-1, FRAMES)).transpose(1, 2)
-        predicted = predict(noisy, timesteps, text.repeat_interleave(FRAMES, dim=0))  # (B, 4, F, h, w)
+        predicted = unet(noisy, timesteps, text.repeat_interleave(FRAMES, dim=0)).sample  # (B, 4, F, h, w)
         target = target_of(scheduler, clean, noise, of_frames)  # (B·F, 4, h, w)
         return subject_weighted_mse(predicted.transpose(1, 2).flatten(0, 1), target, mask)
 

@@ -1,25 +1,30 @@
 """Train the toon world's UNet2DConditionModel on cached latents and assemble data/toon/sd.
 
-B pictures, h = w latent pixels, L tokens, D text width.
+Timesteps are drawn evenly: what stands where is settled where there is much noise. Beside its own loss the
+UNet is taught to hold, on its way down, what data/toon/dino sees in the clean picture (REPA, Yu et al. 2024,
+arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
+
+B pictures, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V = 128 features of a patch.
 """
 
 import argparse
 import json
+import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNetMotionModel
 from diffusers.models.attention_processor import AttnProcessor
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
 from scripts.toon.train_clip import WIDTH
 from scripts.toon.training import (
     begin,
-    bfloat16_forward,
     cached,
     device,
     fit,
@@ -34,10 +39,8 @@ from utils.bases.text import tokenize
 from utils.errors import exit_on_user_error
 from utils.training.losses import target_of
 
-# Timesteps are drawn as 1000 · sigmoid(1.2 · N(0, 1) - 0.6), after the logit-normal of Esser et al. 2024
-# (arXiv 2403.03206): most of them where shapes and small things are decided, a quarter below 200.
-TIMESTEP_MEAN, TIMESTEP_SPREAD = -0.6, 1.2
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
+ALIGN_WEIGHT = 0.5  # of the alignment beside the UNet's own loss
 
 
 def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
@@ -91,6 +94,42 @@ def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator
         yield torch.cat([scaled.cpu(), mask], 1).half()
 
 
+@torch.no_grad()
+def patches_of(dino: ViTModel, seed: str, count: int, size: int) -> Iterator[Tensor]:
+    """(64, V, p, p) fp16 at a time: what DINO's last layer says of every patch of the clean pictures."""
+    for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
+        pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
+        features = dino(pixels).last_hidden_state[:, 1:]  # (B, p·p, V), without the class token
+        side = math.isqrt(features.shape[1])
+        yield features.transpose(1, 2).unflatten(2, (side, side)).half().cpu()
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """(N, V, p, p), in place: each feature with mean 0 and deviation 1 over the first 2,000 pictures."""
+    some = patches[:2000].float()
+    mean, std = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True)
+    return patches.sub_(mean.half()).div_(std.half())
+
+
+class AlignedUNet(nn.Module):
+    """The UNet, and a head on its p x p features on the way down, which is thrown away after training."""
+
+    def __init__(self, unet: UNet2DConditionModel, features: int):
+        super().__init__()
+        self.unet = unet
+        width = unet.config.block_out_channels[1]
+        self.head = nn.Sequential(nn.Conv2d(width, 256, 1), nn.SiLU(), nn.Conv2d(256, features, 1))
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 4, h, w), (B,), (B, L, D) -> velocity (B, 4, h, w) and features of patches (B, V, p, p)."""
+        seen = []
+        layer = self.unet.down_blocks[1].attentions[0]
+        hook = layer.register_forward_hook(lambda module, given, out: seen.append(out[0]))
+        velocity = self.unet(noisy, timesteps, text, return_dict=False)[0]
+        hook.remove()
+        return velocity, self.head(seen[0])
+
+
 def share(scene: Scene) -> int:
     """How often a picture is drawn: worn things and poses are rarer than the other words, and smaller."""
     return 1 + (scene.worn != "nothing") + (scene.pose != "standing")
@@ -115,69 +154,89 @@ def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def main() -> None:
+def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output_dir", type=Path, default=Path("data/toon/sd"))
+    parser.add_argument("--dino", type=Path, default=Path("data/toon/dino"), help="whose features to hold")
     parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
     parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=80_000, help="distinct training scenes")
+    parser.add_argument("--pictures", type=int, default=20_000, help="distinct training scenes")
     parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
-    parser.add_argument("--steps", type=int, default=9000)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--steps", type=int, default=16_000)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--init_from", type=Path, help="start from this UNet's folder")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile: a third faster, needs a C++ compiler"
-    )
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def text_model(folder: Path) -> Callable[[list[str]], Tensor]:
+    """Captions (B) -> features (B, L, D), by the frozen text encoder of the pipeline in `folder`."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    encoder.to(device()).eval()
+    return torch.no_grad()(lambda captions: encoder(tokenize(tokenizer, captions).to(device()))[0])
+
+
+def aligned_loss(
+    model: AlignedUNet,
+    scheduler: DDIMScheduler,
+    encode: Callable[[list[str]], Tensor],
+    pictures: list[Scene],
+    latents: Tensor,
+    patches: Tensor,
+    batch_size: int,
+    seed: str,
+) -> Callable[[int], Tensor]:
+    """The loss of a step, a function of (seed, step). latents: (N, 9, h, w); patches: (N, V, p, p)."""
+    shares = torch.tensor([float(share(scene)) for scene in pictures])
+
+    def loss_of(step: int) -> Tensor:
+        rng = generator(f"{seed}/step/{step}")
+        chosen = torch.multinomial(shares, batch_size, replacement=True, generator=rng)
+        mean, std, mask = latents[chosen].float().split([4, 4, 1], dim=1)
+        clean = (mean + std * torch.randn(mean.shape, generator=rng)).to(device())  # (B, 4, h, w)
+        noise = torch.randn(mean.shape, generator=rng).to(device())
+        timesteps = torch.randint(1000, (batch_size,), generator=rng).to(device())
+        words = random.Random(f"{seed}/captions/{step}")
+        captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words) for i in chosen]
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
+        velocity, seen = model(noisy, timesteps, encode(captions))
+        target = target_of(scheduler, clean, noise, timesteps)
+        alignment = F.cosine_similarity(seen, patches[chosen].float().to(device()), dim=1).mean()
+        return subject_weighted_mse(velocity, target, mask.to(device())) + ALIGN_WEIGHT * (1 - alignment)
+
+    return loss_of
+
+
+def main() -> None:
+    args = flags()
     begin(args, "unet")
     torch.manual_seed(args.seed)
-
-    tokenizer = CLIPTokenizer.from_pretrained(args.output_dir / "tokenizer")
-    text_encoder = CLIPTextModel.from_pretrained(args.output_dir / "text_encoder", dtype=torch.float32)
-    text_encoder.to(device()).eval().requires_grad_(False)
-    vae = (
-        AutoencoderKL.from_pretrained(args.output_dir / "vae", torch_dtype=torch.float32).to(device()).eval()
-    )
+    vae = AutoencoderKL.from_pretrained(args.output_dir / "vae", torch_dtype=torch.float32)
+    dino = ViTModel.from_pretrained(args.dino, add_pooling_layer=False, dtype=torch.float32)
     data = f"{args.seed}/unet"
-    encoded = latents_of(vae, data, args.pictures, args.resolution)
-    latents = cached(args.work_dir / "latents.pt", encoded)  # (pictures, 9, h, w)
+    shown = (data, args.pictures, args.resolution)
+    latents = cached(args.work_dir / "latents.pt", latents_of(vae.to(device()).eval(), *shown))
+    patches = cached(args.work_dir / "patches.pt", patches_of(dino.to(device()).eval(), *shown))
     pictures = [
         scene
         for i in range(0, args.pictures, 64)
         for scene in scenes(f"{data}/{i}", min(64, args.pictures - i))
     ]
-    shares = torch.tensor([float(share(scene)) for scene in pictures])
-    scheduler = noise_schedule()
     unet = build(latents.shape[-1], tuple(args.channels))
     if args.init_from:
         start = UNet2DConditionModel.from_pretrained(args.init_from, torch_dtype=torch.float32)
         unet.load_state_dict(start.state_dict())
     to_device(unet)
-
-    predict = bfloat16_forward(unet, args.compile)
-
-    def loss_of(step: int) -> Tensor:
-        rng = generator(f"{data}/step/{step}")
-        chosen = torch.multinomial(shares, args.batch_size, replacement=True, generator=rng)
-        mean, std, mask = latents[chosen].float().split([4, 4, 1], dim=1)
-        clean = (mean + std * torch.randn(mean.shape, generator=rng)).to(device())  # (B, 4, h, w)
-        noise = torch.randn(mean.shape, generator=rng).to(device())
-        logits = TIMESTEP_MEAN + TIMESTEP_SPREAD * torch.randn(args.batch_size, generator=rng)
-        timesteps = (1000 * torch.sigmoid(logits)).long().clamp(max=999).to(device())
-        words = random.Random(f"{data}/captions/{step}")
-        captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words) for i in chosen]
-        with torch.no_grad():
-            text = text_encoder(tokenize(tokenizer, captions).to(device()))[0]  # (B, L, D)
-        noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
-        velocity = predict(noisy, timesteps, text)
-        target = target_of(scheduler, clean, noise, timesteps)
-        return subject_weighted_mse(velocity, target, mask.to(device()))
-
-    fit(unet, loss_of, args.steps, args.lr, args.work_dir / "unet.pt")
+    model = AlignedUNet(unet, patches.shape[1]).to(device())
+    scheduler, encode = noise_schedule(), text_model(args.output_dir)
+    loss_of = aligned_loss(
+        model, scheduler, encode, pictures, latents, standardised(patches), args.batch_size, data
+    )
+    fit(model, loss_of, args.steps, args.lr, args.work_dir / "unet.pt")
     assemble(args.output_dir, unet, scheduler)
     print(f"saved {args.output_dir}")
 

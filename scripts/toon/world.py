@@ -32,6 +32,12 @@ COLOURS: dict[str, RGB] = {
     "green": (76, 164, 82),
     "purple": (136, 78, 182),
 }
+BELLIES: tuple[RGB, ...] = ((248, 240, 226), (250, 206, 210), (70, 60, 60))
+COLLARS = ("red", "blue", "yellow")
+EYE: RGB = (40, 30, 30)
+SCALES = (0.66, 0.72, 0.78)  # of a subject alone; captions may call the outer two very small and zoomed in
+PHASES = 8  # moments of a movement
+DRAWINGS = 8  # of each place
 PLACE_WORDS = {
     "beach": ("on the beach",),
     "snow": ("in the snow",),
@@ -84,7 +90,7 @@ class Look:
     """Everything that makes an individual: two individuals of a kind differ in their look alone."""
 
     kind: str
-    colour: str | None  # the name of the main colour; None when it lies between the named ones
+    colour: str | None  # the name of the body's colour; None in a scene that is only put into words
     body: RGB
     belly: RGB  # belly and muzzle; trim of an object
     ear: RGB  # ears; lid, roof or wheels of an object
@@ -112,53 +118,38 @@ class Scene:
     seed: int = 0  # the details of the background
 
 
-def _jitter(rng: random.Random, rgb: RGB, by: int) -> RGB:
-    return tuple(max(0, min(255, c + rng.randint(-by, by))) for c in rgb)
-
-
-def _any_colour(rng: random.Random) -> RGB:
-    return _jitter(rng, rng.choice(list(COLOURS.values())), 14)
-
-
 def sample_look(rng: random.Random, kind: str) -> Look:
-    """A random individual. Seven in ten have a main colour with a name, the others a mixture of two."""
-    colour = rng.choice(list(COLOURS)) if rng.random() < 0.7 else None
-    if colour is not None:
-        body = _jitter(rng, COLOURS[colour], 12)
-    else:
-        one, two = rng.sample(list(COLOURS.values()), 2)
-        body = tuple((a + b) // 2 for a, b in zip(one, two, strict=True))
-    pale = _jitter(rng, rng.choice(((248, 240, 226), (250, 226, 214), (232, 216, 190), (70, 60, 60))), 8)
+    """A random individual of a kind, one of more than 2,000: every part has its colour from a small palette.
+    Captions name only the colour of its body; the rest is for personalisation to learn."""
+    colour = rng.choice(list(COLOURS))
+    body = COLOURS[colour]
     darker = tuple(int(c * 0.6) for c in body)
-    mark = darker if rng.random() < 0.5 else _any_colour(rng)
+    mark = darker if rng.random() < 0.5 else COLOURS[rng.choice(list(COLOURS))]
     return Look(
         kind=kind,
         colour=colour,
         body=body,
-        belly=pale,
+        belly=rng.choice(BELLIES),
         ear=darker if rng.random() < 0.5 else mark,
-        eye=rng.choice(((40, 30, 30), (60, 120, 220), (50, 150, 70), (150, 90, 30))),
-        collar=_any_colour(rng) if rng.random() < 0.5 else None,
+        eye=EYE,
+        collar=COLOURS[rng.choice(COLLARS)] if rng.random() < 0.4 else None,
         marking=rng.choice(MARKINGS),
         mark=mark,
     )
 
 
-def _place_subject(rng: random.Random, scene: Scene) -> Scene:
+def place_subject(rng: random.Random, scene: Scene) -> Scene:
     """Where the subject stands and how large it is: large, but beside or before a neighbour smaller."""
-    ranges = {"nothing": (0.64, 0.78), "barn": (0.46, 0.54)}
-    scale = rng.uniform(*ranges.get(scene.neighbour, (0.54, 0.64)))
-    if scene.pose == "jumping":
-        scale *= 0.85
     beside = scene.neighbour not in ("nothing", "barn")
+    scale = {"nothing": rng.choice(SCALES), "barn": 0.52}.get(scene.neighbour, 0.6)
     return replace(
         scene,
-        scale=scale,
-        x=rng.uniform(0.3, 0.38) if beside else rng.uniform(0.42, 0.58),
-        ground=rng.uniform(0.05, 0.11),
+        scale=scale * (0.85 if scene.pose == "jumping" else 1),
+        x=0.34 if beside else rng.choice((0.45, 0.5, 0.55)),
+        ground=0.08,
         faces_left=False if beside else rng.random() < 0.5,
-        phase=rng.random(),
-        seed=rng.randrange(2**31),
+        phase=rng.randrange(PHASES) / PHASES,
+        seed=rng.randrange(DRAWINGS),
     )
 
 
@@ -185,7 +176,7 @@ def _sample_any(rng: random.Random) -> Scene:
         neighbour=neighbour,
         barn=sample_look(rng, "barn") if neighbour == "barn" else None,
     )
-    return _place_subject(rng, scene)
+    return place_subject(rng, scene)
 
 
 def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
@@ -206,7 +197,7 @@ def twin(scene: Scene, rng: random.Random) -> Scene:
         choices = [value for value in others[thing] if value != getattr(scene, thing)]
         return replace(scene, **{thing: rng.choice(choices)})
     if thing == "colour":
-        while (other := sample_look(rng, look.kind)).colour in (None, look.colour):
+        while (other := sample_look(rng, look.kind)).colour == look.colour:
             pass
         return replace(scene, subject=other)
     posed = scene.pose != "standing"
@@ -258,7 +249,7 @@ def caption(scene: Scene, rng: random.Random) -> str:
 
 
 def attributes(scene: Scene) -> dict[str, str | None]:
-    """The scene as labels; colour is None when it has no name."""
+    """The scene as labels."""
     return {
         "class": scene.subject.kind,
         "colour": scene.subject.colour,

@@ -19,7 +19,7 @@ def test_twelve_individuals_of_four_classes_that_are_not_those_of_tuning(tmp_pat
     assert {cls: classes.count(cls) for cls in classes} == {"dog": 3, "cat": 3, "rabbit": 3, "pig": 3}
     looks = [look_of(i) for i in range(12)]
     tuning = [sample_look(random.Random(f"tuning/{i}"), looks[i % 12].kind) for i in range(24)]
-    assert len({look.body for look in looks}) == 12 and not {*looks} & {*tuning}
+    assert len({*looks}) == 12 and not {*looks} & {*tuning}
 
 
 def test_prompts_ask_for_what_the_pictures_do_not_show():

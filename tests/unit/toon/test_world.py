@@ -11,6 +11,8 @@ from scripts.toon.render import render
 from scripts.toon.training import scenes
 from scripts.toon.world import (
     ATTRIBUTES,
+    BELLIES,
+    COLLARS,
     COLOURS,
     HELD_OUT,
     PLACE_WORDS,
@@ -83,12 +85,22 @@ def test_articles():
     assert with_article("a far away photo of a dog") == "a far away photo of a dog"
 
 
-def test_examples_are_individuals_without_a_colour_name_on_plain_grounds():
+def test_there_are_thousands_of_individuals_and_no_part_has_a_colour_outside_its_palette():
+    looks = {sample_look(random.Random(i), "dog") for i in range(4000)}
+    assert len(looks) > 2000
+    darker = {tuple(int(c * 0.6) for c in rgb) for rgb in COLOURS.values()}
+    for look in looks:
+        assert look.body == COLOURS[look.colour] and look.belly in BELLIES
+        assert {look.ear, look.mark} <= darker | {*COLOURS.values()}
+        assert look.collar in (None, *(COLOURS[name] for name in COLLARS))
+
+
+def test_examples_are_individuals_of_the_world_on_plain_grounds():
     for name, look in EXAMPLES.items():
         drawn = pictures(look, f"examples/{name}")
         assert len(drawn) == 5
         assert {(s.place, s.worn, s.neighbour) for s in drawn} == {("plain", "nothing", "nothing")}
-        assert look.colour is None
+        assert look.body == COLOURS[look.colour] and look.belly in BELLIES and look.mark in COLOURS.values()
 
 
 def test_situations_state_what_their_prompt_says():
