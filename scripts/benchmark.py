@@ -27,11 +27,11 @@ from utils.bases.sd import load_pipeline
 from utils.errors import UserError, exit_on_user_error
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import class_shots, shots_of
-from utils.evaluation.training_process import read_setting
 from utils.flags import check_fields, option, parse
 from utils.images import save_png
 from utils.sampling.images import sample
 from utils.scores.table import SCORES
+from utils.training.settings import read_setting
 
 SIDE = 64  # of toon's pictures
 TOON = base_row("toon")

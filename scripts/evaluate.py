@@ -13,13 +13,13 @@ torchrun --standalone --nproc_per_node 2 -m scripts.evaluate --dataset toon
 
 import signal
 import sys
-from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from utils.errors import exit_on_user_error
 from utils.evaluation.config import EvaluationConfig
-from utils.flags import option, parser_of
+from utils.flags import option
+from utils.flags import parse as parse_flags
 
 if TYPE_CHECKING:
     from utils.evaluation.data_sets import DataSet
@@ -37,9 +37,7 @@ class Flags(EvaluationConfig):
 
 
 def parse(argv: list[str] | None = None) -> Flags:
-    parser = parser_of(Flags, __doc__)
-    parser.formatter_class = RawDescriptionHelpFormatter
-    return Flags(**vars(parser.parse_args(argv)))
+    return parse_flags(Flags, argv, __doc__)
 
 
 def benchmarks() -> "dict[str, DataSet]":

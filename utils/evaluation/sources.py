@@ -15,10 +15,11 @@ from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templa
 from utils.evaluation.folder import BASE
 from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
-from utils.evaluation.training_process import flags_of, read_setting
+from utils.evaluation.training_process import flags_of
 from utils.images import check_images, list_images
 from utils.training.config import TrainConfig
 from utils.training.methods import METHODS
+from utils.training.settings import read_setting
 
 IMAGES = "pictures"  # in a results folder: the images that a benchmark draws itself
 DEFAULT_METHODS = [BASE, "custom_diffusion", "classdiffusion"]

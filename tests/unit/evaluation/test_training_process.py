@@ -12,8 +12,9 @@ import torch
 from utils.errors import UserError
 from utils.evaluation import training_process
 from utils.evaluation.data_sets import Individual, Subject
-from utils.evaluation.training_process import check_flags, flags_of, is_trained, read_setting, train
+from utils.evaluation.training_process import check_flags, flags_of, is_trained, train
 from utils.training.config import TrainConfig, build_parser
+from utils.training.settings import read_setting
 
 REX = Subject("rex", (Individual("<new1>", "dog", Path("data/dog"), "a photo of a <new1> dog"),), ("a {}",))
 BOTH = Subject(
