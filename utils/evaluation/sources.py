@@ -1,7 +1,6 @@
 """What an evaluation is about: a benchmark's subjects, one trained concept, or a folder of images."""
 
 import hashlib
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +16,7 @@ from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
 from utils.evaluation.training_process import flags_of
 from utils.images import check_images, list_images
-from utils.training.config import TrainConfig
+from utils.training.config import read_config
 from utils.training.methods import METHODS
 from utils.training.settings import read_setting
 
@@ -95,7 +94,7 @@ def _from_concept(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
         raise UserError(
             f"{config.concept} holds no training_config.json; give a folder of train_classdiffusion.py"
         )
-    training = TrainConfig(**json.loads(file.read_text()))
+    training, _ = read_config(file)  # what this version does not know does not bear on the images
     words = config.cls_token.split("+") if config.cls_token else training.cls_tokens
     concepts = training.concepts()
     if None in words or len(words) != len(concepts):
