@@ -152,7 +152,7 @@ def benchmark_train(config: BenchmarkConfig) -> None:
             )
             seconds[steps] = time.perf_counter() - start
     step = (seconds[2 + config.steps] - seconds[2]) / config.steps
-    print(f"training on {base}: {step:.3f} s/step of batch 2, peak {peak()}")
+    print(f"training on {TOON.name}: {step:.3f} s/step of batch 2, peak {peak()}")
     pipeline, pictures = load_pipeline(base), config.pictures or 8
     prompts, seeds = ["a photo of a dog in the snow"] * pictures, range(pictures)
     start = time.perf_counter()

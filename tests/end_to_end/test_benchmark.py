@@ -23,7 +23,7 @@ def test_scoring_is_timed_model_by_model(tmp_path, capsys):
 def test_a_step_and_a_picture_are_timed(capsys):
     benchmark.main(["train", "--steps=1", "--pictures=1", "--num_inference_steps=2"])
     lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"training on data/toon/sd: -?[\d.]+ s/step of batch 2, peak \d+ MiB", lines[-2])
+    assert re.match(r"training on toon: -?[\d.]+ s/step of batch 2, peak \d+ MiB", lines[-2])
     assert re.match(r"inference: [\d.]+ s/picture at 2 steps, peak \d+ MiB", lines[-1])
 
 

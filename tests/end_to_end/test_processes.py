@@ -56,4 +56,6 @@ def test_two_processes_of_a_launch_script_are_one_with_a_larger_batch(tiny_base,
         assert (concepts["two"][key] - value).abs().max() < 1e-6, key
     for two, one in zip(records["two"], records["one"], strict=True):
         assert two == pytest.approx(one, rel=1e-5)
-        assert two["lr"] == pytest.approx(2e-2)  # --scale_lr counts the processes: one alone would have 1e-2
+        assert two["lr_cross_attention_kv"] == pytest.approx(
+            2e-2
+        )  # --scale_lr counts the processes: one alone would have 1e-2

@@ -122,7 +122,7 @@ def test_from_another_directory_variables_are_relative_to_it(tmp_path):
     assert config.instance_data_dir == str(tmp_path / "my" / "dog")
     assert config.output_dir == str(tmp_path / "out")
     assert config.pretrained_model_name_or_path == str(tmp_path / "my" / "sd")
-    assert (config.resolution, config.lambda_spl) == (512, 1.0)  # sd15's
+    assert (config.resolution, config.lambda_spl) == (None, 1.0)  # sd15's
 
 
 def test_from_another_directory_defaults_are_the_repositorys(tmp_path):
