@@ -1,8 +1,8 @@
 """What keeps a model near its base: its output on class captions, its trained parameters' start.
 
-The start is one copy of what trains, kept only where a loss asks for it: 77 MB for SD 1.5's K/V, 3.4 GB for
-its UNet. Output preservation adds to a step the base's forward pass on the instance images and, with gradient,
-as many images again.
+The start is one copy of what trains, kept only where a loss asks for it: 77 MB for SD 1.5's K/V, 3.4 GB
+for its UNet. Output preservation adds to a step the base's forward pass on the instance images and, with
+gradient, as many images again.
 
 B instance images, C latent channels, h = w latent pixels.
 """
