@@ -2,7 +2,8 @@
 
 A caption is encoded once for each layer, with that layer's rows. The copies stay one tensor, side by side,
 and every layer cuts out its own; so whoever encodes text or calls the UNet, in training, sampling or clips,
-needs to know nothing of it. All is done by hooks without a state, which gradient checkpointing may call again.
+needs to know nothing of it. All is done by hooks without a state, which gradient checkpointing may call
+again.
 
 Shapes: B captions, L tokens, G layers, K modifier tokens, D text width.
 """
@@ -68,9 +69,18 @@ def layer_keys(unet: nn.Module) -> list[str]:
     return keys if keys == KOHYA else names
 
 
-def _copies(layers: int, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-    """Pre-hook of the text encoder: every caption G times in a row."""
+def _copies(
+    layers: int, length: int, encoder: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict]:
+    """Pre-hook of the text encoder: every caption G times in a row.
+
+    A stock pipeline pads its negative prompt to the width of the prompt's states, G·L, and is cut to L here,
+    ending as it would have ended.
+    """
     given = {"input_ids": args[0]} | kwargs if args else kwargs
+    ids = given["input_ids"]
+    if ids.shape[1] == layers * length:
+        given["input_ids"] = torch.cat([ids[:, : length - 1], ids[:, -1:]], dim=1)
     return (), {
         name: value.repeat_interleave(layers, dim=0) if isinstance(value, Tensor) else value
         for name, value in given.items()
@@ -109,13 +119,13 @@ def put_in(text_encoder: nn.Module, unet: nn.Module, rows: LayerRows, length: in
     assert not hasattr(text_encoder, "layer_rows"), "layer rows installed twice"
     text_encoder.layer_rows = rows
     text_encoder.get_input_embeddings().register_forward_hook(rows.replace)
-    text_encoder.register_forward_pre_hook(partial(_copies, rows.layers), with_kwargs=True)
+    text_encoder.register_forward_pre_hook(partial(_copies, rows.layers, length), with_kwargs=True)
     text_encoder.register_forward_hook(partial(_side_by_side, rows.layers))
     hook_unet(unet, rows.layers, length)
 
 
 def hook_copy(pipeline: Any, unet: nn.Module) -> None:
-    """Hooks for a UNet made from the pipeline's, which copies weights but no hooks; without layer rows: none."""
+    """Hooks for a UNet made from the pipeline's weights; nothing where the pipeline has no layer rows."""
     if hasattr(pipeline.text_encoder, "layer_rows"):
         hook_unet(unet, pipeline.text_encoder.layer_rows.layers, pipeline.tokenizer.model_max_length)
 

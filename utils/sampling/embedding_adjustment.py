@@ -1,12 +1,12 @@
 """Test-time embedding adjustment: a concept's text states are turned back towards its class; no training.
 
 The idea is that of Bui et al. 2025, arXiv:2506.22685: a learned token grows and turns in the text space until
-it outweighs the other words, so before sampling its states are rescaled and turned (slerp) towards those of the
-prompt in which the class stands in its place. Verified: the abstract (magnitude and direction are adjusted at
-inference, for any method), and that the authors' example for ClassDiffusion encodes both prompts and mixes
-their states by slerp and norm, with rho 0.2 and alpha 0.5. Not verified: the exact formula, and what those two
-numbers stand for. Chosen here: only the concept's own states are changed (the token's place, and the class word
-after it keeps its own), the norm becomes the class's, and `rotation` is the share of the angle.
+it outweighs the other words, so before sampling its states are rescaled and turned (slerp) towards those of
+the prompt in which the class stands in its place. Verified: the abstract (magnitude and direction are adjusted
+at inference, for any method), and that the authors' guide for ClassDiffusion mixes the states of both prompts
+by slerp and norm, with two numbers, rho 0.2 and alpha 0.5. Not verified: the exact formula, and what those two
+stand for. Chosen here: only the state at the token's place is changed, its norm becomes the class's, and
+`rotation` is the share of the angle.
 
 Shapes: B prompts, L tokens, G layers (1, or those of layer rows), D text width.
 """
@@ -23,7 +23,7 @@ from utils.sampling.encode import encode
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """Unit vectors (..., D) on the great circle from start's direction to end's; share of the angle in [0, 1].
+    """Unit vectors (..., D) on the great circle from start's direction to end's. share: of the angle.
 
     Opposite vectors have no such circle; nearly parallel ones, where sin of the angle vanishes, are mixed
     along the straight line, which is the same to rounding.
@@ -88,8 +88,7 @@ def _first(tokenizer: Any, prompt: str, token: str) -> int | None:
 
 
 def _in_place_of(tokenizer: Any, prompt: str, token: str, word: str) -> tuple[str, int]:
-    """The prompt with the class for "<token> class", or for the token alone, and the place of the class's last
-    token in it."""
+    """The prompt with the class for "<token> class", or for the token, and the place of the class's last token."""
     phrase = f"{token} {word}" if f"{token} {word}" in prompt else token
     before, after = prompt.split(phrase, 1)
     head = tokenizer(f"{before}{word}", add_special_tokens=False).input_ids

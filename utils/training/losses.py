@@ -122,8 +122,8 @@ class Loss:
 
     weight(config): None where a run does not have it; 0: it is logged, without gradient. prior: it needs
     class images. text: it depends on the text path alone, so that a stage which trains nothing there leaves
-    it out. output: it compares predictions on class captions, so that a stage which trains tokens alone leaves
-    it out. start: it needs what trains as it was at the start.
+    it out. output: it compares predictions on class captions, so that a stage which trains tokens alone
+    leaves it out. start: it needs what trains as it was at the start.
     """
 
     name: str

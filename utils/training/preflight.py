@@ -66,8 +66,8 @@ def check_learners(config: TrainConfig) -> None:
             raise UserError(f"--{rate} has no effect on --method {config.method}: leave it out")
     if config.dop_weight is not None and all(learner.tokens_only for learner in trained):
         raise UserError(
-            f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): class "
-            "captions do not hold it; leave it out"
+            f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): "
+            "class captions do not hold it; leave it out"
         )
     if config.spl and not any(learner.text for learner in trained):
         raise UserError(
