@@ -33,8 +33,10 @@ def set_up(config: TrainConfig) -> Run:
     from utils.concepts.digest import base_digest
     from utils.training.dataset import ClassDataset, InstanceDataset
     from utils.training.latents import LatentEncoder
+    from utils.training.losses import losses_of
     from utils.training.phrases import phrases_of
     from utils.training.preflight import attach_all
+    from utils.training.preservation import copy_start
     from utils.training.prior import generate_class_images
     from utils.training.run import Run
 
@@ -60,9 +62,9 @@ def set_up(config: TrainConfig) -> Run:
     classes = ClassDataset(concepts, *view, config.num_class_images) if config.uses_prior else None
     repeats = config.noaug or config.recipe.view == "square" or config.uses_prior
     encoder = LatentEncoder(base, repeats)
-    return Run(
-        config, accelerator, base, learned, instances, classes, phrases_of(base, config), encoder, digest
-    )
+    phrases = phrases_of(base, config)
+    start = copy_start(learned) if any(loss.start for loss in losses_of(config, True, True)) else {}
+    return Run(config, accelerator, base, learned, instances, classes, phrases, encoder, digest, start)
 
 
 def objective(run: Run, at: StageRun, batch: Batch, draws: Draws) -> dict[str, Tensor]:
@@ -70,18 +72,38 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws) -> dict[str, T
 
     batch: instance images, then as many class images if the stage has a prior. Returns the terms and "loss".
     """
+    import torch
+
     from utils.training.losses import Prediction, loss_denoise, target_of
+    from utils.training.preservation import base_prediction, class_caption, moved
 
     base, phrases, b = run.base, run.phrases, run.config.train_batch_size
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
     noise = draws.noise.to(latents.dtype)
     noisy_latents = base.noise_scheduler.add_noise(latents, noise, draws.timesteps)
     compared = phrases.ids if any(loss.text for loss in at.losses) else phrases.ids[:0]
-    noise_pred, states = at.model(noisy_latents, draws.timesteps, base.tokenize(batch.captions), compared)
+    # For losses of the output the instance images come once more, under class captions.
+    n = b if any(loss.output for loss in at.losses) else 0
+    kept = [class_caption(caption, run.instances.concepts) for caption in batch.captions[:n]]
+    base_pred = base_prediction(run, noisy_latents[:n], draws.timesteps[:n], kept)
+    seen_latents = torch.cat([noisy_latents, noisy_latents[:n]])
+    seen_timesteps = torch.cat([draws.timesteps, draws.timesteps[:n]])
+    captions = base.tokenize(batch.captions + kept)
+    predicted, states = at.model(seen_latents, seen_timesteps, captions, compared)
+    noise_pred, kept_pred = predicted.split([len(latents), n])
     target = target_of(base.noise_scheduler, latents, noise, draws.timesteps)
     features = base.features(states, compared, phrases.modifiers) if len(compared) else []  # [(K, D), …]
 
-    seen = Prediction(noise_pred, target, b, features, phrases.class_features)
+    seen = Prediction(
+        noise_pred,
+        target,
+        b,
+        features,
+        phrases.class_features,
+        kept_pred,
+        base_pred,
+        list(moved(run, at.stage.trains)),
+    )
     mask = batch.mask[:b].to(latents.device)
     loss = loss_denoise(noise_pred[:b], target[:b], mask, run.config.recipe.channels)
     terms = {"loss_denoise": loss}

@@ -215,8 +215,12 @@ class StableDiffusion:
             return (self.text_encoder(ids).last_hidden_state,)
 
     def features(self, states: tuple[Tensor], ids: Tensor, modifiers: Tensor | None = None) -> list[Tensor]:
-        """[(K, D)]: the text feature at EOS, or with `modifiers` (K,) ids at each phrase's modifier token."""
-        return [feature_at(states[0], ids, self.tokenizer.eos_token_id if modifiers is None else modifiers)]
+        """[(K, D)]: the text feature at EOS, or with `modifiers` (K,) ids at each phrase's modifier token.
+
+        One for each cross-attention layer where layers have their own states (utils/learners/layer_rows.py).
+        """
+        place = self.tokenizer.eos_token_id if modifiers is None else modifiers
+        return [feature_at(layer, ids, place) for layer in states[0].split(ids.shape[1], dim=1)]
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: tuple[Tensor]) -> Tensor:
         """What the UNet predicts, (B, C, h, w): the noise or the velocity."""

@@ -57,9 +57,12 @@ def load_concept(
     with torch.no_grad():
         for (component, name), value in merged.items():
             _own(pipeline, component, name, value).copy_(value)
-    if merged:
-        pipeline.unet.merged_concept = str(path)
     token_ids = _add_rows(pipeline, concept.rows)
+    for learner, tensors in concept.parts.items():
+        if LEARNERS[learner].install is not None:
+            LEARNERS[learner].install(pipeline, tensors, token_ids, path)
+    if concept.changes_weights:
+        pipeline.unet.merged_concept = str(path)
     names = tuple(name for _, name in merged)
     return LoadedConcept(path, token_ids, names, concept.base, concept.classes)
 
@@ -103,7 +106,7 @@ def _merged_weights(pipeline: Any, concept: ConceptWeights, weight: float, path:
                 if not value.isfinite().all():
                     raise UserError(f"{path}: {name} is not finite in {own.dtype}")
                 merged[component, name] = value
-    if all(torch.equal(_own(pipeline, *key, value), value) for key, value in merged.items()):
+    if merged and all(torch.equal(_own(pipeline, *key, value), value) for key, value in merged.items()):
         raise UserError(
             f"{path} has no effect: in the model's precision its weights equal those already there"
         )

@@ -24,7 +24,10 @@ class Learner:
     {parameter name: new value}} of a plain pipeline, float32; changes nothing. Raises UserError for tensors
     that do not fit; path: of the concept, for messages. title: shown to users. rate: the configuration's
     field with its learning rate. text: whether the text losses reach it. exact: whether its file gives its
-    parameters back bit for bit, so that a checkpoint holds no copy.
+    parameters back bit for bit, so that a checkpoint holds no copy. tokens_only: whether prompts without a
+    modifier token stay as they are. install(pipeline, tensors, token ids by token, path): for a learner that
+    more than changed weights put into effect; called after `merge` has checked the tensors, when the tokens
+    are in place.
     """
 
     name: str
@@ -35,6 +38,8 @@ class Learner:
     rate: str = "learning_rate"
     text: bool = False
     exact: bool = False
+    tokens_only: bool = False
+    install: Callable[[Any, Tensors, dict[str, int], Path], None] | None = None
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], owner: str, path: Path) -> None:

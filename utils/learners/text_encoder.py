@@ -10,12 +10,12 @@ from utils.learners.learner import Learner, Parameters, Tensors, train_whole
 from utils.learners.unet import added, differences
 
 INSTALLED, STOCK = ".token_embedding.table.", ".token_embedding."  # the table stands behind the new rows
-LEARNED = ".token_embedding.learned."
+LEARNED = (".token_embedding.learned.", "layer_rows.")
 
 
 def attach(base: Any) -> Parameters:
     """Every parameter of the text encoder but the modifier tokens' rows, which are a learner of their own."""
-    rows = {name for name, _ in base.text_encoder.named_parameters() if LEARNED in name}
+    rows = {name for name, _ in base.text_encoder.named_parameters() if any(part in name for part in LEARNED)}
     trained = train_whole(base.text_encoder)
     for name in rows:
         trained.pop(name).requires_grad_(False)

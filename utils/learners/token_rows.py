@@ -169,4 +169,14 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
     return {}
 
 
-LEARNER = Learner("token_rows", "rows", attach, pack, merge, "token_learning_rate", text=True, exact=True)
+LEARNER = Learner(
+    "token_rows",
+    "rows",
+    attach,
+    pack,
+    merge,
+    "token_learning_rate",
+    text=True,
+    exact=True,
+    tokens_only=True,
+)

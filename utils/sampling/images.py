@@ -7,7 +7,7 @@ A trained concept in Python:
     image = next(sample(pipeline, ["a <new1> dog wearing headphones on the beach"], seeds=[0]))
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from utils.bases.registry import Sampling
+from utils.sampling.encode import encode
 from utils.sampling.settings import SCHEDULERS, check_scheduler
 
 
@@ -36,12 +37,14 @@ def sample(
     negative_prompt: str | None = None,
     batch_size: int = 4,
     scheduler: str = "ddim",
+    adjust: Callable[[Sequence[str], torch.Tensor], torch.Tensor] | None = None,
 ) -> Iterator[Image.Image]:
     """Yields one image for each pair (prompts[i], seeds[i]), in order; the defaults are the paper's.
 
     Each image has its own CPU generator for its first latents and for every later draw, so it does not
     depend on the batch size, its neighbours or the device's generator: equal up to floating-point rounding.
-    Another dtype draws other numbers. The pipeline keeps the scheduler.
+    Another dtype draws other numbers. The pipeline keeps the scheduler. adjust(prompts, their text states):
+    the states to use instead (utils/sampling/embedding_adjustment.py).
     Raises UserError as `check_scheduler` does.
     """
     check_scheduler(scheduler, eta)
@@ -53,13 +56,9 @@ def sample(
     pairs = list(zip(prompts, seeds, strict=True))
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
-        embeds, negative_embeds = pipeline.encode_prompt(
-            [prompt for prompt, _ in batch],
-            device=pipeline.device,
-            num_images_per_prompt=1,
-            do_classifier_free_guidance=guidance_scale > 1,
-            negative_prompt=[negative_prompt or ""] * len(batch),
-        )
+        texts = [prompt for prompt, _ in batch]
+        embeds, negative_embeds = encode(pipeline, texts, negative_prompt, guided=guidance_scale > 1)
+        embeds = adjust(texts, embeds) if adjust else embeds
         yield from painter(
             prompt_embeds=embeds.to(pipeline.unet.dtype),
             negative_prompt_embeds=None

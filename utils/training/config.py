@@ -61,6 +61,12 @@ class TrainConfig:
     spl_pool: str = option("eos", "where SPL reads the modified phrase", choices=("eos", "modifier"))
     with_prior_preservation: bool = option(False, "class pictures join each batch")
     prior_loss_weight: float = option(1.0, "weight of the class pictures' loss", minimum=0)
+    dop_weight: float | None = option(
+        None, "weight of output preservation: class captions give what the base gives; 0: logged", minimum=0
+    )
+    l2_weight: float | None = option(
+        None, "weight of the squared distance of what trains from its start; 0: logged", minimum=0
+    )
     num_class_images: int = option(200, "class pictures per concept; missing ones are generated", minimum=1)
     sample_batch_size: int = option(
         4, "batch size when generating class pictures", minimum=1, may_differ=True
@@ -166,6 +172,10 @@ class TrainConfig:
             raise UserError("the semantic preservation loss needs --cls_token, e.g. --cls_token dog")
         if not self.spl and self.spl_weight is not None:
             raise UserError(f"--spl_weight has no effect on --method {self.method}: add --use_spl")
+        if self.dop_weight is not None and self.cls_token is None:
+            raise UserError(
+                "--dop_weight needs the class in captions: give --cls_token, e.g. --cls_token dog"
+            )
 
     def _check_concept_flags(self) -> None:
         optional = ("instance_prompt", "class_data_dir", "class_prompt")

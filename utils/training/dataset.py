@@ -79,6 +79,7 @@ class InstanceDataset:
         hflip: bool,
         noaug: bool,
     ) -> None:
+        self.concepts = concepts
         self.method, self.size, self.latent_factor, self.seed = method, size, latent_factor, seed
         self.hflip, self.noaug = hflip, noaug
         self.pictures: list[tuple[Concept, Path]] = []

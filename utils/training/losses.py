@@ -5,7 +5,7 @@ Shapes: B images or phrases, C latent channels, h = w latent pixels, L tokens, D
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +74,21 @@ def loss_spl(features: Tensor, class_features: Tensor) -> Tensor:
     return cosine_distance(features, class_features.detach()).mean()
 
 
+def loss_dop(noise_pred: Tensor, base_pred: Tensor) -> Tensor:
+    """Differential output preservation: mean squared difference to the base's prediction on class captions.
+
+    noise_pred, base_pred: (B, C, h, w) for the same noisy instance images, timesteps and captions, in which
+    the class stands in place of the concept. Returns a float32 scalar. The idea is known from LoRA trainers;
+    there the base's prediction is the one without the LoRA.
+    """
+    return F.mse_loss(noise_pred.float(), base_pred.float())
+
+
+def loss_l2(moved: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Squared distance of the trained parameters from their start, summed over all; a float32 scalar."""
+    return torch.stack([(value.float() - start.float()).square().sum() for value, start in moved]).sum()
+
+
 def check_finite(terms: dict[str, Tensor], step: int) -> None:
     """Raise FloatingPointError, naming the step and every term, when one of the scalars is not finite."""
     if not all(torch.isfinite(term) for term in terms.values()):
@@ -86,7 +101,9 @@ class Prediction:
     """What the losses of a step are computed from; class images, if any, follow the instance images.
 
     noise_pred, target: (B, C, h, w); instances: how many of the B are instance images.
-    phrase_features, class_features: one (K, D) each for every text feature of the base.
+    phrase_features, class_features: one (K, D) each for every text feature of the base. kept_pred, base_pred:
+    what the model and the untouched base predict for the instance images under class captions, (B, C, h, w);
+    empty unless a loss asks. moved: the trained parameters and their start, if a loss asks.
     """
 
     noise_pred: Tensor
@@ -94,6 +111,9 @@ class Prediction:
     instances: int
     phrase_features: list[Tensor]
     class_features: list[Tensor]
+    kept_pred: Tensor | None = None
+    base_pred: Tensor | None = None
+    moved: Sequence[tuple[Tensor, Tensor]] = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +122,8 @@ class Loss:
 
     weight(config): None where a run does not have it; 0: it is logged, without gradient. prior: it needs
     class images. text: it depends on the text path alone, so that a stage which trains nothing there leaves
-    it out.
+    it out. output: it compares predictions on class captions, so that a stage which trains tokens alone
+    leaves it out. start: it needs what trains as it was at the start.
     """
 
     name: str
@@ -110,6 +131,8 @@ class Loss:
     of: Callable[[Prediction], Tensor]
     prior: bool = False
     text: bool = False
+    output: bool = False
+    start: bool = False
 
 
 def _spl(seen: Prediction) -> Tensor:
@@ -121,19 +144,30 @@ def _prior(seen: Prediction) -> Tensor:
     return loss_prior(seen.noise_pred[seen.instances :], seen.target[seen.instances :])
 
 
+def _dop(seen: Prediction) -> Tensor:
+    return loss_dop(seen.kept_pred, seen.base_pred)
+
+
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
         Loss("loss_spl", lambda config: config.lambda_spl if config.cls_token else None, _spl, text=True),
         Loss("loss_prior", lambda config: config.prior_loss_weight, _prior, prior=True),
+        Loss("loss_dop", lambda config: config.dop_weight, _dop, output=True, start=True),
+        Loss("loss_l2", lambda config: config.l2_weight, lambda seen: loss_l2(seen.moved), start=True),
     )
 }
 
 
-def losses_of(config: Any, prior: bool, text: bool) -> list[Loss]:
-    """The terms of a stage. prior: whether it has class images; text: whether it trains in the text path."""
+def losses_of(config: Any, prior: bool, text: bool, output: bool = True) -> list[Loss]:
+    """The terms of a stage. prior: whether it has class images; text: whether it trains in the text path;
+    output: whether it trains what prompts without a modifier token meet.
+    """
     return [
         loss
         for loss in LOSSES.values()
-        if loss.weight(config) is not None and (prior or not loss.prior) and (text or not loss.text)
+        if loss.weight(config) is not None
+        and (prior or not loss.prior)
+        and (text or not loss.text)
+        and (output or not loss.output)
     ]

@@ -101,5 +101,26 @@ METHODS: dict[str, Method] = {
             channels="mean",
             start="word",
         ),
+        Method(
+            "xti",
+            "Extended Textual Inversion",
+            (Stage(("layer_rows",)),),
+            "Voynov et al. 2023, arXiv:2303.09522",
+            subject="{token}",
+            captions="templates",
+            view="square",
+            channels="mean",
+            start="class",
+        ),
+        Method(
+            "svdiff",
+            "SVDiff",
+            (Stage(("spectral",), prior=True),),
+            "Han et al. 2023, arXiv:2303.11305, its shifts of the matrices without those of the norms",
+            view="crop",
+            channels="mean",
+            start="word",
+            initializer="sks+ktn+pll",
+        ),
     )
 }

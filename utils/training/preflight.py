@@ -64,6 +64,11 @@ def check_learners(config: TrainConfig) -> None:
     for rate in ("token_learning_rate", "text_encoder_learning_rate"):
         if getattr(config, rate) is not None and rate not in {learner.rate for learner in trained}:
             raise UserError(f"--{rate} has no effect on --method {config.method}: leave it out")
+    if config.dop_weight is not None and all(learner.tokens_only for learner in trained):
+        raise UserError(
+            f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): "
+            "class captions do not hold it; leave it out"
+        )
     if config.spl and not any(learner.text for learner in trained):
         raise UserError(
             f"the semantic preservation loss cannot reach what --method {config.method} trains "
@@ -151,7 +156,12 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
         )
         terms = ["L_denoise"] + [
             f"{loss.weight(config):g} · L_{loss.name.removeprefix('loss_')}"
-            for loss in losses_of(config, stage.prior, any(each.text for each in learners))
+            for loss in losses_of(
+                config,
+                stage.prior,
+                any(each.text for each in learners),
+                not all(each.tokens_only for each in learners),
+            )
         ]
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 

@@ -22,7 +22,8 @@ from utils.training.phrases import Phrases
 
 @dataclass(frozen=True)
 class Run:
-    """What a training works with. learned: learner -> its parameters, float32. digest: of the base."""
+    """What a training works with. learned: learner -> its parameters, float32. digest: of the base.
+    start: what trains as it was before the first step, like `learned`; empty where no loss needs it."""
 
     config: TrainConfig
     accelerator: Accelerator
@@ -33,6 +34,7 @@ class Run:
     phrases: Phrases
     encode_images: LatentEncoder
     digest: str | None
+    start: dict[str, dict[str, Tensor]]
 
     @property
     def trained(self) -> dict[str, Tensor]:
@@ -88,7 +90,9 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
     )
     accelerator.free_memory()
     model, optimizer = accelerator.prepare(ConceptModel(run.base), optimizer)
-    losses = losses_of(config, stage.prior, any(LEARNERS[learner].text for learner in stage.trains))
+    learners = [LEARNERS[learner] for learner in stage.trains]
+    reach = (any(each.text for each in learners), not all(each.tokens_only for each in learners))
+    losses = losses_of(config, stage.prior, *reach)
     parameters = [parameter for group in groups for parameter in group["params"]]
     return StageRun(stage, losses, parameters, model, optimizer, lr_scheduler)
 
