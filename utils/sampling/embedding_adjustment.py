@@ -2,11 +2,11 @@
 
 The idea is that of Bui et al. 2025, arXiv:2506.22685: a learned token grows and turns in the text space until
 it outweighs the other words, so before sampling its states are rescaled and turned (slerp) towards those of
-the prompt in which the class stands in its place. Verified: the abstract (magnitude and direction are adjusted
-at inference, for any method), and that the authors' guide for ClassDiffusion mixes the states of both prompts
-by slerp and norm, with two numbers, rho 0.2 and alpha 0.5. Not verified: the exact formula, and what those two
-stand for. Chosen here: only the state at the token's place is changed, its norm becomes the class's, and
-`rotation` is the share of the angle.
+the prompt in which the class stands in its place. Verified: the abstract (magnitude and direction are
+adjusted at inference, for any method), and that the authors' guide for ClassDiffusion mixes the states of
+both prompts by slerp and norm, with two numbers, rho 0.2 and alpha 0.5. Not verified: the exact formula, and
+what those two stand for. Chosen here: only the state at the token's place is changed, its norm becomes the
+class's, and `rotation` is the share of the angle.
 
 Shapes: B prompts, L tokens, G layers (1, or those of layer rows), D text width.
 """
