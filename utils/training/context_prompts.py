@@ -164,8 +164,13 @@ def kind_of(class_word: str) -> str:
     return "pets" if class_word.split()[-1].lower() in LIVING else "things"
 
 
-def draw_prompt(kind: str, rng: random.Random) -> str:
-    """A prompt with "{}" for the concept: its type uniformly, then the prompt, then its head."""
+def draw_parts(kind: str, rng: random.Random) -> tuple[str, str]:
+    """A head and a prompt with "{}" for the concept: the type uniformly, then the prompt, then its head."""
     name = rng.choice(TYPES)
     prompt = rng.choice(prompts_of(kind, name))
-    return prompt if name == "styles" else f"{rng.choice(HEADS)} {prompt}".strip()
+    return "" if name == "styles" else rng.choice(HEADS), prompt
+
+
+def draw_prompt(kind: str, rng: random.Random) -> str:
+    """Both in one, "a photo of a {} on the beach"."""
+    return " ".join(draw_parts(kind, rng)).strip()
