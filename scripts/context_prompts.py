@@ -5,10 +5,10 @@ python -m scripts.context_prompts --summary
 """
 
 import random
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from utils.errors import exit_on_user_error
-from utils.flags import check_limits, option, parser_of
+from utils.flags import check_fields, option, parse, seed_option
 from utils.training.context_prompts import KINDS, TYPES, prompts_of
 
 
@@ -17,13 +17,12 @@ class Config:
     kind: str = option("pets", "kind of concept", choices=KINDS)
     type: str = option("relations", "type of prompt", choices=TYPES)
     count: int = option(20, "prompts to print", minimum=1)
-    seed: int = option(0, "seed of the choice", minimum=0)
+    seed: int = seed_option("seed of the choice")
     subject: str = option("<new1> dog", "the concept in the prompts")
     summary: bool = option(False, "print the number of prompts of each kind and type instead")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check_limits(each, getattr(self, each.name))
+        check_fields(self)
 
 
 def summary() -> str:
@@ -36,7 +35,7 @@ def summary() -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = Config(**vars(parser_of(Config, __doc__).parse_args(argv)))
+    config = parse(Config, argv, __doc__)
     if config.summary:
         print(summary())
         return

@@ -10,7 +10,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,7 +24,7 @@ from utils.bases.devices import without_progress_bars
 from utils.bases.registry import Base, base_row
 from utils.bases.sd import check_base
 from utils.errors import UserError, exit_on_user_error
-from utils.flags import check_limits, option, parser_of
+from utils.flags import check_fields, option, parse, seed_option
 from utils.seeds import seed_of
 from utils.training.context_prompts import COLOURS, EXAMPLES, KINDS, draw_parts
 from utils.training.contextualizer import (
@@ -70,12 +70,11 @@ class Config:
     base: str = option("toon", "base model: a name, a folder or a Hub id")
     captions: str | None = option(None, "text file with a caption in every line, e.g. COCO's")
     steps: int | None = option(None, "steps (default: the base's, else the published 100,000)", minimum=1)
-    seed: int = option(0, "seed of every draw", minimum=0)
+    seed: int = seed_option("seed of every draw")
     output_dir: str | None = option(None, "folder (default: where --mlm_weight looks for it)")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check_limits(each, getattr(self, each.name))
+        check_fields(self)
         if self.captions is not None and not Path(self.captions).is_file():
             raise UserError(f"--captions {self.captions} does not exist: give a text file, or leave it out")
 
@@ -153,7 +152,11 @@ def fit(
     config: Config, model: Contextualizer, text_encoder: CLIPTextModel, masker: Masker, state: Path
 ) -> None:
     """All steps; batch and masks of a step are functions of (seed, step). Goes on from `state`."""
-    recipe, settings, done = config.recipe, asdict(config) | asdict(config.recipe), 0
+    recipe, settings, done = (
+        config.recipe,
+        asdict(replace(config, output_dir=None)) | asdict(config.recipe),
+        0,
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.rate, weight_decay=0.0)
     if state.is_file():
         saved = torch.load(state, map_location=model.mask_row.device, weights_only=True)
@@ -249,7 +252,7 @@ def build(text_encoder: CLIPTextModel, seed: int) -> Contextualizer:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = Config(**vars(parser_of(Config, __doc__).parse_args(argv)))
+    config = parse(Config, argv, __doc__)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     text_encoder, tokenizer = read_text_encoder(config.row, device)
     model, masker = build(text_encoder, config.seed), Masker(tokenizer)
