@@ -1,6 +1,6 @@
 """ClassDiffusion: teach Stable Diffusion a concept from a few images while its class keeps its meaning.
 
-    L = L_denoise + λ_sp · L_spl  (+ λ_prior · L_prior)            (arXiv 2405.17532)
+    L = L_denoise + λ_sp · L_spl  (+ λ_prior · L_prior + λ_mlm · L_mlm)            (arXiv 2405.17532)
 
 `set_up` loads and attaches what learns, `objective` is the equation, `train` is the loop.
 B images, C latent channels, h = w latent pixels, K concepts.
@@ -9,7 +9,7 @@ B images, C latent channels, h = w latent pixels, K concepts.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from utils.errors import exit_on_user_error
 from utils.training.config import TrainConfig, parse_config
@@ -33,7 +33,7 @@ def set_up(config: TrainConfig) -> Run:
     from utils.concepts.digest import base_digest
     from utils.training.dataset import ClassDataset, InstanceDataset
     from utils.training.latents import LatentEncoder
-    from utils.training.losses import losses_of
+    from utils.training.losses import losses_of, prepare_losses
     from utils.training.phrases import phrases_of
     from utils.training.preflight import attach_all
     from utils.training.preservation import copy_start
@@ -62,52 +62,32 @@ def set_up(config: TrainConfig) -> Run:
     classes = ClassDataset(concepts, *view, config.num_class_images) if config.uses_prior else None
     repeats = config.noaug or config.recipe.view == "square" or config.uses_prior
     encoder = LatentEncoder(base, repeats)
-    phrases = phrases_of(base, config)
+    phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     start = copy_start(learned) if any(loss.start for loss in losses_of(config, True, True)) else {}
-    return Run(config, accelerator, base, learned, instances, classes, phrases, encoder, digest, start)
+    data = (instances, classes, phrases, encoder, digest, start, prepared)
+    return Run(config, accelerator, base, learned, *data)
 
 
-def objective(run: Run, at: StageRun, batch: Batch, draws: Draws) -> dict[str, Tensor]:
-    """L = L_denoise + λ_sp · L_spl (+ λ_prior · L_prior): noise the latents, predict the noise, compare.
+def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[str, Any]) -> dict[str, Tensor]:
+    """L = L_denoise + λ_sp · L_spl (+ λ_prior · L_prior + …): noise the latents, predict the noise, compare.
 
-    batch: instance images, then as many class images if the stage has a prior. Returns the terms and "loss".
+    batch: instance images, then as many class images if the stage has a prior. texts: what losses compare in
+    the text encoder's space besides the phrases, of `draw_texts`. Returns the terms and "loss".
     """
-    import torch
+    from utils.training.losses import loss_denoise, target_of
+    from utils.training.predict import predict
 
-    from utils.training.losses import Prediction, loss_denoise, target_of
-    from utils.training.preservation import base_prediction, class_caption, moved
-
-    base, phrases, b = run.base, run.phrases, run.config.train_batch_size
+    b, noise_scheduler = run.config.train_batch_size, run.base.noise_scheduler
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
     noise = draws.noise.to(latents.dtype)
-    noisy_latents = base.noise_scheduler.add_noise(latents, noise, draws.timesteps)
-    compared = phrases.ids if any(loss.text for loss in at.losses) else phrases.ids[:0]
-    # For losses of the output the instance images come once more, under class captions.
-    n = b if any(loss.output for loss in at.losses) else 0
-    kept = [class_caption(caption, run.instances.concepts) for caption in batch.captions[:n]]
-    base_pred = base_prediction(run, noisy_latents[:n], draws.timesteps[:n], kept)
-    seen_latents = torch.cat([noisy_latents, noisy_latents[:n]])
-    seen_timesteps = torch.cat([draws.timesteps, draws.timesteps[:n]])
-    captions = base.tokenize(batch.captions + kept)
-    predicted, states = at.model(seen_latents, seen_timesteps, captions, compared)
-    noise_pred, kept_pred = predicted.split([len(latents), n])
-    target = target_of(base.noise_scheduler, latents, noise, draws.timesteps)
-    features = base.features(states, compared, phrases.modifiers) if len(compared) else []  # [(K, D), …]
+    noisy_latents = noise_scheduler.add_noise(latents, noise, draws.timesteps)
+    target = target_of(noise_scheduler, latents, noise, draws.timesteps)
+    seen = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
 
-    seen = Prediction(
-        noise_pred,
-        target,
-        b,
-        features,
-        phrases.class_features,
-        kept_pred,
-        base_pred,
-        list(moved(run, at.stage.trains)),
-    )
     mask = batch.mask[:b].to(latents.device)
-    loss = loss_denoise(noise_pred[:b], target[:b], mask, run.config.recipe.channels)
+    loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
     terms = {"loss_denoise": loss}
-    for each in at.losses:  # rows of LOSSES (utils/training/losses.py): loss_spl, loss_prior
+    for each in at.losses:  # rows of LOSSES (utils/training/losses.py): loss_spl, loss_prior, …
         weight, term = each.weight(run.config), each.of(seen)
         terms[each.name] = term if weight else term.detach()
         loss = loss + weight * terms[each.name]
@@ -123,14 +103,15 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     import torch
 
     from utils.training.losses import check_finite
-    from utils.training.run import draw_batch
+    from utils.training.run import draw_batch, draw_texts
 
     accelerator, micro_steps = run.accelerator, run.config.gradient_accumulation_steps
     record: dict[str, Tensor] = {}
+    texts = draw_texts(run, at, step)
     for micro_step in range(micro_steps):
         batch, draws = draw_batch(run, at.stage, (step - 1) * micro_steps + micro_step)
         with accelerator.accumulate(at.model):
-            terms = objective(run, at, batch, draws)
+            terms = objective(run, at, batch, draws, texts)
             check_finite(terms, step)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients:

@@ -53,6 +53,7 @@ class Base:
     sampling: Sampling = Sampling()
     clips: ClipSampling = ClipSampling()
     motion_adapter: str | None = "guoyww/animatediff-motion-adapter-v1-5-2"
+    contextualizer: str | None = None  # a folder, for --mlm_weight; None: where its pre-training puts it
 
 
 def _embedded(part: str) -> str:
@@ -72,6 +73,7 @@ BASES: dict[str, Base] = {
             # Its movements begin anew every 8 frames.
             clips=ClipSampling(guidance_scale=3.0, eta=1.0, negative_prompt="", window_stride=8),
             motion_adapter=_embedded("motion_adapter"),
+            contextualizer=_embedded("contextualizer"),
         ),
         Base(name="sd15", path="stable-diffusion-v1-5/stable-diffusion-v1-5"),  # the paper's
         # Stability AI withdrew its own copy in 2025; this is the mirror that other trainers moved to.

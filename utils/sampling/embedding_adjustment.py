@@ -88,7 +88,7 @@ def _first(tokenizer: Any, prompt: str, token: str) -> int | None:
 
 
 def _in_place_of(tokenizer: Any, prompt: str, token: str, word: str) -> tuple[str, int]:
-    """The prompt with the class for "<token> class", or for the token, and the place of the class's last token."""
+    """The prompt with the class for the concept, and the place of the class's last token."""
     phrase = f"{token} {word}" if f"{token} {word}" in prompt else token
     before, after = prompt.split(phrase, 1)
     head = tokenizer(f"{before}{word}", add_special_tokens=False).input_ids

@@ -59,6 +59,9 @@ class TrainConfig:
         None, "SPL weight (default: the method's, else 1); 0: logged", minimum=0
     )
     spl_pool: str = option("eos", "where SPL reads the modified phrase", choices=("eos", "modifier"))
+    mlm_weight: float | None = option(
+        None, "weight of masked language modelling (published: 1e-5 to 1e-3); 0: logged", minimum=0
+    )
     with_prior_preservation: bool = option(False, "class pictures join each batch")
     prior_loss_weight: float = option(1.0, "weight of the class pictures' loss", minimum=0)
     dop_weight: float | None = option(
@@ -170,6 +173,10 @@ class TrainConfig:
     def _check_spl(self) -> None:
         if self.spl and self.cls_token is None:
             raise UserError("the semantic preservation loss needs --cls_token, e.g. --cls_token dog")
+        if self.mlm_weight is not None and self.cls_token is None:
+            raise UserError(
+                "--mlm_weight needs --cls_token, e.g. --cls_token dog: class words are never masked"
+            )
         if not self.spl and self.spl_weight is not None:
             raise UserError(f"--spl_weight has no effect on --method {self.method}: add --use_spl")
         if self.dop_weight is not None and self.cls_token is None:

@@ -6,12 +6,14 @@ Shapes: B images or phrases, C latent channels, h = w latent pixels, L tokens, D
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from utils.training.masked_prompts import prepare_mlm
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -89,6 +91,15 @@ def loss_l2(moved: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.stack([(value.float() - start.float()).square().sum() for value, start in moved]).sum()
 
 
+def loss_mlm(logits: Tensor, answers: Tensor) -> Tensor:
+    """Masked language modelling: cross-entropy, averaged over the masked tokens of all prompts of a step.
+
+    logits: (M, V + 1) of the frozen contextualizer; answers: (M,) ids. Returns a float32 scalar; 0, without
+    gradient, where nothing was masked. Kim et al. 2024, arXiv:2410.10058.
+    """
+    return F.cross_entropy(logits.float(), answers) if len(answers) else logits.new_zeros(())
+
+
 def check_finite(terms: dict[str, Tensor], step: int) -> None:
     """Raise FloatingPointError, naming the step and every term, when one of the scalars is not finite."""
     if not all(torch.isfinite(term) for term in terms.values()):
@@ -101,9 +112,10 @@ class Prediction:
     """What the losses of a step are computed from; class images, if any, follow the instance images.
 
     noise_pred, target: (B, C, h, w); instances: how many of the B are instance images.
-    phrase_features, class_features: one (K, D) each for every text feature of the base. kept_pred, base_pred:
-    what the model and the untouched base predict for the instance images under class captions, (B, C, h, w);
-    empty unless a loss asks. moved: the trained parameters and their start, if a loss asks.
+    phrase_features, class_features: one (K, D) each for every text feature of the base. texts: loss -> what
+    it drew for this step, and the states of its ids. kept_pred, base_pred: what the model and the untouched
+    base predict for the instance images under class captions, (B, C, h, w); empty unless a loss asks. moved:
+    the trained parameters and their start, if a loss asks.
     """
 
     noise_pred: Tensor
@@ -111,6 +123,7 @@ class Prediction:
     instances: int
     phrase_features: list[Tensor]
     class_features: list[Tensor]
+    texts: dict[str, tuple[Any, tuple[Tensor, ...]]] = field(default_factory=dict)
     kept_pred: Tensor | None = None
     base_pred: Tensor | None = None
     moved: Sequence[tuple[Tensor, Tensor]] = ()
@@ -123,7 +136,9 @@ class Loss:
     weight(config): None where a run does not have it; 0: it is logged, without gradient. prior: it needs
     class images. text: it depends on the text path alone, so that a stage which trains nothing there leaves
     it out. output: it compares predictions on class captions, so that a stage which trains tokens alone
-    leaves it out. start: it needs what trains as it was at the start.
+    leaves it out. start: it needs what trains as it was at the start. prepare(base, config): None, or what
+    the loss sets up once, before anything has been trained: an object whose draw(step), a function of (run
+    seed, step) alone, holds token `ids` (N, …) to be encoded.
     """
 
     name: str
@@ -133,11 +148,18 @@ class Loss:
     text: bool = False
     output: bool = False
     start: bool = False
+    prepare: Callable[[Any, Any], Any] | None = None
 
 
 def _spl(seen: Prediction) -> Tensor:
     pairs = zip(seen.phrase_features, seen.class_features, strict=True)
     return torch.stack([loss_spl(features, constant) for features, constant in pairs]).mean()
+
+
+def _mlm(seen: Prediction) -> Tensor:
+    prompts, (states,) = seen.texts["loss_mlm"]
+    logits = prompts.contextualizer(states, prompts.masked)
+    return loss_mlm(logits, prompts.answers[prompts.masked])
 
 
 def _prior(seen: Prediction) -> Tensor:
@@ -155,8 +177,15 @@ LOSSES: dict[str, Loss] = {
         Loss("loss_prior", lambda config: config.prior_loss_weight, _prior, prior=True),
         Loss("loss_dop", lambda config: config.dop_weight, _dop, output=True, start=True),
         Loss("loss_l2", lambda config: config.l2_weight, lambda seen: loss_l2(seen.moved), start=True),
+        Loss("loss_mlm", lambda config: config.mlm_weight, _mlm, text=True, prepare=prepare_mlm),
     )
 }
+
+
+def prepare_losses(base: Any, config: Any) -> dict[str, Any]:
+    """Loss -> what it sets up, for the losses that this run has."""
+    wanted = [each for each in LOSSES.values() if each.prepare and each.weight(config) is not None]
+    return {loss.name: loss.prepare(base, config) for loss in wanted}
 
 
 def losses_of(config: Any, prior: bool, text: bool, output: bool = True) -> list[Loss]:

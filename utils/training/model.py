@@ -29,3 +29,9 @@ class ConceptModel(nn.Module):
         split = [state.split([len(captions), len(phrases)]) for state in states]
         prediction = self.predict(noisy_latents, timesteps, tuple(of_captions for of_captions, _ in split))
         return prediction, tuple(of_phrases for _, of_phrases in split)
+
+
+def split_states(states: tuple[Tensor, ...], ids: list[Tensor]) -> list[tuple[Tensor, ...]]:
+    """The states of several blocks of ids that were encoded as one, block by block."""
+    parts = [state.split([len(each) for each in ids]) for state in states]
+    return list(zip(*parts, strict=True))

@@ -21,6 +21,7 @@ from utils.training.augmentation import LONGEST_PREFIX
 from utils.training.captions import captions_of
 from utils.training.checkpoints import check_same_run, find_checkpoint
 from utils.training.config import IMAGES, TrainConfig
+from utils.training.contextualizer import check_contextualizer
 from utils.training.losses import losses_of
 from utils.training.prior import check_class_images
 
@@ -69,11 +70,18 @@ def check_learners(config: TrainConfig) -> None:
             f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): "
             "class captions do not hold it; leave it out"
         )
-    if config.spl and not any(learner.text for learner in trained):
+    text_losses = {
+        "the semantic preservation loss": config.spl,
+        "--mlm_weight": config.mlm_weight is not None,
+    }
+    given = [name for name, is_given in text_losses.items() if is_given]
+    if given and not any(learner.text for learner in trained):
         raise UserError(
-            f"the semantic preservation loss cannot reach what --method {config.method} trains "
+            f"{' and '.join(given)} cannot reach what --method {config.method} trains "
             f"({'+'.join(names)}): add token_rows or text_encoder by --trains, or leave it out"
         )
+    if config.mlm_weight is not None:
+        check_contextualizer(base_row(config.pretrained_model_name_or_path))
 
 
 def check_captions(config: TrainConfig, base: StableDiffusion) -> None:

@@ -1,6 +1,6 @@
 """What a training holds in its hands: the run, and the stage it is in."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -34,7 +34,8 @@ class Run:
     phrases: Phrases
     encode_images: LatentEncoder
     digest: str | None
-    start: dict[str, dict[str, Tensor]]
+    start: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    prepared: dict[str, Any] = field(default_factory=dict)  # loss -> what it set up, see `Loss.prepare`
 
     @property
     def trained(self) -> dict[str, Tensor]:
@@ -95,6 +96,11 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
     losses = losses_of(config, stage.prior, *reach)
     parameters = [parameter for group in groups for parameter in group["params"]]
     return StageRun(stage, losses, parameters, model, optimizer, lr_scheduler)
+
+
+def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:
+    """Loss -> what it wants encoded beside the captions (`ids`); one draw for all micro-steps of a step."""
+    return {loss.name: run.prepared[loss.name].draw(step) for loss in at.losses if loss.name in run.prepared}
 
 
 def draw_batch(run: Run, stage: Stage, position: int) -> tuple[Batch, Draws]:

@@ -1,4 +1,4 @@
-"""Rows of each layer: the base at the start, every layer its own, alone in being trained, loaded in effect."""
+"""Rows of each layer: the base at the start, every layer its own, alone in being trained."""
 
 import copy
 
