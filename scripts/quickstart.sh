@@ -2,7 +2,7 @@
 # From a fresh clone to images of your dog in minutes, on a CPU: trains data/dog on the embedded model, samples
 # situations that its images never show, and counts how many of the prompts' words the images obey.
 . "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
-OUTPUT_DIR=ckpt/dog bash scripts/train_single.sh
+OUTPUT_DIR=ckpt/dog bash scripts/train_single.sh --overwrite
 python inference.py --concept ckpt/dog --output_dir outputs/quickstart --num_images 3 --batch_size 12 \
   --prompt "a photo of a <new1> dog" \
   --prompt "a <new1> dog wearing headphones on the beach" \

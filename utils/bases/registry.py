@@ -68,7 +68,7 @@ BASES: dict[str, Base] = {
             path=_embedded("sd"),
             settings="toon",
             judges={name: _embedded(name) for name in JUDGES},
-            sampling=Sampling(num_inference_steps=50),
+            sampling=Sampling(num_inference_steps=50, guidance_scale=3.0),
             # Its captions never spoke of quality; strong guidance frays its images; eta 1 mends early errors.
             # Its movements begin anew every 8 frames.
             clips=ClipSampling(guidance_scale=3.0, eta=1.0, negative_prompt="", window_stride=8),

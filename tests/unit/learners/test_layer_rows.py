@@ -175,5 +175,6 @@ def test_a_motion_unet_is_hooked_again(base):
     assert cross_attention_layers(unet) == cross_attention_layers(base.unet)
     hook_copy(base.pipeline, unet)
     states = base.encode(base.tokenize(["a <new1>"]))[0]
-    frames = unet(torch.randn(1, 4, 2, 8, 8), 5, states.repeat(1, 1, 1)).sample
+    states = states.repeat_interleave(2, dim=0)  # a copy for each frame
+    frames = unet(torch.randn(1, 4, 2, 8, 8), 5, states).sample
     assert frames.shape == (1, 4, 2, 8, 8)
