@@ -38,8 +38,8 @@ from utils.images import list_images, open_image
 from utils.sampling.grids import save_grid
 from utils.sampling.images import sample
 from utils.scores.similarity import ClipEncoder, clip_i
-from utils.training.config import TrainConfig
-from utils.training.dataset import Concept
+from utils.training.concept import Concept
+from utils.training.config import read_config
 
 CLIP = Path("data/toon/clip")
 Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
@@ -108,7 +108,7 @@ def trained_concept(folder: Path) -> Concept:
     """The one concept with a class word in a folder that train_classdiffusion.py wrote."""
     if not (folder / "training_config.json").is_file():
         raise UserError(f"{folder} holds no training_config.json; give a folder of train_classdiffusion.py")
-    concepts = TrainConfig(**json.loads((folder / "training_config.json").read_text())).concepts()
+    concepts = read_config(folder / "training_config.json")[0].concepts()
     if len(concepts) != 1 or concepts[0].cls_token not in KINDS:
         words = ", ".join(str(concept.cls_token) for concept in concepts)
         raise UserError(f"{folder} has the classes {words}; give one concept of {', '.join(KINDS)}")
