@@ -117,10 +117,15 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init_from", type=Path, help="start from this model's folder")
     args = parser.parse_args()
     begin(args, "recogniser")
     torch.manual_seed(args.seed)
-    model = build().to(device())
+    model = build()
+    if args.init_from:
+        start = ResNetForImageClassification.from_pretrained(args.init_from, dtype=torch.float32)
+        model.load_state_dict(start.state_dict())
+    model.to(device())
 
     def loss_of(step: int) -> Tensor:
         # Half of the scenes hold triples that the UNet's training never sees: the judge must know them all.
@@ -130,8 +135,7 @@ def main() -> None:
         pixels = disturb(
             to_pixels(batch, args.resolution), generator(f"{args.seed}/recogniser/disturb/{step}")
         )
-        with torch.autocast(device().type, torch.bfloat16):
-            logits = split(model(prepare(pixels.to(device()))).logits.float())
+        logits = split(model(prepare(pixels.to(device()))).logits)
         return sum(F.cross_entropy(logits[k], wanted.to(device())) for k, wanted in targets(batch).items())
 
     fit(model, loss_of, args.steps, args.lr, args.work_dir / "recogniser.pt")
