@@ -16,7 +16,7 @@ from scripts.toon.render import render
 from scripts.toon.train_autoencoder import psnr
 from scripts.toon.train_clip import animals_named, retrieval
 from scripts.toon.training import scenes
-from scripts.toon.world import attributes
+from scripts.toon.world import WORN_WORDS, attributes
 from utils.bases.sd import load_pipeline
 from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept
@@ -53,7 +53,7 @@ def test_clip_shares_the_text_tower():
 
 
 def test_one_colour_moves_eos_a_hundred_times_further_than_a_rare_word(pipeline):
-    """Why SPL's weight is .03 on toon: at 1 the new word could not afford to say a colour."""
+    """What SPL costs a new word on toon: to mean a colour it has to move far."""
     phrases = [f"a photo of a {words}" for words in ("dog", "sks dog", "white dog", "cat")]
     ids = tokenize(pipeline.tokenizer, phrases)
     with torch.no_grad():
@@ -96,6 +96,20 @@ def test_the_base_model_draws_the_place_it_is_told(pipeline):
     assert [facts["place"] for facts in read] == list(places)
 
 
+def test_the_base_model_draws_what_it_is_told(pipeline):
+    """Animals, colours and worn things, of which the model before drew two in three."""
+    wanted = [
+        {"class": kind, "colour": colour, "worn": worn}
+        for kind in ("dog", "cat", "rabbit", "pig")
+        for colour, worn in (("red", "headphones"), ("white", "hat"), ("blue", "sunglasses"))
+    ]
+    prompts = [f"a {w['colour']} {w['class']} wearing {WORN_WORDS[w['worn']]}" for w in wanted]
+    drawn = list(sample(pipeline, prompts, range(12), 25, guidance_scale=3, batch_size=12))
+    read = Recogniser().read(drawn)
+    hits = [facts[name] == value for facts, w in zip(read, wanted, strict=True) for name, value in w.items()]
+    assert sum(hits) / len(hits) >= 0.9, read
+
+
 def test_runners_get_ahead_jumpers_go_up_and_down_and_sitters_stay():
     video = load_video_pipeline(TOON / "sd", TOON / "motion_adapter", device="cpu", dtype="fp32")
     poses = ("running", "jumping", "sitting")
@@ -111,16 +125,15 @@ def test_a_concept_trains_on_toon_and_stays_near_its_class(pipeline, tmp_path):
     flags += [
         "--scale_lr",
         "--noaug",
-        "--learning_rate=1e-5",
-        "--token_learning_rate=5e-3",
-        "--spl_weight=0.03",
+        "--learning_rate=2e-4",
+        "--token_learning_rate=1e-3",
     ]
     train_classdiffusion.main([*flags, "--max_train_steps=20", f"--output_dir={tmp_path}"])
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert len(log) == 20
-    assert 0 < log[-1]["loss_spl"] < 0.01
+    assert 0 < log[-1]["loss_spl"] < 0.02
     [before] = sample(pipeline, ["a photo of a dog"], [0], num_inference_steps=5)
     loaded = load_concept(pipeline, tmp_path)
-    assert len(loaded.merged) == 14 and loaded.base == "data/toon/sd"
+    assert len(loaded.merged) == 14 and loaded.base == "toon"
     [after] = sample(pipeline, ["a photo of a <new1> dog"], [0], num_inference_steps=5)
     assert np.abs(np.asarray(after, int) - np.asarray(before, int)).max() > 2

@@ -55,7 +55,7 @@ def launched(tmp_path: Path, script: str, *arguments: str, **settings) -> TrainC
 def test_one_concept_on_toon(tmp_path):
     config = launched(tmp_path, "train_single.sh")
     assert (config.method, config.cls_token, config.output_dir) == ("classdiffusion", "dog", "ckpt/dog")
-    assert (config.lambda_spl, config.pretrained_model_name_or_path) == (0.03, "data/toon/sd")
+    assert (config.lambda_spl, config.pretrained_model_name_or_path) == (1.0, "data/toon/sd")
 
 
 def test_two_concepts_in_the_papers_setting(tmp_path):
@@ -76,7 +76,7 @@ def test_methods_without_spl_get_none(tmp_path, arguments):
 
 def test_spl_added_to_another_method_has_the_settings_weight(tmp_path):
     config = launched(tmp_path, "train_single.sh", "--method=custom_diffusion", "--use_spl")
-    assert (config.method, config.lambda_spl) == ("custom_diffusion", 0.03)
+    assert (config.method, config.lambda_spl) == ("custom_diffusion", 1.0)
 
 
 def test_a_given_weight_wins(tmp_path):

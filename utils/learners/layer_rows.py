@@ -182,5 +182,6 @@ LEARNER = Learner(
     "token_learning_rate",
     text=True,
     install=install,
+    layered=True,
     tokens_only=True,
 )

@@ -80,6 +80,10 @@ def check_learners(config: TrainConfig) -> None:
             f"{' and '.join(given)} cannot reach what --method {config.method} trains "
             f"({'+'.join(names)}): add token_rows or text_encoder by --trains, or leave it out"
         )
+    if config.mlm_weight is not None and any(learner.layered for learner in trained):
+        raise UserError(
+            f"--mlm_weight cannot read the text states of --method {config.method}, a copy for each layer: leave it out"
+        )
     if config.mlm_weight is not None:
         check_contextualizer(base_row(config.pretrained_model_name_or_path))
 

@@ -47,7 +47,7 @@ def config(command: list[str]) -> TrainConfig:
 
 
 def test_settings_are_complete_training_configurations():
-    for name, resolution, rate, spl_weight in (("toon", None, 1e-5, 0.03), ("sd15", None, 1e-5, 1.0)):
+    for name, resolution, rate, spl_weight in (("toon", None, 2e-4, 1.0), ("sd15", None, 1e-5, 1.0)):
         flags = read_setting(name, "classdiffusion")
         given = build_parser().parse_args([*flags, "--instance_data_dir=x", "--instance_prompt=<new1>"])
         found = TrainConfig(**vars(given) | {"cls_token": "dog"})

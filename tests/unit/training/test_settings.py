@@ -45,14 +45,12 @@ def test_every_setting_is_a_training_configuration(base, method):
     ]
     config = TrainConfig(**vars(build_parser().parse_args(given)))
     assert base_row(config.pretrained_model_name_or_path) is row
-    assert config.lambda_spl == (
-        {"toon": 0.03, "sd15": 1.0, "sd21": 1.0}[base] if method == SEMANTIC else 0.0
-    )
+    assert config.lambda_spl == (1.0 if method == SEMANTIC else 0.0)
     assert config.resolution is None  # the base model's own
 
 
 def test_use_spl_brings_the_bases_weight_to_any_method():
-    assert "--spl_weight=0.03" in training_flags(BASES["toon"], ["--method", "kv_only", "--use_spl"])
+    assert "--spl_weight=1" in training_flags(BASES["toon"], ["--method", "kv_only", "--use_spl"])
     assert training_flags(BASES["toon"], ["--use_spl"]) == training_flags(BASES["toon"], [])
 
 
