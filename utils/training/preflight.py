@@ -82,7 +82,8 @@ def check_learners(config: TrainConfig) -> None:
         )
     if config.mlm_weight is not None and any(learner.layered for learner in trained):
         raise UserError(
-            f"--mlm_weight cannot read the text states of --method {config.method}, a copy for each layer: leave it out"
+            f"--mlm_weight cannot read the text states of --method {config.method}, a copy for each layer: "
+            "leave it out"
         )
     if config.mlm_weight is not None:
         check_contextualizer(base_row(config.pretrained_model_name_or_path))

@@ -202,6 +202,8 @@ def test_methods():
         "textual_inversion": [(("token_rows",), False)],
         "dreambooth": [(("unet",), True)],
         "two_stage": [(("token_rows",), False), (("unet",), False)],
+        "xti": [(("layer_rows",), False)],
+        "svdiff": [(("spectral",), True)],
     }
     assert {name for name, row in METHODS.items() if row.spl_weight} == {"classdiffusion"}
 
