@@ -15,9 +15,10 @@ from scripts.export import main as export
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import load_pipeline
 from utils.concepts.export import check_exportable
-from utils.concepts.formats import ConceptWeights, read_concept
+from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

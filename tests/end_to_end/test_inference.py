@@ -13,8 +13,8 @@ from PIL import Image
 
 import inference
 from tests.tiny_models import tiny_pipeline
-from utils.concepts.formats import ConceptWeights
 from utils.concepts.save import save_concept
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ from torch import Tensor
 from utils.errors import UserError
 
 if TYPE_CHECKING:
-    from utils.concepts.formats import ConceptWeights
+    from utils.concepts.weights import ConceptWeights
 
 KOHYA_KEY = "emb_params"
 A1111_KEY = "string_to_param"

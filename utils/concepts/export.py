@@ -17,7 +17,7 @@ from torch import Tensor
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
 from utils.bases.sd import load_pipeline
 from utils.concepts.embeddings import KOHYA_KEY
-from utils.concepts.formats import WEIGHTS_STEM, ConceptWeights
+from utils.concepts.formats import WEIGHTS_STEM
 from utils.concepts.load import WRONG_BASE, load_concept
 from utils.concepts.lora import (
     METADATA_KEY,
@@ -29,6 +29,7 @@ from utils.concepts.lora import (
     lora_tensors,
     rank_for,
 )
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)

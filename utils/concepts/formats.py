@@ -6,7 +6,6 @@ Shapes: C channels of a cross-attention layer, D text width, r rank of a compres
 import json
 import pickle
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
 from utils.concepts.foreign import refuse_foreign
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_metadata
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 from utils.folders import read_folder
 
@@ -26,33 +26,6 @@ ADOBE_FILE = "delta.bin"
 MANIFEST = "concept.json"
 KV = "cross_attention_kv"  # the learner whose file has the official layout
 SUFFIXES = (".safetensors", ".bin")
-
-
-@dataclass(frozen=True)
-class ConceptWeights:
-    """What a concept's files hold, under the UNet's own parameter names.
-
-    weights: name -> (C, D), replaces the parameter (attn2.to_q and attn2.to_out.0 too if they were trained).
-    deltas: name -> (C, D), is added to the parameter (Adobe's compressed layout). rows: modifier token ->
-    (D,). parts: learner -> the tensors of its own file, for learners other than K/V and rows. base: name,
-    folder or Hub id of the base model; digest: its `base_digest`. method, subject: of the method's row;
-    subject: how prompts name the concept. classes: a class word for each token.
-    """
-
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    deltas: dict[str, Tensor] = field(default_factory=dict)
-    rows: dict[str, Tensor] = field(default_factory=dict)
-    base: str | None = None
-    classes: tuple[str | None, ...] = ()
-    parts: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    method: str | None = None
-    digest: str | None = None
-    subject: str = "{token} {cls}"
-
-    @property
-    def changes_weights(self) -> bool:
-        """Whether it holds more than token rows."""
-        return bool(self.weights or self.deltas or self.parts)
 
 
 def read_concept(path: Path, token: str | None = None) -> ConceptWeights:

@@ -13,7 +13,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from utils.concepts.digest import base_digest
-from utils.concepts.formats import KV, ConceptWeights, read_concept
+from utils.concepts.formats import KV, read_concept
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 from utils.learners.learner import WRONG_BASE, check_shape
 from utils.learners.registry import LEARNERS

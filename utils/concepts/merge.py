@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
-from utils.concepts.formats import ConceptWeights
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 from utils.learners.token_rows import ModifierTokens
 

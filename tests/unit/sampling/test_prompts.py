@@ -5,7 +5,7 @@ import re
 import pytest
 
 from utils.bases.registry import BASES
-from utils.concepts.formats import ConceptWeights
+from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
 from utils.sampling.prompts import read_prompts, recorded_base
 
