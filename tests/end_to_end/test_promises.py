@@ -10,10 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from torch import Tensor
 
+from scripts import evaluate
 from tests.tiny_models import tiny_pipeline
+from tests.tiny_scorers import write_scorers
 from utils.bases.families import FAMILIES
 from utils.bases.sd import StableDiffusion, load_pipeline
 from utils.bases.text import feature_at, tokenize
@@ -81,6 +84,21 @@ def test_the_new_method_resumes_saves_and_loads(output_bias, train, tiny_base, t
     concept = load_concept(pipeline, unbroken)
     assert concept.merged == (BIAS,) and list(concept.token_ids) == ["<new1>"]
     assert torch.equal(pipeline.unet.conv_out.bias.detach(), learned(unbroken)[BIAS])
+
+
+def test_the_new_method_is_evaluated(output_bias, train, tmp_path, monkeypatch):
+    out = train(tmp_path / "dog", method="bias_last", max_train_steps=2, learning_rate=1e-2)
+    (tmp_path / "prompts.txt").write_text("a {} on the beach\n")
+    scorers = write_scorers(tmp_path / "scorers")
+    flags = [f"--concept={out}", f"--prompts_file={tmp_path / 'prompts.txt'}", "--metrics=clip_t,dino_i"]
+    flags += ["--num_images=1", "--num_inference_steps=2", *(f"--{n}={m}" for n, m in scorers.items())]
+    AcceleratorState._reset_state(reset_partial_state=True)  # it lives as long as the process
+    evaluate.main([*flags, f"--output_dir={tmp_path / 'results'}"])
+    table = json.loads((tmp_path / "results" / "table.json").read_text())
+    assert [row["method"] for row in table["rows"]] == ["base", "bias_last"]
+    for row in table["rows"]:
+        assert row["images"] == 1 and -1 <= row["metric"]["clip_t"]["mean"] <= 1
+    assert "Bias last" in (tmp_path / "results" / "report.html").read_text()  # the row's title
 
 
 def test_a_learner_that_is_gone_is_named(output_bias, train, tiny_base, tmp_path, monkeypatch):
