@@ -474,7 +474,7 @@ def test_bf16_keeps_what_learns_in_float32(train, kept, base_weights, tmp_path, 
 
 
 def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, monkeypatch):
-    settings = dict(adam_epsilon=1e-3, learning_rate=1e-2, max_train_steps=3, scale_lr=True, hflip=True)
+    settings = dict(adam_epsilon=1e-3, learning_rate=5e-3, max_train_steps=3, scale_lr=True, hflip=True)
     settings |= dict(with_prior_preservation=True, class_prompt="a dog", num_class_images=3)
     settings |= dict(class_data_dir=tmp_path / "class", sample_batch_size=1)
     flags = dog_flags(tmp_path / "two", train_batch_size=1, **settings)
@@ -499,7 +499,7 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     assert apart(learned(one), two) < 1e-6
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
-        assert ours["lr_cross_attention_kv"] == pytest.approx(2 * 2e-2, rel=1e-12)  # class images double it
+        assert ours["lr_cross_attention_kv"] == pytest.approx(2 * 1e-2, rel=1e-12)  # class images double it
 
 
 # Checkpoints
