@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from utils.errors import UserError
 
 TALLY: dict[str, list[int]] = {}  # fault -> [tries, survived]
@@ -92,6 +94,9 @@ def in_child(act: Callable[[], Any], fault: Fault | None = None) -> Ending:
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        torch.set_num_threads(
+            1
+        )  # the parent's threads are not in the child, which would wait for them forever
         os.close(reading)
         code, message = 0, ""
         try:
