@@ -78,7 +78,14 @@ def test_weight_0_is_logged_and_changes_nothing(train, tmp_path, pretrained):
 
 
 def test_only_a_stage_that_trains_text_has_the_term(train, tmp_path, pretrained):
-    out = train(tmp_path / "out", method="two_stage", noaug=None, max_train_steps=4, mlm_weight=1e-3)
+    out = train(
+        tmp_path / "out",
+        method="two_stage",
+        initializer_token="ktn",
+        noaug=None,
+        max_train_steps=4,
+        mlm_weight=1e-3,
+    )
     has = ["loss_mlm" in record for record in read_records(out / "log.jsonl")]
     assert has == [True, True, False, False]
 

@@ -598,7 +598,7 @@ def test_dry_run_tells_the_plan_and_writes_nothing(train, tmp_path, capfd):
     ]
     assert plan[-1].startswith("concept: <new1> from ") and plan[-1].endswith(PROMPT)
     assert said.err == "" and list(tmp_path.iterdir()) == []
-    train(tmp_path / "out", dry_run=True, method="two_stage", max_train_steps=10)
+    train(tmp_path / "out", dry_run=True, method="two_stage", initializer_token="ktn", max_train_steps=10)
     plan = capfd.readouterr().out.splitlines()
     stages = [line for line in plan if line.startswith("steps ")]
     assert stages[0] == "steps 1 to 6: rows 32 at 0.001; loss L_denoise + 0 · L_spl"

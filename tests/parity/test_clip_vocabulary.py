@@ -7,7 +7,8 @@ from transformers import CLIPTokenizer
 
 from tests.clip_vocabulary import write_clip_tokenizer
 from utils.errors import UserError
-from utils.learners.token_rows import check_tokens
+from utils.learners.token_rows import check_tokens, first_ids
+from utils.training.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,18 @@ def test_initialisers_are_the_official_ones(tokenizer):
     ids = check_tokens(tokenizer, ["<new1>", "<new2>", "<new3>"], ["ktn", "pll", "ucd"])
     assert ids == [[42170], [47629], [44746]]
     assert len(tokenizer) == 49408
+
+
+def test_every_methods_initial_words_are_in_the_vocabulary(tokenizer):
+    """CLIP reads ktn as k + tn: it can start a row as a piece, not as a word."""
+    for row in METHODS.values():
+        if row.start != "class":
+            assert [len(first_ids(tokenizer, word, row.start)) for word in row.initializer.split("+")] == [
+                1
+            ] * 3
+    assert first_ids(tokenizer, "sks", "word") == [48136]
+    with pytest.raises(UserError, match="'ktn' is not a single token"):
+        first_ids(tokenizer, "ktn", "word")
 
 
 def test_a_modifier_token_outranks_eos(tokenizer):

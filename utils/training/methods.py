@@ -90,7 +90,7 @@ METHODS: dict[str, Method] = {
             view="crop",
             channels="mean",
             start="word",
-            initializer="sks+ktn+pll",
+            initializer="sks+pll+ucd",
         ),
         Method(
             "two_stage",
@@ -100,6 +100,7 @@ METHODS: dict[str, Method] = {
             view="square",
             channels="mean",
             start="word",
+            initializer="sks+pll+ucd",
         ),
         Method(
             "xti",
@@ -120,7 +121,7 @@ METHODS: dict[str, Method] = {
             view="crop",
             channels="mean",
             start="word",
-            initializer="sks+ktn+pll",
+            initializer="sks+pll+ucd",
         ),
     )
 }
