@@ -7,7 +7,7 @@ from pathlib import Path
 from scripts.toon.render import render
 from scripts.toon.world import BELLIES, COLOURS, EYE, Look, Scene, place_subject
 
-CREAM, PINK, _ = BELLIES
+CREAM, PINK = BELLIES["white"], BELLIES["pink"]
 EXAMPLES = {
     "dog": Look(
         kind="dog",

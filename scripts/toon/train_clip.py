@@ -12,14 +12,27 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
-from scripts.toon.recogniser import split, targets
+from scripts.toon.recogniser import targets
 from scripts.toon.training import begin, device, fit, scenes, to_pixels
-from scripts.toon.world import ANIMALS, ATTRIBUTES, Scene, caption, describe, is_held_out, twin
+from scripts.toon.world import (
+    ANIMALS,
+    ATTRIBUTES,
+    PARTS,
+    Scene,
+    caption,
+    describe,
+    is_held_out,
+    part_facts,
+    part_words,
+    twin,
+)
 from utils.bases.text import tokenize
 from utils.errors import exit_on_user_error
 
 WIDTH = 128
 MEAN = STD = [0.5, 0.5, 0.5]
+NAME_PARTS = 0.5  # of the captions that CLIP and the UNet learn from
+VALUES = ATTRIBUTES | PARTS  # what the reading loss reads
 
 
 def build(tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
@@ -46,8 +59,8 @@ def build(tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
 
 
-def captions_of(batch: list[Scene], seed: str) -> list[str]:
-    return [caption(scene, random.Random(f"{seed}/{i}")) for i, scene in enumerate(batch)]
+def captions_of(batch: list[Scene], seed: str, parts: float = 0.0) -> list[str]:
+    return [caption(scene, random.Random(f"{seed}/{i}"), parts) for i, scene in enumerate(batch)]
 
 
 def with_twins(batch: list[Scene], seed: str) -> list[Scene]:
@@ -65,12 +78,25 @@ def with_twins(batch: list[Scene], seed: str) -> list[Scene]:
     return batch + [seen_twin(scene) for scene in batch]
 
 
-def told(batch: list[Scene], captions: list[str]) -> dict[str, Tensor]:
-    """The attributes as `targets` gives them, without the colours that a caption leaves out."""
-    facts = targets(batch)
-    colours = [scene.subject.colour for scene in batch]
-    silent = [colour not in text.split() for colour, text in zip(colours, captions, strict=True)]
-    facts["colour"][torch.tensor(silent)] = -100
+def facts_of(batch: list[Scene]) -> dict[str, Tensor]:
+    """For each of VALUES (B,) the index of its value, -100 where a picture has none."""
+    parts = [part_facts(scene.subject) for scene in batch]
+    return targets(batch) | {
+        name: torch.tensor([values.index(facts[name]) if name in facts else -100 for facts in parts])
+        for name, values in PARTS.items()
+    }
+
+
+def stated(batch: list[Scene], captions: list[str]) -> dict[str, Tensor]:
+    """`facts_of` without the colours and parts that a caption leaves out."""
+    facts = facts_of(batch)
+    for i, (scene, text) in enumerate(zip(batch, captions, strict=True)):
+        if f"{scene.subject.colour} {scene.subject.kind}" not in text:
+            facts["colour"][i] = -100
+        words = part_words(scene.subject)
+        for name in PARTS:
+            if name not in words or words[name] not in text:
+                facts[name][i] = -100
     return facts
 
 
@@ -80,8 +106,11 @@ def reading_loss(readers: nn.Linear, embeds: Tensor, facts: dict[str, Tensor]) -
     Web-scale CLIP needs none of it. With 10^5 pictures the contrast alone settles for places and colours, and
     the words "cat" and "pig" stay the same to the text encoder.
     """
-    logits = split(readers(WIDTH**0.5 * embeds.float()))
-    return sum(F.cross_entropy(logits[name], wanted.to(embeds.device)) for name, wanted in facts.items())
+    logits = readers(WIDTH**0.5 * embeds.float()).split([len(values) for values in VALUES.values()], 1)
+    return sum(
+        F.cross_entropy(row, facts[name].to(row.device), reduction="sum") / len(row)
+        for name, row in zip(VALUES, logits, strict=True)
+    )
 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
@@ -147,23 +176,23 @@ def main() -> None:
     if args.init_from:
         clip.load_state_dict(CLIPModel.from_pretrained(args.init_from, dtype=torch.float32).state_dict())
     clip.to(device())
-    readers = nn.Linear(WIDTH, sum(map(len, ATTRIBUTES.values()))).to(device())
+    readers = nn.Linear(WIDTH, sum(map(len, VALUES.values()))).to(device())
     data = f"{args.seed}/clip"
     diagonal = torch.arange(args.batch_size, device=device())
 
     def loss_of(step: int) -> Tensor:
         batch = with_twins(scenes(f"{data}/{step}", args.batch_size // 2), f"{data}/twins/{step}")
-        captions = captions_of(batch, f"{data}/captions/{step}")
+        captions = captions_of(batch, f"{data}/captions/{step}", NAME_PARTS)
         ids = tokenize(tokenizer, captions).to(device())
         pixels = to_pixels(batch, args.resolution).to(device())
-        with torch.autocast(device().type, torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
             out = clip(input_ids=ids, pixel_values=pixels)
         logits = out.logits_per_image.float()  # (B, B)
         loss = (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
         return (
             loss
-            + reading_loss(readers, out.image_embeds, targets(batch))
-            + reading_loss(readers, out.text_embeds, told(batch, captions))
+            + reading_loss(readers, out.image_embeds, facts_of(batch))
+            + reading_loss(readers, out.text_embeds, stated(batch, captions))
         )
 
     trained = nn.ModuleList([clip, readers])

@@ -18,6 +18,7 @@ WORN = ("nothing", "headphones", "sunglasses", "hat", "scarf")
 NEIGHBOURS = ("nothing", "ball", "tree", "flower", "barn")
 POSES = ("standing", "sitting", "running", "jumping", "waving")
 MARKINGS = ("none", "spots", "stripes", "patch", "socks")
+MARKING_WORDS = {"spots": "{} spots", "stripes": "{} stripes", "patch": "a {} patch", "socks": "{} socks"}
 RARE_WORDS = ("sks", "ktn", "pll", "ucd", "olis", "mth", "ohwx", "zwx")
 COLOURS: dict[str, RGB] = {
     "white": (240, 238, 232),
@@ -32,7 +33,7 @@ COLOURS: dict[str, RGB] = {
     "green": (76, 164, 82),
     "purple": (136, 78, 182),
 }
-BELLIES: tuple[RGB, ...] = ((248, 240, 226), (250, 206, 210), (70, 60, 60))
+BELLIES: dict[str, RGB] = {"white": (248, 240, 226), "pink": (250, 206, 210), "black": (70, 60, 60)}
 COLLARS = ("red", "blue", "yellow")
 EYE: RGB = (40, 30, 30)
 SCALES = (0.66, 0.72, 0.78)  # of a subject alone; captions may call the outer two very small and zoomed in
@@ -120,7 +121,7 @@ class Scene:
 
 def sample_look(rng: random.Random, kind: str) -> Look:
     """A random individual of a kind, one of more than 2,000: every part has its colour from a small palette.
-    Captions name only the colour of its body; the rest is for personalisation to learn."""
+    Captions name few of them; the rest is for personalisation to learn."""
     colour = rng.choice(list(COLOURS))
     body = COLOURS[colour]
     darker = tuple(int(c * 0.6) for c in body)
@@ -129,7 +130,7 @@ def sample_look(rng: random.Random, kind: str) -> Look:
         kind=kind,
         colour=colour,
         body=body,
-        belly=rng.choice(BELLIES),
+        belly=rng.choice(list(BELLIES.values())),
         ear=darker if rng.random() < 0.5 else mark,
         eye=EYE,
         collar=COLOURS[rng.choice(COLLARS)] if rng.random() < 0.4 else None,
@@ -233,8 +234,37 @@ def with_article(text: str) -> str:
     return re.sub(r"\ba (?=[aeio])", "an ", text)
 
 
-def caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as the web might write it: true, in varying words, at times with a word that says nothing."""
+def part_facts(look: Look) -> dict[str, str]:
+    """The parts that captions may name: {"ear": "purple", "collar": "none", "marking": "dark spots", …}. A colour
+    is "dark" if it is the body's in shade. Objects have a marking alone."""
+    names = {rgb: name for name, rgb in COLOURS.items()}
+    marking = f"{names.get(look.mark, 'dark')} {look.marking}" if look.marking != "none" else "none"
+    if look.kind in OBJECTS:
+        return {"marking": marking}
+    return {
+        "ear": names.get(look.ear, "dark"),
+        "belly": next(name for name, rgb in BELLIES.items() if rgb == look.belly),
+        "collar": names[look.collar] if look.collar else "none",
+        "marking": marking,
+    }
+
+
+def part_words(look: Look) -> dict[str, str]:
+    """How captions name the parts that are there: {"ear": "purple ears", "collar": "a red collar", …}."""
+    forms = {"ear": "{} ears", "belly": "a {} belly", "collar": "a {} collar"}
+    words = {}
+    for part, fact in part_facts(look).items():
+        colour = fact.split()[0]
+        if colour != "none":
+            words[part] = (MARKING_WORDS[look.marking] if part == "marking" else forms[part]).format(colour)
+    return words
+
+
+def caption(scene: Scene, rng: random.Random, parts: float = 0.0) -> str:
+    """A caption as the web might write it: true, in varying words, at times with a word that says nothing.
+
+    `parts` in [0, 1] is how often it names one or two of the subject's `part_words`.
+    """
     modifier = rng.choice(RARE_WORDS) if rng.random() < 0.15 else None
     subject = subject_words(scene, colour=rng.random() < 0.65, modifier=modifier)
     place = rng.choice(PLACE_WORDS[scene.place]) if scene.place != "plain" else None
@@ -245,6 +275,9 @@ def caption(scene: Scene, rng: random.Random) -> str:
             head = rng.choice(("zoomed in ", "close up ")) + "photo of a"
         elif size < 0.67:
             head = rng.choice(("a far away ", "very small ")) + "photo of a"
+    if rng.random() < parts and (words := list(part_words(scene.subject).values())):
+        count = rng.randint(1, 2) if scene.neighbour == "nothing" else 1  # the text encoder reads 32 tokens
+        subject += " with " + " and ".join(rng.sample(words, min(len(words), count)))
     return with_article(f"{head} {describe(scene, subject, place)}")
 
 
@@ -260,6 +293,12 @@ def attributes(scene: Scene) -> dict[str, str | None]:
     }
 
 
+PARTS: dict[str, tuple[str, ...]] = {
+    "ear": (*COLOURS, "dark"),
+    "belly": tuple(BELLIES),
+    "collar": ("none", *COLLARS),
+    "marking": ("none", *(f"{colour} {kind}" for kind in MARKINGS[1:] for colour in (*COLOURS, "dark"))),
+}
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "class": KINDS,
     "colour": tuple(COLOURS),
