@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
-from scripts.toon.train_clip import WIDTH
+from scripts.toon.train_clip import NAME_PARTS, WIDTH
 from scripts.toon.training import (
     begin,
     cached,
@@ -86,7 +86,7 @@ def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator
     for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
         batch = scenes(f"{seed}/{i}", min(64, count - i))
         pixels = to_pixels(batch, size)
-        with torch.autocast(device().type, torch.bfloat16):
+        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
             latents = vae.encode(pixels.to(device())).latent_dist
         scaled = torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor
         empty = to_pixels([without_subject(scene) for scene in batch], size)
@@ -202,7 +202,7 @@ def aligned_loss(
         noise = torch.randn(mean.shape, generator=rng).to(device())
         timesteps = torch.randint(1000, (batch_size,), generator=rng).to(device())
         words = random.Random(f"{seed}/captions/{step}")
-        captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words) for i in chosen]
+        captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words, NAME_PARTS) for i in chosen]
         noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
         velocity, seen = model(noisy, timesteps, encode(captions))
         target = target_of(scheduler, clean, noise, timesteps)
