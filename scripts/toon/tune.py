@@ -1,90 +1,202 @@
-"""Choose toon's learning rates and SPL weight by personalising tuning individuals, none of them an example.
+"""Choose each method's training settings on toon by one rule, the same for all, on individuals made for it.
 
-For every setting it prints, as a mean over the individuals, what prompt_accuracy.py measures: how many
-pictures obey every word of their prompt, and likeness. Finished runs are kept and not repeated.
+The rule, fixed before its results:
+1. Every learning rate that scripts/settings/toon names for a method takes three values, a factor of √10 apart,
+   round the one that stands there: 3 settings, or 9.
+2. Each setting personalises the same tuning individuals, which are neither examples nor in the benchmark, with
+   one seed, and is judged after ¼, ½, ¾ and all of its steps.
+3. A point's score is the mean over the individuals of the harmonic mean of two shares: of images that obey
+   every word of their prompt, as the recogniser reads them, and of the way from the base's likeness to that of
+   the individual's own images, (DINO-I − base) / (real − base), from 0 to 1.
+4. If the best setting has a rate at the end of its three, that rate goes one value further, once.
+5. At the best rates and steps, the weight of a method's own loss takes four values more.
+
+Every point is kept and none is computed twice; a killed run goes on.
+
+python -m scripts.toon.tune --methods kv_only,classdiffusion
 """
 
-import argparse
 import itertools
-import json
 import random
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from scripts.toon.draw_examples import pictures
-from scripts.toon.render import render
 from scripts.toon.world import sample_look
+from utils.bases.registry import BASES, REPOSITORY
+from utils.errors import UserError, exit_on_user_error
+from utils.files import read_json, write_json
+from utils.flags import check_fields, option, parse
+from utils.training.methods import METHODS
+from utils.training.settings import read_setting
+
+if TYPE_CHECKING:
+    from scripts.toon.tuning_judge import Judge
 
 KINDS = ("dog", "cat", "rabbit", "pig")
+RATES = ("learning_rate", "token_learning_rate")
+STEP = 10**0.5
+QUARTERS = 4
+PRIOR_WEIGHTS = ("prior_loss_weight", (0.1, 0.3, 3.0, 10.0))
+WEIGHTS = {
+    "classdiffusion": ("spl_weight", (0.1, 0.3, 3.0, 10.0)),
+    "custom_diffusion": PRIOR_WEIGHTS,
+    "dreambooth": PRIOR_WEIGHTS,
+    "svdiff": PRIOR_WEIGHTS,
+}
+BASE = BASES["toon"]
+
+Setting = dict[str, float]  # flag -> value
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/tune"))
-    parser.add_argument("--individuals", type=int, default=2)
-    parser.add_argument("--learning_rates", nargs="+", default=["1e-4", "2e-4", "4e-4"], help="of K/V")
-    parser.add_argument("--token_learning_rates", nargs="+", default=["1e-3"])
-    parser.add_argument("--spl_weights", nargs="+", default=["0", "1"])
-    parser.add_argument("--steps", nargs="+", default=["300"])
-    parser.add_argument("--augment", action="store_true", help="with Custom Diffusion's scale augmentation")
-    args = parser.parse_args()
-    settings = itertools.product(args.learning_rates, args.token_learning_rates, args.spl_weights, args.steps)
-    extra = [] if args.augment else ["--noaug"]
-    for kv_rate, token_rate, spl_weight, steps in settings:
-        name = f"kv{kv_rate}_token{token_rate}_spl{spl_weight}_steps{steps}" + "_augmented" * args.augment
-        scores = [
-            personalise(args.output_dir, name, i, kv_rate, token_rate, spl_weight, steps, extra)
-            for i in range(args.individuals)
-        ]
-        for measure in ("class", "concept"):
-            obeyed = sum(score[measure]["all"][0] for score in scores) / len(scores)
-            plain, placed = (
-                sum(score[f"{measure} {kind}"] for score in scores) / len(scores)
-                for kind in ("likeness", "likeness in situations")
-            )
-            told = f"all words {obeyed:.1%}, likeness {plain:.3f}, in situations {placed:.3f}"
-            print(f"{name} {measure}: {told}", flush=True)
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
+
+    methods: str = option(",".join(METHODS), "methods by name, joined by commas")
+    individuals: int = option(3, "how many tuning individuals", minimum=1)
+    output_dir: Path = option(Path("results/toon_tuning"), "points.json of each method; the rest is scratch")
+    work_dir: Path = option(Path("outputs/tuning"), "images, trainings and class images")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if unknown := [name for name in self.methods.split(",") if name not in METHODS]:
+            raise UserError(f"--methods has {unknown[0]}, which is unknown; choose of {', '.join(METHODS)}")
 
 
-def personalise(
-    folder: Path,
-    name: str,
-    i: int,
-    kv_rate: str,
-    token_rate: str,
-    spl_weight: str,
-    steps: str,
-    extra: list[str],
-) -> dict:
-    """Train individual i with a setting and `extra` flags, and judge it."""
+@dataclass(frozen=True)
+class Individual:
+    """A tuning individual: its number, its class and the folder of its five images."""
+
+    number: int
+    kind: str
+    images: Path
+
+
+def individual(i: int, folder: Path) -> Individual:
+    """Tuning individual i, its images rendered if they are not there."""
+    from scripts.toon.render import render
+    from utils.images import save_png
+
     kind = KINDS[i % len(KINDS)]
-    look = sample_look(random.Random(f"tuning/{i}"), kind)
-    images = folder / f"individual-{i}"
-    if not images.exists():
-        images.mkdir(parents=True)
-        for j, scene in enumerate(pictures(look, f"tuning/{i}")):
-            render(scene, 256).save(images / f"{j}.png")
-    output = folder / name / str(i)
-    result = output / "accuracy" / "accuracy.json"
-    if not result.exists():
-        train = ["train_classdiffusion.py", f"--instance_data_dir={images}", f"--cls_token={kind}"]
-        train += [
-            f"--instance_prompt=a photo of a <new1> {kind}",
-            "--scale_lr",
-            "--hflip",
-            f"--output_dir={output}",
-        ]
-        train += [f"--learning_rate={kv_rate}", f"--token_learning_rate={token_rate}"]
-        train += [f"--spl_weight={spl_weight}", f"--max_train_steps={steps}", "--checkpointing_steps=100000"]
-        train += extra
-        subprocess.run([sys.executable, *train], check=True)
-        judge = ["-m", "scripts.toon.prompt_accuracy", f"--concept={output}", "--images=2"]
-        subprocess.run([sys.executable, *judge, f"--output_dir={output / 'accuracy'}"], check=True)
-    return json.loads(result.read_text())
+    look, images = sample_look(random.Random(f"tuning/{i}"), kind), folder / f"individual-{i}"
+    images.mkdir(parents=True, exist_ok=True)
+    for j, scene in enumerate(pictures(look, f"tuning/{i}")):
+        if not (images / f"{j}.png").is_file():
+            save_png(render(scene, 256), images / f"{j}.png", {})
+    return Individual(i, kind, images)
+
+
+def centre_of(method: str) -> Setting:
+    """The rates that scripts/settings/toon names for a method."""
+    given = dict(flag.removeprefix("--").split("=") for flag in read_setting("toon", method) if "=" in flag)
+    return {name: float(given[name]) for name in RATES if name in given}
+
+
+def grid(centre: Setting) -> list[Setting]:
+    """Three values of each rate: 3 settings for one, 9 for two."""
+    values = [[rate / STEP, rate, rate * STEP] for rate in centre.values()]
+    return [dict(zip(centre, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+
+def extensions(best: Setting, centre: Setting) -> Iterator[Setting]:
+    """The best setting with one rate a step beyond the end at which it stands, for each such rate."""
+    for name, middle in centre.items():
+        if best[name] != middle:
+            further = best[name] * STEP if best[name] > middle else best[name] / STEP
+            yield best | {name: further}
+
+
+def name_of(setting: Setting) -> str:
+    return "_".join(f"{flag}={value:.3g}" for flag, value in setting.items())
+
+
+def steps_of(method: str) -> int:
+    """The steps that scripts/settings/toon gives a method."""
+    flags = read_setting("toon", method)
+    return int(next(flag for flag in flags if flag.startswith("--max_train_steps=")).partition("=")[2])
+
+
+def train(method: str, setting: Setting, each: Individual, folder: Path, classes: Path) -> None:
+    """One training with a checkpoint after every quarter of its steps; a killed one goes on."""
+    caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
+    steps = steps_of(method)
+    command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py"), f"--method={method}"]
+    command += [f"--pretrained_model_name_or_path={BASE.path}", *read_setting("toon", method)]
+    command += [f"--instance_data_dir={each.images}", f"--cls_token={each.kind}", "--modifier_token=<new1>"]
+    command += [f"--instance_prompt=a photo of a {caption}"] * (METHODS[method].captions == "prompt")
+    command += [f"--class_data_dir={classes / each.kind}"] * METHODS[method].stages[-1].prior
+    command += [f"--{flag}={value}" for flag, value in setting.items()]
+    command += [f"--checkpointing_steps={steps // QUARTERS}", "--resume_from_checkpoint=latest"]
+    subprocess.run([*command, f"--output_dir={folder}"], check=True, stdout=subprocess.DEVNULL)
+
+
+def points_of(
+    method: str, setting: Setting, individuals: Sequence[Individual], work: Path, judge: "Judge"
+) -> list[dict[str, Any]]:
+    """A setting's points: steps, score and its two shares, means over the individuals and each one's."""
+    per_step: dict[int, list[dict[str, float]]] = {}
+    for each in individuals:
+        folder = work / method / name_of(setting) / str(each.number)
+        record = folder / "judged.json"
+        if not record.is_file():
+            train(method, setting, each, folder, work / "class_images")
+            quarter = steps_of(method) // QUARTERS
+            steps = [quarter * (i + 1) for i in range(QUARTERS)]
+            write_json(record, {str(n): judge(method, each, folder / f"checkpoint-{n}") for n in steps})
+        for step, shares in read_json(record).items():
+            per_step.setdefault(int(step), []).append(shares)
+    return [
+        {"method": method, "setting": setting, "steps": step, "individuals": shares}
+        | {name: sum(each[name] for each in shares) / len(shares) for name in shares[0]}
+        for step, shares in sorted(per_step.items())
+    ]
+
+
+def tune(method: str, individuals: Sequence[Individual], work: Path, judge: "Judge") -> list[dict[str, Any]]:
+    """All points of a method, by the rule; the best comes first."""
+    centre, points = centre_of(method), []
+
+    def try_all(settings: Sequence[Setting]) -> dict[str, Any]:
+        for setting in settings:
+            points.extend(points_of(method, setting, individuals, work, judge))
+            best = max(points[-QUARTERS:], key=lambda point: point["score"])
+            print(
+                f"{method} {name_of(setting)}: score {best['score']:.3f} at {best['steps']} steps "
+                f"(obeyed {best['obeyed']:.1%}, likeness {best['likeness']:.3f})",
+                flush=True,
+            )
+        return max(points, key=lambda point: point["score"])
+
+    best = try_all(grid(centre))
+    best = try_all(list(extensions(best["setting"], centre)))
+    if method in WEIGHTS:
+        flag, values = WEIGHTS[method]
+        best = try_all([best["setting"] | {flag: value} for value in values])
+    return [best, *(point for point in points if point is not best)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    from scripts.toon.tuning_judge import Judge
+
+    judge = Judge(BASE)
+    individuals = [individual(i, config.work_dir) for i in range(config.individuals)]
+    for method in config.methods.split(","):
+        points = tune(method, individuals, config.work_dir, judge)
+        write_json(config.output_dir / f"{method}.json", {"points": points})
+        best = points[0]
+        lines = [f"--{flag}={value:.3g}" for flag, value in best["setting"].items()]
+        print(
+            f"{method}: {' '.join(lines)} --max_train_steps={best['steps']} scores {best['score']:.3f}; "
+            f"these belong into scripts/settings/toon/{method}.txt"
+        )
+    print(f"every point is in {config.output_dir}")
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)
