@@ -202,7 +202,10 @@ def aligned_loss(
         noise = torch.randn(mean.shape, generator=rng).to(device())
         timesteps = torch.randint(1000, (batch_size,), generator=rng).to(device())
         words = random.Random(f"{seed}/captions/{step}")
-        captions = ["" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words, NAME_PARTS) for i in chosen]
+        captions = [
+            "" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words, NAME_PARTS)
+            for i in chosen
+        ]
         noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
         velocity, seen = model(noisy, timesteps, encode(captions))
         target = target_of(scheduler, clean, noise, timesteps)

@@ -56,7 +56,5 @@ class Judge:
         texts = [text for text, _ in prompts]
         settings = {"guidance_scale": self.base.sampling.guidance_scale, "eta": self.base.sampling.eta}
         seeds = [SEED + 1000 * i for i in range(len(texts))]
-        drawn = list(
-            sample(pipeline, texts, seeds, num_inference_steps=STEPS, batch_size=BATCH, **settings)
-        )
+        drawn = list(sample(pipeline, texts, seeds, num_inference_steps=STEPS, batch_size=BATCH, **settings))
         return obeyed(prompts, 1, drawn)["all"][0], dino_i(self.dino.image_features(drawn), real)
