@@ -1,13 +1,13 @@
 """Choose each method's training settings on toon by one rule, the same for all, on individuals made for it.
 
 The rule, fixed before its results:
-1. Every learning rate that scripts/settings/toon names for a method takes three values, a factor of √10 apart,
-   round the one that stands there: 3 settings, or 9.
-2. Each setting personalises the same tuning individuals, which are neither examples nor in the benchmark, with
-   one seed, and is judged after ¼, ½, ¾ and all of its steps.
+1. Every learning rate that scripts/settings/toon names for a method takes three values, a factor of √10
+   apart, round the one that stands there: 3 settings, or 9.
+2. Each setting personalises the same tuning individuals, which are neither examples nor in the benchmark,
+   with one seed, and is judged after ¼, ½, ¾ and all of its steps.
 3. A point's score is the mean over the individuals of the harmonic mean of two shares: of images that obey
-   every word of their prompt, as the recogniser reads them, and of the way from the base's likeness to that of
-   the individual's own images, (DINO-I − base) / (real − base), from 0 to 1.
+   every word of their prompt, as the recogniser reads them, and of the way from the base's likeness to that
+   of the individual's own images, (DINO-I − base) / (real − base), from 0 to 1.
 4. If the best setting has a rate at the end of its three, that rate goes one value further, once.
 5. At the best rates and steps, the weight of a method's own loss takes four values more.
 

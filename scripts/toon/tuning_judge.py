@@ -1,4 +1,4 @@
-"""The judge of a tuning point: words obeyed and likeness of images of situations that no training image shows."""
+"""The judge of a tuning point: words obeyed and likeness in situations that no training image shows."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ STEPS, SEED, BATCH = 25, 0, 12
 
 
 class Judge:
-    """`Judge(base)(method, individual, concept)` -> {"obeyed", "dino_i", "likeness", "score"}, each a float."""
+    """`Judge(base)(method, individual, concept)` -> {"obeyed", "dino_i", "likeness", "score"}, floats."""
 
     def __init__(self, base: Base):
         self.base, self.dino = base, DinoEncoder(base.judges["dino"], "cpu")

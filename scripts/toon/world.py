@@ -235,8 +235,8 @@ def with_article(text: str) -> str:
 
 
 def part_facts(look: Look) -> dict[str, str]:
-    """The parts that captions may name: {"ear": "purple", "collar": "none", "marking": "dark spots", …}. A colour
-    is "dark" if it is the body's in shade. Objects have a marking alone."""
+    """The parts that captions may name: {"ear": "purple", "collar": "none", "marking": "dark spots", …}.
+    A colour is "dark" if it is the body's in shade. Objects have a marking alone."""
     names = {rgb: name for name, rgb in COLOURS.items()}
     marking = f"{names.get(look.mark, 'dark')} {look.marking}" if look.marking != "none" else "none"
     if look.kind in OBJECTS:
