@@ -12,6 +12,8 @@
     config = parse(Config, argv, __doc__)
 
 A field's type is bool, str, int, float or Path, one of them or None, or a tuple of one of them.
+A configuration may inherit groups of flags from other dataclasses, whose `heading` then stands above them in
+the help.
 """
 
 import math
@@ -22,6 +24,7 @@ from argparse import (
     ArgumentTypeError,
     Namespace,
     RawDescriptionHelpFormatter,
+    _ArgumentGroup,
 )
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
@@ -100,13 +103,24 @@ def parser_of(config: type, description: str, replaced: Mapping[str, str] | None
         argument_default=SUPPRESS,
     )
     parser.replaced = dict(replaced or {})
-    hints = get_type_hints(config)
+    hints, sections = get_type_hints(config), {}
     for each in fields(config):
-        _add(parser, each, hints[each.name])
+        heading = _heading(config, each.name)
+        if heading not in sections:
+            sections[heading] = parser.add_argument_group(heading) if heading else parser
+        _add(sections[heading], each, hints[each.name])
     return parser
 
 
-def _add(parser: ArgumentParser, each: Field, hint: Any) -> None:
+def _heading(config: type, name: str) -> str | None:
+    """The `heading` of the class that adds the field to `config`, if that class has one."""
+    owner = next(
+        each for each in reversed(config.__mro__) if name in each.__dict__.get("__annotations__", {})
+    )
+    return owner.__dict__.get("heading")
+
+
+def _add(parser: ArgumentParser | _ArgumentGroup, each: Field, hint: Any) -> None:
     """The argument of one field."""
     text = each.metadata["help"]
     if each.default not in (None, (), "", False, MISSING):

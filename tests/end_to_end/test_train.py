@@ -21,6 +21,7 @@ from torch import Tensor
 import train_classdiffusion
 import utils.bases.sd
 import utils.training.config
+import utils.training.output_flags
 import utils.training.prior
 import utils.training.validation
 from utils.bases.sd import encode_images, load_pipeline
@@ -676,7 +677,7 @@ def workplace(tmp_path: Path, tiny_base: Path, pictures, monkeypatch) -> Path:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(train_classdiffusion, "set_up", None)
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", None)
-    monkeypatch.setattr(utils.training.config, "find_spec", lambda name: None)
+    monkeypatch.setattr(utils.training.output_flags, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return tmp_path
 

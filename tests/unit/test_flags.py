@@ -161,3 +161,23 @@ def test_help_and_a_mistake_wait_for_no_library(command, flag, code, tmp_path):
     )
     assert done.stdout.splitlines()[-1] == f"exit {code} loaded []", done.stderr
     assert done.stderr.count("\n") == (code == 2)
+
+
+def test_inherited_groups_of_flags_stand_under_their_heading():
+    @dataclass(frozen=True)
+    class Where:
+        heading = "where"
+        folder: Path = option(Path("out"), "folder")
+
+    @dataclass(frozen=True)
+    class How:
+        heading = "how"
+        eta: float = option(0.0, "noise", minimum=0)
+
+    @dataclass(frozen=True)
+    class Both(How, Where):
+        last: bool = option(False, "its own")
+
+    lines = [line.split()[0] for line in parser_of(Both, "").format_help().splitlines() if line.strip()]
+    assert lines[-4:] == ["where:", "--folder", "how:", "--eta"] and "--last" in lines
+    assert parse(Both, ["--eta=1", "--last"], "") == Both(eta=1.0, last=True)

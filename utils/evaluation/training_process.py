@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
@@ -22,11 +22,6 @@ from utils.training.methods import METHODS
 from utils.training.preflight import check_settings
 from utils.training.settings import read_setting
 
-# What an evaluation sets itself, and --train_flags therefore may not.
-SET_HERE = frozenset(
-    "method output_dir instance_data_dir instance_prompt concepts_list modifier_token cls_token "
-    "pretrained_model_name_or_path resume_from_checkpoint checkpoints_total_limit dry_run".split()
-)
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 # A launcher's word to its processes, which a training started by one of them must not take for its own.
 LAUNCHER = re.compile(
@@ -39,7 +34,8 @@ def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str], 
 
     folder: of scripts/settings, whose flags come before these.
     """
-    if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in SET_HERE]:
+    set_here = {each.name for each in fields(TrainConfig) if each.metadata.get("set_by_evaluation")}
+    if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in set_here]:
         raise UserError(f"--train_flags has {mine[0]}, which an evaluation sets itself; leave it out")
     alone = replace(subject, individuals=subject.individuals[:1])  # a concepts list would have to be written
     given = read_setting(folder, method) + flags_of(method, flags)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.flags import option
 
 
 @dataclass(frozen=True)
@@ -51,3 +52,54 @@ def read_concepts_list(path: Path) -> list[dict[str, str]]:
         if not all(isinstance(value, str) for value in entry.values()):
             raise UserError(f"{path}: concept {number} has a value that is not text in quotes")
     return entries
+
+
+@dataclass(frozen=True)
+class ConceptFlags:
+    """The concepts to learn, by flags or by a list."""
+
+    heading = "concept"
+
+    instance_data_dir: str | None = option(None, "folder with the concept's images", set_by_evaluation=True)
+    instance_prompt: str | None = option(
+        None,
+        "caption of these images (default: a photo of a <new1> dog, with your token and class)",
+        set_by_evaluation=True,
+    )
+    class_data_dir: str | None = option(None, "folder of the class images (default: inside output_dir)")
+    class_prompt: str | None = option(None, "prompt of the class images, e.g. 'a photo of a dog'")
+    concepts_list: str | None = option(
+        None, "JSON list of concepts, instead of the four flags above", set_by_evaluation=True
+    )
+    modifier_token: str = option("<new1>", "new token of each concept, joined by +", set_by_evaluation=True)
+    initializer_token: str | None = option(
+        None, "words the new tokens start from, joined by + (default: the method's rare words, or the class)"
+    )
+    cls_token: str | None = option(
+        None, "class word of each concept, joined by +, e.g. 'teddy bear+barn'", set_by_evaluation=True
+    )
+
+    @property
+    def modifier_tokens(self) -> list[str]:
+        return self.modifier_token.split("+")
+
+    @property
+    def cls_tokens(self) -> list[str | None]:
+        """One class word per modifier token; None where --cls_token was not given."""
+        return self.cls_token.split("+") if self.cls_token is not None else [None] * len(self.modifier_tokens)
+
+    def check_concept(self) -> None:
+        """Raise UserError for tokens that are no words, classes that do not match, sources that clash."""
+        tokens = self.modifier_tokens
+        for token in tokens:
+            if not token or "/" in token or any(map(str.isspace, token)):
+                raise UserError(f"--modifier_token has '{token}': give single words like <new1>, joined by +")
+        if len(set(tokens)) < len(tokens):
+            raise UserError(f"--modifier_token {self.modifier_token} repeats one: give each concept its own")
+        if self.cls_token is not None and (len(self.cls_tokens) != len(tokens) or not all(self.cls_tokens)):
+            raise UserError(f"--cls_token '{self.cls_token}': need one class for each of {'+'.join(tokens)}")
+        for name in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt"):
+            if getattr(self, name) is not None and self.concepts_list is not None:
+                raise UserError(f"--concepts_list and --{name} contradict each other: give one of them")
+        if self.instance_data_dir is None and self.concepts_list is None:
+            raise UserError("--instance_data_dir is missing: give it, or a --concepts_list")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import utils.training.config
+import utils.training.output_flags
 from utils.errors import UserError
-from utils.training.config import LR_SCHEDULERS, TrainConfig, build_parser, parse_config, read_config
+from utils.training.config import TrainConfig, build_parser, parse_config, read_config
 from utils.training.methods import METHODS
+from utils.training.optimisation_flags import LR_SCHEDULERS
 
 # scripts/train_single.sh and train_multi.sh of the official repository, their shell variables filled in
 OFFICIAL_SINGLE = [
@@ -66,7 +67,7 @@ BARN = {"instance_prompt": "a photo of a <new2> barn", "instance_data_dir": "dat
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folders and files that the official commands name; every tracker counts as installed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils.training.config, "find_spec", lambda name: object())
+    monkeypatch.setattr(utils.training.output_flags, "find_spec", lambda name: object())
     for name in ("dog", "teddybear", "barn"):
         Path("data", name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(Path("data", name, "0.png"))
@@ -361,7 +362,7 @@ def test_mistakes_of_a_single_concept(monkeypatch: pytest.MonkeyPatch):
     mistake(
         lambda: single("--modifier_token=<new1>+<new2>", "--cls_token=dog+cat"), "1 concept", "<new1>+<new2>"
     )
-    monkeypatch.setattr(utils.training.config, "find_spec", lambda name: None)
+    monkeypatch.setattr(utils.training.output_flags, "find_spec", lambda name: None)
     mistake(lambda: single("--report_to=wandb"), "wandb", "not installed")
     assert single().report_to == "none"
 

@@ -110,7 +110,7 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     wandb.init = lambda project, config, dir: calls.append(("init", project, config["seed"], dir)) or run
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", tensorboard)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr("utils.training.config.find_spec", lambda name: name)
+    monkeypatch.setattr("utils.training.output_flags.find_spec", lambda name: name)
     return calls
 
 

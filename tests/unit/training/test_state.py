@@ -26,7 +26,7 @@ from utils.training.checkpoints import (
     seal,
     why_broken,
 )
-from utils.training.config import LR_SCHEDULERS
+from utils.training.optimisation_flags import LR_SCHEDULERS
 from utils.training.state import STATE_FILE, load_state, save_state, saved_step
 
 NAMES = ("rows", "down.attn2.to_k.weight")
