@@ -34,6 +34,7 @@ def set_up(config: TrainConfig) -> Run:
     from utils.training.dataset import ClassDataset, InstanceDataset
     from utils.training.latents import LatentEncoder
     from utils.training.losses import losses_of, prepare_losses
+    from utils.training.measures import prepare_measures
     from utils.training.phrases import phrases_of
     from utils.training.preflight import attach_all
     from utils.training.preservation import copy_start
@@ -64,7 +65,8 @@ def set_up(config: TrainConfig) -> Run:
     encoder = LatentEncoder(base, repeats)
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     start = copy_start(learned) if any(loss.start for loss in losses_of(config, True, True)) else {}
-    data = (instances, classes, phrases, encoder, digest, start, prepared)
+    measures = prepare_measures(base, config, instances.size) if accelerator.is_main_process else None
+    data = (instances, classes, phrases, encoder, digest, start, prepared, measures)
     return Run(config, accelerator, base, learned, *data)
 
 
@@ -135,12 +137,13 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     from utils.training.checkpoints import remove_checkpoints
     from utils.training.interrupt import Interruption
     from utils.training.logger import Logger
+    from utils.training.measures import measure_run
     from utils.training.outputs import (
         announce,
         load_optimizer,
         load_weights,
         save_checkpoint,
-        save_run,
+        save_result,
         stop,
         validate_run,
     )
@@ -164,11 +167,11 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
             for step in range(max(first, done + 1), last + 1):
                 record, stopping = update(run, at, step, interrupted.requested)
                 if logger:
-                    logger.log(step, record)
+                    drawn = validate_run(run, step, step == last, logger)
+                    logger.log(step, record | measure_run(run, step, step == last, drawn))
                     terms = {name: f"{value:.4f}" for name, value in record.items() if name[:4] == "loss"}
                     bar.set_postfix(terms, refresh=False)
                     bar.update()
-                    validate_run(run, step, logger)
                     if step % config.checkpointing_steps == 0 or step == last or stopping:
                         save_checkpoint(run, at, step)
                 run.accelerator.wait_for_everyone()
@@ -178,7 +181,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
 
     bar.close()
     if logger:
-        save_run(run, output_dir)
+        save_result(run, output_dir)
         logger.close()
         print(f"the concept is in {output_dir}, its log in {output_dir / 'log.jsonl'}")
     run.accelerator.end_training()

@@ -14,6 +14,7 @@ from utils.errors import UserError
 from utils.files import write_json
 from utils.flags import check_fields, option, parser_of
 from utils.training.concept import Concept, ConceptFlags, read_concepts_list
+from utils.training.measure_flags import MeasureFlags
 from utils.training.method_flags import MethodFlags
 from utils.training.methods import Stage
 from utils.training.optimisation_flags import OptimisationFlags
@@ -38,7 +39,7 @@ class BaseFlags:
 
 @dataclass(frozen=True)
 class TrainConfig(
-    ReportFlags, CheckpointFlags, OptimisationFlags, MethodFlags, ConceptFlags, BaseFlags
+    ReportFlags, MeasureFlags, CheckpointFlags, OptimisationFlags, MethodFlags, ConceptFlags, BaseFlags
 ):  # a dataclass takes the fields of its last base first
     """Everything that a training run is given. Raises UserError when fields contradict each other.
 
@@ -55,8 +56,10 @@ class TrainConfig(
         self.check_concept()
         self._check_method_with_concept()
         self._check_starts()
+        self._check_selection()
         if self.cls_token is None:
             self.check_without_class()
+            self.check_measures_without_class()
 
     def _check_method_with_concept(self) -> None:
         if self.noaug and self.recipe.view != "scaled":
@@ -84,6 +87,21 @@ class TrainConfig(
         if len(self.initializer_tokens) < wanted:
             raise UserError(
                 f"--initializer_token {'+'.join(self.initializer_tokens)}: need {wanted}, joined by +"
+            )
+
+    def _check_selection(self) -> None:
+        if self.select_checkpoint is None:
+            return
+        if self.select_checkpoint == "validation" and self.validation_prompt is None:
+            raise UserError("--select_checkpoint validation judges images: give --validation_prompt")
+        if self.checkpoints_total_limit is not None:
+            raise UserError(
+                "--select_checkpoint needs all checkpoints, --checkpoints_total_limit removes some: give one"
+            )
+        if self.checkpointing_steps >= self.max_train_steps and len(self.stages) == 1:
+            raise UserError(
+                f"--select_checkpoint has one checkpoint to choose from: give --checkpointing_steps below "
+                f"{self.max_train_steps}"
             )
 
     @property

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from utils.bases.registry import base_row
@@ -15,8 +16,10 @@ from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints
 from utils.training.config import IMAGES
 from utils.training.interrupt import Interruption
 from utils.training.logger import Logger
+from utils.training.measures import is_candidate
 from utils.training.preflight import describe_stages, images_digest
 from utils.training.run import Run, StageRun
+from utils.training.selection import record_choice, select
 from utils.training.state import load_state, load_trained, save_state
 from utils.training.validation import validate
 
@@ -108,12 +111,23 @@ def stop(run: Run, interrupted: Interruption, step: int) -> NoReturn:
     sys.exit(interrupted.exit_code)
 
 
-def validate_run(run: Run, step: int, logger: Logger) -> None:
-    """Images of the validation prompt where it is time for them, the last step included."""
+def save_result(run: Run, output_dir: Path) -> None:
+    """The concept as it is, or as the checkpoint that --select_checkpoint chooses left it."""
+    checkpoint, choice = select(run.config)
+    if checkpoint is not None:
+        load_weights(run, checkpoint)
+        print(f"{checkpoint.name} is the result: {choice['best']} {choice['key']} of {len(choice['values'])}")
+    save_run(run, output_dir)
+    record_choice(output_dir, choice)
+
+
+def validate_run(run: Run, step: int, last_of_stage: bool, logger: Logger) -> list[Image.Image]:
+    """Images of the validation prompt where it is time for them, the last step included; else none."""
     config = run.config
     due = step % config.validation_steps == 0 or step == config.max_train_steps
+    due |= config.select_checkpoint == "validation" and is_candidate(config, step, last_of_stage)
     if config.validation_prompt is None or not due:
-        return
+        return []
     sampling = base_row(config.pretrained_model_name_or_path).sampling
     images = validate(
         run.base.pipeline,
@@ -126,3 +140,4 @@ def validate_run(run: Run, step: int, logger: Logger) -> None:
         sampling.eta,
     )
     logger.images(step, "validation", images)
+    return images

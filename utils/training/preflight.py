@@ -23,7 +23,10 @@ from utils.training.checkpoints import check_same_run, find_checkpoint
 from utils.training.config import IMAGES, TrainConfig
 from utils.training.contextualizer import check_contextualizer
 from utils.training.losses import losses_of
+from utils.training.measures import check_judges
 from utils.training.prior import check_class_images
+from utils.training.selection import check_selection
+from utils.training.state import saved_step
 
 
 def check_run(config: TrainConfig) -> Path | None:
@@ -34,7 +37,9 @@ def check_run(config: TrainConfig) -> Path | None:
             check_class_images(concept.class_data_dir, concept.class_prompt)
     check_settings(config)
     check_writable_folder(config.output_dir, "output_dir")
-    return checkpoint_of(config)
+    checkpoint = checkpoint_of(config)
+    check_selection(config, saved_step(checkpoint) if checkpoint else 0)
+    return checkpoint
 
 
 def check_settings(config: TrainConfig) -> None:
@@ -48,6 +53,7 @@ def check_settings(config: TrainConfig) -> None:
             f"--resolution {config.resolution}: this base model needs a multiple of {base.latent_factor}"
         )
     check_captions(config, base)
+    check_judges(config)
 
 
 def outline_of(config: TrainConfig) -> StableDiffusion:

@@ -14,6 +14,7 @@ from utils.training.config import TrainConfig
 from utils.training.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
 from utils.training.latents import LatentEncoder
 from utils.training.losses import Loss, losses_of
+from utils.training.measures import Measures
 from utils.training.methods import Stage
 from utils.training.model import ConceptModel
 from utils.training.noise import Draws, draw_noise
@@ -36,6 +37,7 @@ class Run:
     digest: str | None
     start: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     prepared: dict[str, Any] = field(default_factory=dict)  # loss -> what it set up, see `Loss.prepare`
+    measures: Measures | None = None  # of the first process, where it measures anything
 
     @property
     def trained(self) -> dict[str, Tensor]:
