@@ -31,7 +31,7 @@ def set_up(config: TrainConfig) -> Run:
     from utils.bases.families import load_base
     from utils.bases.registry import base_row
     from utils.concepts.digest import base_digest
-    from utils.training.dataset import ClassDataset, InstanceDataset
+    from utils.training.data import open_classes, open_instances
     from utils.training.latents import LatentEncoder
     from utils.training.losses import losses_of, prepare_losses
     from utils.training.measures import prepare_measures
@@ -58,9 +58,7 @@ def set_up(config: TrainConfig) -> Run:
         generate_class_images(base.pipeline, concepts, *wanted, *ranks)
         accelerator.wait_for_everyone()
 
-    view = (config.resolution or base.resolution, base.latent_factor, config.seed)
-    instances = InstanceDataset(concepts, config.recipe, *view, config.hflip, config.noaug)
-    classes = ClassDataset(concepts, *view, config.num_class_images) if config.uses_prior else None
+    instances, classes = open_instances(config, base), open_classes(config, base)
     repeats = config.noaug or config.recipe.view == "square" or config.uses_prior
     encoder = LatentEncoder(base, repeats)
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)

@@ -19,9 +19,15 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
+ORIENTATION = 0x0112  # the EXIF tag
+MASK_SUFFIX = ".mask.png"  # dog.mask.png says where the subject of dog.jpg is (utils/training/masks.py)
+
+
 def is_image(path: Path) -> bool:
-    """Whether `path` is a file that is named like a picture and not hidden."""
-    return path.is_file() and not path.name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES
+    """Whether `path` is a file that is named like a picture, not hidden and not another picture's mask."""
+    name = path.name.lower()
+    named = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return path.is_file() and named and not name.endswith(MASK_SUFFIX)
 
 
 def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -39,23 +45,49 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     return images, skipped
 
 
-def open_image(path: Path) -> Image.Image:
-    """The picture as 8-bit RGB, turned as its EXIF orientation says, transparency composited on white.
-
-    Raises UserError naming the file when it cannot be decoded to its last byte.
-    """
+def _decode(path: Path) -> Image.Image:
+    """The picture as stored, turned as its EXIF orientation says; errors as in `open_image`."""
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             image.load()
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"cannot read picture {path} ({error}): replace or remove it") from error
+    return image
+
+
+def open_image(path: Path) -> Image.Image:
+    """The picture as 8-bit RGB, turned as its EXIF orientation says, transparency composited on white.
+
+    Raises UserError naming the file when it cannot be decoded to its last byte.
+    """
+    image = _decode(path)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image, path)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def open_alpha(path: Path) -> Image.Image | None:
+    """The picture's alpha channel, 8-bit grey, turned likewise; None where it is opaque all over."""
+    image = _decode(path)
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema()[0] < 255 else None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the picture is seen, EXIF orientation included; its pixels are not decoded."""
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read picture {path} ({error}): replace or remove it") from error
+    return (height, width) if turned else (width, height)
 
 
 def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:

@@ -164,6 +164,11 @@ class StableDiffusion:
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
+    def coarsest_factor(self) -> int:
+        """Pixels, along one axis, that the UNet's deepest layer sees as one."""
+        return self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
     def latent_channels(self) -> int:
         return self.vae.config.latent_channels
 

@@ -35,6 +35,7 @@ def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str], 
     folder: of scripts/settings, whose flags come before these.
     """
     set_here = {each.name for each in fields(TrainConfig) if each.metadata.get("set_by_evaluation")}
+    set_here.add("config")  # a file may set them too
     if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in set_here]:
         raise UserError(f"--train_flags has {mine[0]}, which an evaluation sets itself; leave it out")
     alone = replace(subject, individuals=subject.individuals[:1])  # a concepts list would have to be written

@@ -1,6 +1,7 @@
-"""Pictures: found in a folder, read as RGB whatever their format, augmented together with a latent mask.
+"""A method's view of an image: scaled, cropped or squashed, together with a mask of the latents that count.
 
-S picture side in pixels, f pixels per latent, h = w = S // f latent pixels, s side of the resized picture.
+W, H width and height in pixels, equal (S) without buckets; S their maximum, f pixels per latent,
+h, w = H // f, W // f latent pixels, s the longer side of the resized image.
 """
 
 import random
@@ -13,11 +14,12 @@ from torch import Tensor
 from utils.images import to_pixels
 
 LONGEST_PREFIX = "a far away "
+Size = int | tuple[int, int]  # S, or (W, H)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One random draw: the picture, perhaps flipped, is resized to scale × scale.
+    """One random draw: the image, perhaps flipped, is resized, its longer side to scale.
 
     scale <= S: pasted at (top, left) of a grey canvas; scale > S: the window at (top, left) is cut out of it.
     """
@@ -29,46 +31,62 @@ class Augmentation:
     prefix: str  # what the caption says of the scale, or ""
 
 
-def draw_augmentation(size: int, rng: random.Random, hflip: bool, noaug: bool) -> Augmentation:
+def sides(size: Size) -> tuple[int, int]:
+    """(W, H)."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def scaled_sides(size: Size, scale: int) -> tuple[int, int]:
+    """Width and height of an image of aspect W : H whose longer side is `scale`."""
+    longer = max(sides(size))
+    width, height = (max(1, round(side * scale / longer)) for side in sides(size))
+    return width, height
+
+
+def draw_augmentation(size: Size, rng: random.Random, hflip: bool, noaug: bool) -> Augmentation:
     """Custom Diffusion's draw: flip 1/2; scale from [S // 3, S] with p .66, else from [1.2 S, 1.4 S).
 
     Captions say "far away" below .6 S and "zoomed in" above S. `noaug` keeps scale = S; flips still happen.
     """
     flip = hflip and rng.random() < 0.5
+    longer = max(sides(size))
     if noaug:
-        scale = size
+        scale = longer
     elif rng.random() < 0.66:
-        scale = rng.randrange(size // 3, size + 1)
+        scale = rng.randrange(longer // 3, longer + 1)
     else:
-        scale = rng.randrange(int(1.2 * size), int(1.4 * size))
-    room = abs(size - scale)
-    top, left = rng.randint(0, room), rng.randint(0, room)
+        scale = rng.randrange(int(1.2 * longer), int(1.4 * longer))
+    room_x, room_y = (
+        abs(whole - side) for whole, side in zip(sides(size), scaled_sides(size, scale), strict=True)
+    )
+    top, left = rng.randint(0, room_y), rng.randint(0, room_x)
     prefixes = ("",)
-    if scale < 0.6 * size:
+    if scale < 0.6 * longer:
         prefixes = ("a far away ", "very small ")
-    elif scale > size:
+    elif scale > longer:
         prefixes = ("zoomed in ", "close up ")
     return Augmentation(flip, scale, top, left, rng.choice(prefixes))
 
 
 def apply_augmentation(
-    image: Image.Image, size: int, augmentation: Augmentation, latent_factor: int
+    image: Image.Image, size: Size, augmentation: Augmentation, latent_factor: int
 ) -> tuple[Tensor, Tensor]:
-    """Carry out a draw on an RGB picture; its aspect ratio is squashed to a square, as in the official code.
+    """Carry out a draw on an RGB image; its aspect ratio becomes W : H, a square in the official code.
 
-    Returns pixels (3, S, S) in [-1, 1], canvas 0, and mask (h, w) of 0 and 1: where the picture counts.
+    Returns pixels (3, H, W) in [-1, 1], canvas 0, and mask (h, w) of 0 and 1: where the image counts.
     """
-    scale, top, left = augmentation.scale, augmentation.top, augmentation.left
+    (width, height), (w, h) = sides(size), scaled_sides(size, augmentation.scale)
+    top, left = augmentation.top, augmentation.left
     if augmentation.flip:
         image = ImageOps.mirror(image)
-    picture = to_pixels(image.resize((scale, scale), Image.Resampling.BILINEAR))  # (3, s, s)
-    side = size // latent_factor
-    if scale >= size:
-        return picture[:, top : top + size, left : left + size].contiguous(), torch.ones(side, side)
-    pixels = torch.zeros(3, size, size)
-    pixels[:, top : top + scale, left : left + scale] = picture
-    mask = torch.zeros(side, side)
-    mask[latent_span(top, scale, latent_factor), latent_span(left, scale, latent_factor)] = 1
+    picture = to_pixels(image.resize((w, h), Image.Resampling.BILINEAR))  # (3, h, w)
+    full = _full(size, latent_factor)
+    if augmentation.scale >= max(width, height):
+        return picture[:, top : top + height, left : left + width].contiguous(), full
+    pixels = torch.zeros(3, height, width)
+    pixels[:, top : top + h, left : left + w] = picture
+    mask = torch.zeros_like(full)
+    mask[latent_span(top, h, latent_factor), latent_span(left, w, latent_factor)] = 1
     return pixels, mask
 
 
@@ -87,49 +105,52 @@ def latent_span(start: int, length: int, latent_factor: int) -> slice:
 
 
 def augment(
-    image: Image.Image, size: int, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
+    image: Image.Image, size: Size, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
 ) -> tuple[Tensor, Tensor, str]:
-    """One random view: pixels (3, S, S) in [-1, 1], mask (h, w) of 0 and 1, caption prefix."""
+    """One random view: pixels (3, H, W) in [-1, 1], mask (h, w) of 0 and 1, caption prefix."""
     augmentation = draw_augmentation(size, rng, hflip, noaug)
     pixels, mask = apply_augmentation(image, size, augmentation, latent_factor)
     return pixels, mask, augmentation.prefix
 
 
-def centre_square(image: Image.Image, size: int) -> Tensor:
-    """The largest centred square, aspect kept, as (3, S, S) in [-1, 1]."""
-    return to_pixels(ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))
+def centre_square(image: Image.Image, size: Size) -> Tensor:
+    """The largest centred part of aspect W : H, without distortion, as (3, H, W) in [-1, 1]."""
+    return to_pixels(ImageOps.fit(image, sides(size), Image.Resampling.BILINEAR))
 
 
 def crop(
-    image: Image.Image, size: int, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
+    image: Image.Image, size: Size, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
 ) -> tuple[Tensor, Tensor, str]:
-    """DreamBooth's view: the short side to S, aspect kept, a random square; full mask, no prefix.
+    """DreamBooth's view: resized to cover W × H, aspect kept, a random window; full mask, no prefix.
 
     hflip: flipped half of the time, which the published script does not do. noaug: unused.
     """
     if hflip and rng.random() < 0.5:
         image = ImageOps.mirror(image)
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = rng.randint(0, width - size), rng.randint(0, height - size)
-    pixels = to_pixels(image.resize((width, height), Image.Resampling.BILINEAR))  # (3, height, width)
-    return pixels[:, top : top + size, left : left + size].contiguous(), _full(size, latent_factor), ""
+    width, height = sides(size)
+    scale = max(width / image.width, height / image.height)
+    w, h = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = rng.randint(0, w - width), rng.randint(0, h - height)
+    pixels = to_pixels(image.resize((w, h), Image.Resampling.BILINEAR))  # (3, h, w)
+    window = pixels[:, top : top + height, left : left + width].contiguous()
+    return window, _full(size, latent_factor), ""
 
 
 def square(
-    image: Image.Image, size: int, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
+    image: Image.Image, size: Size, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
 ) -> tuple[Tensor, Tensor, str]:
-    """Textual inversion's view: squashed to S × S, flipped half of the time if `hflip`; full mask."""
+    """Textual inversion's view: squashed to W × H, flipped half of the time if `hflip`; full mask."""
     if hflip and rng.random() < 0.5:
         image = ImageOps.mirror(image)
-    pixels = to_pixels(image.resize((size, size), Image.Resampling.BICUBIC))  # (3, S, S)
+    pixels = to_pixels(image.resize(sides(size), Image.Resampling.BICUBIC))  # (3, H, W)
     return pixels, _full(size, latent_factor), ""
 
 
-def _full(size: int, latent_factor: int) -> Tensor:
+def _full(size: Size, latent_factor: int) -> Tensor:
     """(h, w): a mask of 1."""
-    return torch.ones(size // latent_factor, size // latent_factor)
+    width, height = sides(size)
+    return torch.ones(height // latent_factor, width // latent_factor)
 
 
-# A method's view of its images: (image, S, rng, hflip, noaug, f) -> pixels, mask, caption prefix.
+# A method's view of its images: (image, size, rng, hflip, noaug, f) -> pixels, mask, caption prefix.
 VIEWS = {"scaled": augment, "crop": crop, "square": square}

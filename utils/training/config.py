@@ -5,15 +5,17 @@ Nothing here imports torch, so that `--help` and a mistaken flag are answered at
 
 import json
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from utils.config_file import CONFIG_HELP, read_flags
 from utils.errors import UserError
 from utils.files import write_json
 from utils.flags import check_fields, option, parser_of
 from utils.training.concept import Concept, ConceptFlags, read_concepts_list
+from utils.training.data_flags import DataFlags
 from utils.training.measure_flags import MeasureFlags
 from utils.training.method_flags import MethodFlags
 from utils.training.methods import Stage
@@ -39,7 +41,14 @@ class BaseFlags:
 
 @dataclass(frozen=True)
 class TrainConfig(
-    ReportFlags, MeasureFlags, CheckpointFlags, OptimisationFlags, MethodFlags, ConceptFlags, BaseFlags
+    ReportFlags,
+    MeasureFlags,
+    CheckpointFlags,
+    OptimisationFlags,
+    DataFlags,
+    MethodFlags,
+    ConceptFlags,
+    BaseFlags,
 ):  # a dataclass takes the fields of its last base first
     """Everything that a training run is given. Raises UserError when fields contradict each other.
 
@@ -181,13 +190,20 @@ class TrainConfig(
 
 
 def build_parser() -> ArgumentParser:
-    """The command line of train_classdiffusion.py: the official flag names, one per field."""
-    return parser_of(TrainConfig, "Learn one or several concepts from a few images each.", REPLACED_FLAGS)
+    """The command line of train_classdiffusion.py: the official flag names, one per field, and --config."""
+    parser = parser_of(TrainConfig, "Learn one or several concepts from a few images each.", REPLACED_FLAGS)
+    parser.add_argument("--config", metavar="path", help=CONFIG_HELP)
+    return parser
 
 
-def parse_config(argv: list[str] | None = None) -> TrainConfig:
-    """The configuration that a command line asks for, its concepts checked; no image is read."""
-    config = TrainConfig(**vars(build_parser().parse_args(argv)))
+def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
+    """The configuration of a command line: its flags, then those of its --config file, then the defaults.
+
+    Its concepts are checked; no image is read.
+    """
+    given = vars(build_parser().parse_args(argv))
+    file = given.pop("config", None)
+    config = TrainConfig(**((read_flags(TrainConfig, Path(file), (IMAGES,)) if file else {}) | given))
     config.concepts()
     return config
 

@@ -35,7 +35,9 @@ class LatentEncoder:
 
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation, (1, C, h, w) each, of one image (3, H, W)."""
-        key = hashlib.blake2b(pixels.numpy().data, digest_size=16).digest()
+        key = hashlib.blake2b(
+            pixels.numpy().data, digest_size=16, key=str(tuple(pixels.shape)).encode()
+        ).digest()
         if key not in self.posteriors:
             self.posteriors[key] = self.base.posterior(pixels[None])
             if len(self.posteriors) > CACHED:

@@ -36,14 +36,16 @@ def target_of(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, ti
 def loss_denoise(noise_pred: Tensor, target: Tensor, mask: Tensor, channels: str = "sum") -> Tensor:
     """L_recon: squared error inside the mask, per image divided by the mask's area, averaged over images.
 
-    noise_pred, target: (B, C, h, w); mask: (B, 1, h, w), 0 or 1, no image all 0. Returns a float32 scalar.
+    noise_pred, target: (B, C, h, w); mask: (B, 1, h, w) in [0, 1]. Returns a float32 scalar. Dividing by the
+    area makes a small subject's loss as large as a big one's; an image whose mask is empty adds 0.
     Quirk kept from the official code: the channels are summed, not averaged, so under a full mask the value
     is C = 4 times the paper's per-element mean. The published λ = 1 was run against this scale. Methods of
     other families have channels "mean" (a field of their row).
     """
     assert mask.shape == (len(noise_pred), 1, *noise_pred.shape[2:]), f"mask {tuple(mask.shape)}"
     squared_error = (noise_pred.float() - target.float()).square() * mask  # (B, C, h, w)
-    loss = (squared_error.sum(dim=(1, 2, 3)) / mask.sum(dim=(1, 2, 3))).mean()
+    area = mask.sum(dim=(1, 2, 3)).clamp(min=1)  # (B,); of an empty mask the error is 0
+    loss = (squared_error.sum(dim=(1, 2, 3)) / area).mean()
     return loss if channels == "sum" else loss / noise_pred.shape[1]
 
 

@@ -14,6 +14,7 @@ from utils.concepts.save import save_concept
 from utils.learners.registry import LEARNERS
 from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints
 from utils.training.config import IMAGES
+from utils.training.data import describe_data
 from utils.training.interrupt import Interruption
 from utils.training.logger import Logger
 from utils.training.measures import is_candidate
@@ -37,6 +38,8 @@ def announce(run: Run) -> None:
         f"{config.recipe.title}: {subjects}, {len(run.instances)} images of {run.instances.size} px, on "
         f"{base.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
     )
+    for line in describe_data(run.instances, run.classes):
+        run.accelerator.print(line)
     if run.encode_images.repeats:
         run.accelerator.print("images that come again unchanged are encoded once")
     for line in describe_stages(config, sizes, run.accelerator.num_processes):

@@ -14,7 +14,7 @@ from utils.bases.sd import StableDiffusion
 from utils.concepts.formats import MANIFEST as CONCEPT
 from utils.errors import UserError
 from utils.files import check_writable_folder
-from utils.images import check_images, digest_images, list_images
+from utils.images import digest_images
 from utils.learners.learner import Parameters
 from utils.learners.registry import LEARNERS
 from utils.training.augmentation import LONGEST_PREFIX
@@ -22,6 +22,7 @@ from utils.training.captions import captions_of
 from utils.training.checkpoints import check_same_run, find_checkpoint
 from utils.training.config import IMAGES, TrainConfig
 from utils.training.contextualizer import check_contextualizer
+from utils.training.data import check_data, check_instance_images, data_files, describe_data, open_instances
 from utils.training.losses import losses_of
 from utils.training.measures import check_judges
 from utils.training.prior import check_class_images
@@ -32,18 +33,21 @@ from utils.training.state import saved_step
 def check_run(config: TrainConfig) -> Path | None:
     """Raise UserError for what only the files can say; returns the checkpoint to resume from, if any."""
     for concept in config.concepts():
-        check_images(list_images(concept.instance_data_dir)[0])
+        check_instance_images(concept)
         if concept.class_data_dir:
             check_class_images(concept.class_data_dir, concept.class_prompt)
-    check_settings(config)
+    check_data(config, check_settings(config))
     check_writable_folder(config.output_dir, "output_dir")
     checkpoint = checkpoint_of(config)
     check_selection(config, saved_step(checkpoint) if checkpoint else 0)
     return checkpoint
 
 
-def check_settings(config: TrainConfig) -> None:
-    """Raise UserError for settings that do not suit the base model or the machine; no image is read."""
+def check_settings(config: TrainConfig) -> StableDiffusion:
+    """Raise UserError for settings that do not suit the base model or the machine; no image is read.
+
+    Returns the base model's outline, its tokenizer with the tokens.
+    """
     check_learners(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a CUDA device: use bf16, or no")
@@ -54,6 +58,7 @@ def check_settings(config: TrainConfig) -> None:
         )
     check_captions(config, base)
     check_judges(config)
+    return base
 
 
 def outline_of(config: TrainConfig) -> StableDiffusion:
@@ -131,8 +136,8 @@ def checkpoint_of(config: TrainConfig) -> Path | None:
 
 
 def images_digest(config: TrainConfig) -> str:
-    """A digest of the concepts' images: a run does not go on with others."""
-    return digest_images(p for each in config.concepts() for p in list_images(each.instance_data_dir)[0])
+    """A digest of the concepts' images, own captions and masks: a run does not go on with others."""
+    return digest_images(data_files(config))
 
 
 def canonical(settings: dict[str, Any]) -> dict[str, Any]:
@@ -204,5 +209,6 @@ def describe_run(config: TrainConfig, checkpoint: Path | None) -> str:
                 + (c.instance_prompt if config.recipe.captions == "prompt" else "captions from templates")
                 for c in config.concepts()
             ],
+            *describe_data(open_instances(config, base), None),
         ]
     )

@@ -12,7 +12,8 @@ from utils.files import one_line, shown
 from utils.images import check_images, is_image, save_png
 from utils.sampling.images import sample
 from utils.seeds import seed_of
-from utils.training.dataset import Concept
+from utils.training.concept import Concept
+from utils.training.image_captions import read_captions
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -31,7 +32,10 @@ def check_class_images(folder: Path, class_prompt: str) -> None:
         raise UserError(f"--class_data_dir {shown(folder)} is a file: give a folder")
     pictures = sorted(path for path in folder.glob("*") if is_image(path))
     check_images(pictures)
+    captioned = read_captions(folder, pictures) if folder.is_dir() else {}
     for path in pictures:
+        if path in captioned:
+            continue  # its own caption says what it shows, whatever a tool noted in the PNG
         with Image.open(path) as picture:
             prompt = picture.info.get("prompt", class_prompt)
         if prompt != class_prompt:

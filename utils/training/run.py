@@ -110,11 +110,13 @@ def draw_batch(run: Run, stage: Stage, position: int) -> tuple[Batch, Draws]:
     config, base = run.config, run.base
     ranks = (run.accelerator.process_index, run.accelerator.num_processes)
     numbers = items_of_step(position, config.train_batch_size, *ranks)
-    streams = {"instance": run.instances.instance_item}
+    items, streams = run.instances.items(position, config.train_batch_size, *ranks), ["instance"]
     if stage.prior:
-        streams["class"] = run.classes.class_item
-    batch = collate([item(number) for item in streams.values() for number in numbers])
-    shape = (base.latent_channels, *[run.instances.size // base.latent_factor] * 2)
+        size = items[0].pixels.shape[:0:-1]  # (W, H): class images take the bucket of the batch
+        items += [run.classes.class_item(number, size) for number in numbers]
+        streams.append("class")
+    batch = collate(items)
+    shape = (base.latent_channels, *batch.mask.shape[2:])
     keys = [(stream, number) for stream in streams for number in numbers]
     draws = draw_noise(config.seed, keys, shape, base.noise_scheduler.config.num_train_timesteps)
     return batch, draws.to(run.accelerator.device)
