@@ -43,7 +43,8 @@ def option(default: Any, text: str, **facts: Any) -> Any:
 
     default: dataclasses.MISSING makes a flag that must be given.
     facts: the limits choices=…, minimum=… (inclusive), above=… and below=… (exclusive), which `check_limits`
-    checks; positional=True for a value without a flag's name; any other is kept in the field's metadata.
+    checks; positional=True for a value without a flag's name; several=True for a tuple's flag that takes more
+    than one value at once; any other is kept in the field's metadata.
     """
     return field(default=default, metadata={"help": text, **facts})
 
@@ -124,7 +125,8 @@ def _add(parser: ArgumentParser | _ArgumentGroup, each: Field, hint: Any) -> Non
     """The argument of one field."""
     text = each.metadata["help"]
     if each.default not in (None, (), "", False, MISSING):
-        text = f"{text} (default: {each.default})"
+        default = " ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
+        text = f"{text} (default: {default})"
     text = text.replace("%", "%%")
     if hint is bool:
         assert each.default is False, f"--{each.name} could not be switched off"
@@ -135,6 +137,8 @@ def _add(parser: ArgumentParser | _ArgumentGroup, each: Field, hint: Any) -> Non
     settings = {"type": _reader(kind), "metavar": metavar, "help": text}
     if get_origin(hint) is tuple:
         settings["action"] = _Append
+        if each.metadata.get("several"):
+            settings["nargs"] = "+"
     if not each.metadata.get("positional"):
         parser.add_argument(f"--{each.name}", required=each.default is MISSING, **settings)
         return

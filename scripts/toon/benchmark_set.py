@@ -4,16 +4,13 @@ Its prompts ask for what the pictures never show: places, worn things, neighbour
 at once. What they state, the recogniser can read off a picture.
 """
 
-import argparse
 import random
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from scripts.toon.draw_examples import pictures
-from scripts.toon.recogniser import FOLDER, Recogniser
 from scripts.toon.render import render
 from scripts.toon.world import (
     ANIMALS,
@@ -25,9 +22,16 @@ from scripts.toon.world import (
     sample_look,
     with_article,
 )
-from utils.errors import UserError
+from utils.errors import UserError, exit_on_user_error
 from utils.evaluation.data_sets import Individual, Subject
+from utils.files import write_text
+from utils.flags import option, parse
 from utils.images import save_png
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from scripts.toon.recogniser import Recogniser
 
 KINDS = ("dog", "cat", "rabbit", "pig")
 COUNT = 12
@@ -99,9 +103,10 @@ def draw(subjects: Sequence[Subject]) -> None:
 class Obedience:
     """Which words of its prompt a picture obeys, as the recogniser reads it."""
 
-    name = str(FOLDER)
-
     def __init__(self) -> None:
+        from scripts.toon.recogniser import FOLDER
+
+        self.name = str(FOLDER)
         self.facts = {
             template.format(kind): {"class": kind} | facts
             for template, facts in facts_of_templates().items()
@@ -113,7 +118,9 @@ class Obedience:
         """Whether it can judge all their prompts: animals, the benchmark's templates."""
         return all(self.facts.keys() >= {*subject.class_prompts} for subject in subjects)
 
-    def __call__(self, drawn: Sequence[Image.Image], texts: Sequence[str]) -> list[dict[str, bool]]:
+    def __call__(self, drawn: "Sequence[Image.Image]", texts: Sequence[str]) -> list[dict[str, bool]]:
+        from scripts.toon.recogniser import Recogniser
+
         self.recogniser = self.recogniser or Recogniser()
         verdicts = []
         for text, read in zip(texts, self.recogniser.read(list(drawn)), strict=True):
@@ -122,17 +129,20 @@ class Obedience:
         return verdicts
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/toon_benchmark"))
-    args = parser.parse_args()
-    subjects = benchmark(args.output_dir)
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
+
+    output_dir: Path = option(Path("outputs/toon_benchmark"), "folder of the individuals and prompts.txt")
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    subjects = benchmark(config.output_dir)
     draw(subjects)
-    (args.output_dir / "prompts.txt").write_text("\n".join(subjects[0].templates) + "\n")
-    print(f"{len(subjects)} individuals and {len(subjects[0].templates)} prompts are in {args.output_dir}")
+    write_text(config.output_dir / "prompts.txt", "\n".join(subjects[0].templates) + "\n")
+    print(f"{len(subjects)} individuals and {len(subjects[0].templates)} prompts are in {config.output_dir}")
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -6,7 +6,7 @@ python -m scripts.toon.draw_examples
 python -m scripts.toon.tokenizer
 python -m scripts.toon.train_autoencoder
 python -m scripts.toon.train_clip
-python -m scripts.toon.recogniser
+python -m scripts.toon.train_recogniser
 python -m scripts.toon.train_blip
 python -m scripts.toon.train_dino
 python -m scripts.toon.train_unet "$@"

@@ -1,11 +1,15 @@
 """Draw the example concepts of data/: a dog, a teddy bear and a barn, five pictures each on plain grounds."""
 
-import argparse
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.toon.render import render
 from scripts.toon.world import BELLIES, COLOURS, EYE, Look, Scene, place_subject
+from utils.errors import exit_on_user_error
+from utils.files import check_writable_folder
+from utils.flags import check_fields, option, parse
+from utils.images import save_png
 
 CREAM, PINK = BELLIES["white"], BELLIES["pink"]
 EXAMPLES = {
@@ -54,20 +58,27 @@ def pictures(look: Look, seed: str, count: int = 5) -> list[Scene]:
     return [place_subject(rng, Scene(look, pose=pose)) for pose in poses]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("data"))
-    parser.add_argument("--resolution", type=int, default=256)
-    args = parser.parse_args()
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
+
+    output_dir: Path = option(Path("data"), "folder of the concepts' folders")
+    resolution: int = option(256, "side of the images", minimum=8)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    check_writable_folder(config.output_dir, "output_dir")
     for name, look in EXAMPLES.items():
-        folder = args.output_dir / name
+        folder = config.output_dir / name
         folder.mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(pictures(look, f"examples/{name}")):
-            render(scene, args.resolution).save(folder / f"{i}.png")
+            save_png(render(scene, config.resolution), folder / f"{i}.png", {})
         print(f"saved {folder}")
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

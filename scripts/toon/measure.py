@@ -4,51 +4,67 @@ Each training program prints the same of its own model at the end; the UNet has 
 adapter motion_accuracy.py.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from diffusers import AutoencoderKL
-from transformers import (
-    BertTokenizer,
-    BlipForImageTextRetrieval,
-    CLIPModel,
-    CLIPTokenizer,
-    ResNetForImageClassification,
-    ViTModel,
-)
+from utils.errors import exit_on_user_error
+from utils.flags import option, parse
 
-from scripts.toon import recogniser, train_autoencoder, train_blip, train_clip, train_dino
-
-TOON = Path("data/toon")
 SIZE = 64
 
 
-@torch.no_grad()
-def main() -> None:
-    vae = AutoencoderKL.from_pretrained(TOON / "sd" / "vae", torch_dtype=torch.float32).eval()
-    print(f"autoencoder: {train_autoencoder.psnr(vae, SIZE):.2f} dB on 512 held-out renders", flush=True)
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
 
-    clip = CLIPModel.from_pretrained(TOON / "clip", dtype=torch.float32).eval()
-    words = CLIPTokenizer.from_pretrained(TOON / "clip")
-    print(f"clip: {train_clip.retrieval(clip, words, SIZE):.1%} of 1,024 find their caption among 128")
-    print(f"clip: {train_clip.animals_named(clip, words, SIZE):.1%} of animals prefer their name", flush=True)
+    models: Path = option(Path("data/toon"), "folder with sd, clip, recogniser, blip and dino")
 
-    judge = ResNetForImageClassification.from_pretrained(TOON / "recogniser", dtype=torch.float32).eval()
-    shares = recogniser.accuracy(judge, SIZE)
-    print("recogniser: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()), flush=True)
 
-    blip = BlipForImageTextRetrieval.from_pretrained(TOON / "blip", dtype=torch.float32).eval()
-    words = BertTokenizer.from_pretrained(TOON / "blip")
-    preferred, decided = train_blip.one_thing_wrong(blip, words, SIZE)
-    print(f"blip: {train_blip.retrieval(blip, words, SIZE):.1%} of 1,024 find their caption among 128")
-    print(
-        f"blip: {preferred:.1%} prefer it to one with one thing wrong; match head right {decided:.1%}",
-        flush=True,
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    from scripts.toon.training import check_present
+
+    for name in ("sd", "clip", "recogniser", "blip", "dino"):
+        check_present(config.models / name, "bash scripts/toon/build.sh")
+    measure(config.models)
+
+
+def measure(models: Path) -> None:
+    """Prints a line or two for each model."""
+    import torch
+    from diffusers import AutoencoderKL
+    from transformers import (
+        BertTokenizer,
+        BlipForImageTextRetrieval,
+        CLIPModel,
+        CLIPTokenizer,
+        ResNetForImageClassification,
+        ViTModel,
     )
 
-    dino = ViTModel.from_pretrained(TOON / "dino", add_pooling_layer=False, dtype=torch.float32).eval()
-    train_dino.report(dino, SIZE, each=20, count=4)
+    from scripts.toon import autoencoder, blip, clip, dino, recogniser
+
+    vae = AutoencoderKL.from_pretrained(models / "sd" / "vae", torch_dtype=torch.float32).eval()
+    print(f"autoencoder: {autoencoder.psnr(vae, SIZE):.2f} dB on 512 held-out renders", flush=True)
+
+    model = CLIPModel.from_pretrained(models / "clip", dtype=torch.float32).eval()
+    words = CLIPTokenizer.from_pretrained(models / "clip")
+    print(f"clip: {clip.retrieval(model, words, SIZE):.1%} of 1,024 find their caption among 128")
+    print(f"clip: {clip.animals_named(model, words, SIZE):.1%} of animals prefer their name", flush=True)
+
+    model = ResNetForImageClassification.from_pretrained(models / "recogniser", dtype=torch.float32).eval()
+    shares = recogniser.accuracy(model, SIZE)
+    print("recogniser: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()), flush=True)
+
+    model = BlipForImageTextRetrieval.from_pretrained(models / "blip", dtype=torch.float32).eval()
+    words = BertTokenizer.from_pretrained(models / "blip")
+    preferred, decided = blip.one_thing_wrong(model, words, SIZE)
+    print(f"blip: {blip.retrieval(model, words, SIZE):.1%} of 1,024 find their caption among 128")
+    print(f"blip: {preferred:.1%} prefer it to one with one thing wrong; match head right {decided:.1%}")
+
+    model = ViTModel.from_pretrained(models / "dino", add_pooling_layer=False, dtype=torch.float32).eval()
+    dino.report(model, SIZE, each=20, count=4)
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -10,169 +10,48 @@ displacement     how far the subject goes on plain grounds when told to run, to 
 prompt accuracy  the share of frames, and of stills, in which the recogniser finds what the prompt states
 """
 
-import argparse
 import json
-import random
-import time
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from PIL import Image
-from tqdm import tqdm
-
-from scripts.toon.clips import FRAMES, draw_clip, sample_clip
-from scripts.toon.motion_measures import Clip, displacement, mean_of, smoothness
-from scripts.toon.prompt_accuracy import Prompt, stated, trained_concept
-from scripts.toon.recogniser import Recogniser
-from scripts.toon.world import Look, Scene, describe, with_article
-from utils.bases.sd import check_base, load_pipeline
-from utils.concepts.load import load_concept
-from utils.errors import UserError, exit_on_user_error
-from utils.files import write_json
-from utils.images import list_images, open_image
-from utils.sampling.clips import animate, sample_clips, settings_of
-from utils.sampling.grids import save_grid
-from utils.sampling.images import make_scheduler, sample
-from utils.sampling.motion_adapters import check_adapter, noise_levels
-from utils.scores.similarity import DinoEncoder, check_dino, dino_i
-from utils.training.dataset import Concept
-
-if TYPE_CHECKING:
-    from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
-
-POSES = ("running", "jumping", "waving", "sitting")
-# The last, of a dog, holds three things that neither the UNet's nor the adapter's training held together.
-SITUATIONS = ({}, {"place": "beach"}, {"place": "grass"}, {"worn": "headphones", "place": "beach"})
-SETTINGS = settings_of("toon")
-MEASURED = ("running", "jumping", "sitting")  # for displacement
-NOBODY = Look("dog", None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0))
+from utils.errors import exit_on_user_error
+from utils.flags import check_fields, option, parse
 
 
-def prompts_of(kind: str, subject: str) -> list[Prompt]:
-    """'a <new1> dog running', 'a <new1> dog running on the beach', …, and what each states."""
-    look = replace(NOBODY, kind=kind)
-    scenes = [Scene(look, pose=pose, **situation) for pose in POSES for situation in SITUATIONS]
-    return [(with_article(f"a {describe(scene, subject)}"), stated(scene, colour=False)) for scene in scenes]
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
+
+    base: str = option("data/toon/sd", "base model")
+    motion_adapter: str = option("data/toon/motion_adapter", "folder or Hub id")
+    concept: Path = option(Path("ckpt/dog"), "an animal, with its class")
+    dino: str = option("data/toon/dino", "the judge of likeness")
+    clips: int = option(2, "clips per prompt", minimum=1)
+    output_dir: Path = option(Path("outputs/motion_accuracy"), "folder of the numbers and contact sheets")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
-def obeyed(pictures: Sequence[Image.Image], facts: Sequence[dict[str, str]]) -> dict[str, float]:
-    """attribute -> share of the pictures told it that show it; "all": that show everything they are told."""
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for wanted, read in zip(facts, Recogniser().read(list(pictures)), strict=True):
-        right = {name: read[name] == value for name, value in wanted.items()}
-        for name, hit in (right | {"all": all(right.values())}).items():
-            hits[name].append(hit)
-    return {name: float(np.mean(values)) for name, values in hits.items()}
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    from scripts.toon.motion_judge import judge
+    from scripts.toon.prompt_accuracy import trained_concept
+    from utils.bases.sd import check_base, load_pipeline
+    from utils.files import check_writable_folder, write_json
+    from utils.sampling.motion_adapters import check_adapter
+    from utils.scores.similarity import DinoEncoder, check_dino
 
-
-def rendered(pose: str, count: int = 16) -> list[Clip]:
-    """Clips that the renderer draws of an animal in the pose on plain grounds."""
-    clips: list[Clip] = []
-    index = 0
-    while len(clips) < count:
-        clip = sample_clip(random.Random(f"motion-accuracy/{pose}/{index}"))
-        index += 1
-        if (clip.scene.pose, clip.scene.place, clip.scene.neighbour) == (pose, "plain", "nothing"):
-            clips.append(draw_clip(clip))
-    return clips
-
-
-def film(video: "AnimateDiffPipeline", texts: Sequence[str], seeds: Sequence[int], name: str) -> list[Clip]:
-    clips = sample_clips(video, texts, seeds, num_frames=FRAMES, **SETTINGS)
-    return list(tqdm(clips, name, total=len(texts)))
-
-
-def stills(pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> list[Image.Image]:
-    """A picture for each text, seeds 0, 1, …, with the clips' settings."""
-    settings = {name: value for name, value in SETTINGS.items() if name != "window_stride"}
-    return list(sample(pipeline, texts, range(len(texts)), batch_size=16, **settings))
-
-
-def judge(
-    pipeline: "StableDiffusionPipeline",
-    concept: Concept,
-    concept_folder: Path,
-    adapter: str,
-    dino: DinoEncoder,
-    per_prompt: int,
-    sheets: Path,
-) -> dict[str, Any]:
-    """The numbers of the module's docstring; writes a contact sheet for each set of clips."""
-    kind, subject = concept.cls_token, f"{concept.modifier_token} {concept.cls_token}"
-    real = dino.image_features([open_image(path) for path in list_images(concept.instance_data_dir)[0]])
-    prompts = [prompt for prompt in prompts_of(kind, subject) for _ in range(per_prompt)]
-    texts, facts = [text for text, _ in prompts], [told for _, told in prompts]
-    pipeline.scheduler = make_scheduler("ddim", noise_levels(pipeline.scheduler.config, adapter))
-    of_class = stills(pipeline, [text for text, _ in prompts_of(kind, kind) for _ in range(per_prompt)])
-    load_concept(pipeline, concept_folder)
-    drawn = stills(pipeline, texts)
-    video = animate(pipeline, adapter)
-    started = time.monotonic()
-    clips = film(video, texts, range(len(texts)), "clips")
-    seconds = (time.monotonic() - started) / len(clips)
-    many = range(1000, 1000 + 4 * per_prompt)
-    moving = {pose: film(video, [f"a {subject} {pose}"] * len(many), many, pose) for pose in MEASURED}
-
-    save_sheet(clips[::per_prompt], texts[::per_prompt], sheets / "clips.png")
-    for pose, own in moving.items():
-        save_sheet(own, [f"a {subject} {pose}, seed {seed}" for seed in many], sheets / f"{pose}.png")
-    frames = [frame for clip in clips for frame in clip]
-    features = dino.image_features(frames)
-    true = {pose: rendered(pose) for pose in POSES}
-    true_clips = [clip for own in true.values() for clip in own]
-    true_features = dino.image_features([frame for clip in true_clips for frame in clip])
-    still_features = {"stills": drawn, "stills of the class": of_class}
-    return {
-        "clips": len(clips),
-        "seconds per clip": seconds,
-        "threads": torch.get_num_threads(),
-        "dino": dino.model_id,
-        "identity": {"frames": dino_i(features, real)}
-        | {name: dino_i(dino.image_features(pictures), real) for name, pictures in still_features.items()},
-        "smoothness": smoothness(clips, features),
-        "smoothness, rendered": smoothness(true_clips, true_features),
-        "displacement": {pose: mean_of([*map(displacement, own)]) for pose, own in moving.items()},
-        "displacement, rendered": {pose: mean_of([*map(displacement, true[pose])]) for pose in MEASURED},
-        "prompt accuracy": {
-            "frames": obeyed(frames, [told for told in facts for _ in range(FRAMES)]),
-            "stills": obeyed(drawn, facts),
-        },
-    }
-
-
-def save_sheet(clips: Sequence[Clip], texts: Sequence[str], path: Path) -> None:
-    """Every other frame of each clip, a row per clip."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_grid([frame for clip in clips for frame in clip[::2]], texts, path)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", default="data/toon/sd")
-    parser.add_argument("--motion_adapter", default="data/toon/motion_adapter")
-    parser.add_argument("--concept", type=Path, default=Path("ckpt/dog"), help="an animal, with its class")
-    parser.add_argument("--dino", default="data/toon/dino")
-    parser.add_argument("--clips", type=int, default=2, help="clips per prompt (default: %(default)s)")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/motion_accuracy"))
-    args = parser.parse_args()
-    if args.clips < 1:
-        raise UserError(f"--clips is {args.clips}; give 1 or more")
-    check_base(args.base)
-    check_adapter(args.motion_adapter, args.base)
-    check_dino(args.dino)
-    concept = trained_concept(args.concept)
-    dino, pipeline = DinoEncoder(args.dino), load_pipeline(args.base)
-    results = judge(pipeline, concept, args.concept, args.motion_adapter, dino, args.clips, args.output_dir)
-    write_json(args.output_dir / "motion_accuracy.json", results)
+    check_base(config.base)
+    check_adapter(config.motion_adapter, config.base)
+    check_dino(config.dino)
+    concept, output = trained_concept(config.concept), config.output_dir
+    check_writable_folder(output, "output_dir")
+    dino, pipeline = DinoEncoder(config.dino), load_pipeline(config.base)
+    results = judge(pipeline, concept, config.concept, config.motion_adapter, dino, config.clips, output)
+    write_json(output / "motion_accuracy.json", results)
     print(json.dumps(results, indent=2))
-    print(f"numbers and contact sheets are in {args.output_dir}")
+    print(f"numbers and contact sheets are in {output}")
 
 
 if __name__ == "__main__":

@@ -8,18 +8,13 @@ on the embedded data/toon/clip to the concept's own pictures: of 16 pictures for
 for the situations, where places and other things keep it low.
 """
 
-import argparse
-import json
+from __future__ import annotations
+
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from diffusers import StableDiffusionPipeline
-from PIL import Image
-from tqdm import tqdm
-
-from scripts.toon.recogniser import Recogniser
-from scripts.toon.training import scenes
 from scripts.toon.world import (
     KINDS,
     ONE_CHANGE,
@@ -31,15 +26,15 @@ from scripts.toon.world import (
     subject_words,
     with_article,
 )
-from utils.bases.sd import check_base, load_pipeline
-from utils.concepts.load import load_concept
 from utils.errors import UserError, exit_on_user_error
-from utils.images import list_images, open_image
-from utils.sampling.grids import save_grid
-from utils.sampling.images import sample
-from utils.scores.similarity import ClipEncoder, clip_i
-from utils.training.concept import Concept
-from utils.training.config import read_config
+from utils.files import check_writable_folder, write_json
+from utils.flags import check_fields, option, parse
+
+if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
+    from diffusers import StableDiffusionPipeline
+    from PIL import Image
+
+    from utils.training.concept import Concept
 
 CLIP = Path("data/toon/clip")
 Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
@@ -56,6 +51,8 @@ def stated(scene: Scene, colour: bool) -> dict[str, str]:
 
 def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
     """'a photo of a white dog wearing a hat on the beach', …; every named colour is stated."""
+    from scripts.toon.training import scenes
+
     drawn = scenes(seed, count, held_out)
     texts = [
         with_article(f"a photo of a {describe(scene, subject_words(scene, colour=True))}") for scene in drawn
@@ -82,6 +79,11 @@ def draw(
 ) -> list[Image.Image]:
     """`images` pictures of each prompt, one prompt's after the other's; the first ones also in `grid`.
     settings: of utils.sampling.sample."""
+    from tqdm import tqdm
+
+    from utils.sampling.grids import save_grid
+    from utils.sampling.images import sample
+
     texts = [text for text, _ in prompts for _ in range(images)]
     seeds = [1000 * i + j for i in range(len(prompts)) for j in range(images)]
     drawn = sample(pipeline, texts, seeds, **settings)
@@ -94,6 +96,8 @@ def draw(
 
 def obeyed(prompts: list[Prompt], images: int, pictures: list[Image.Image]) -> dict[str, tuple[float, int]]:
     """attribute -> (share of pictures that obey it, number of pictures whose prompt states it)."""
+    from scripts.toon.recogniser import Recogniser
+
     hits: dict[str, list[bool]] = defaultdict(list)
     for (_, facts), read in zip(
         [p for p in prompts for _ in range(images)], Recogniser().read(pictures), strict=True
@@ -106,6 +110,8 @@ def obeyed(prompts: list[Prompt], images: int, pictures: list[Image.Image]) -> d
 
 def trained_concept(folder: Path) -> Concept:
     """The one concept with a class word in a folder that train_classdiffusion.py wrote."""
+    from utils.training.config import read_config
+
     if not (folder / "training_config.json").is_file():
         raise UserError(f"{folder} holds no training_config.json; give a folder of train_classdiffusion.py")
     concepts = read_config(folder / "training_config.json")[0].concepts()
@@ -115,65 +121,86 @@ def trained_concept(folder: Path) -> Concept:
     return concepts[0]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--base", default="data/toon/sd")
-    parser.add_argument("--concept", type=Path, help="a trained concept with one token and its class")
-    parser.add_argument(
-        "--prompts", type=int, default=240, help="random prompts of each sort, without --concept"
-    )
-    parser.add_argument("--images", type=int, help="pictures per prompt (default 1, with --concept 4)")
-    parser.add_argument("--num_inference_steps", type=int, default=50)
-    parser.add_argument("--guidance_scale", type=float, default=3.0)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/prompt_accuracy"))
-    args = parser.parse_args()
-    check_base(args.base)
-    images = args.images or (4 if args.concept else 1)
-    concept = trained_concept(args.concept) if args.concept else None
-    pipeline = load_pipeline(args.base)
-    settings = {
-        "num_inference_steps": args.num_inference_steps,
-        "guidance_scale": args.guidance_scale,
-        "batch_size": args.batch_size,
-    }
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
 
-    def judge(name: str, prompts: list[Prompt]) -> tuple[dict, list[Image.Image]]:
-        """The shares that `obeyed` counts, and the pictures."""
-        grid = args.output_dir / f"{name}.png"
-        pictures = draw(pipeline, prompts, images, grid, **settings)
-        shares = obeyed(prompts, images, pictures)
-        told = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
-        print(f"{name}: {told}", flush=True)
-        return shares, pictures
+    base: str = option("data/toon/sd", "base model")
+    concept: Path | None = option(None, "a trained concept with one token and its class")
+    prompts: int = option(240, "random prompts of each sort, without --concept", minimum=1)
+    images: int | None = option(None, "images per prompt (default: 1, with --concept 4)", minimum=1)
+    num_inference_steps: int = option(50, "denoising steps", minimum=1)
+    guidance_scale: float = option(3.0, "weight of the prompt", minimum=0)
+    batch_size: int = option(16, "images at a time", minimum=1)
+    output_dir: Path = option(Path("outputs/prompt_accuracy"), "folder of the numbers and grids")
 
-    if args.concept is None:
-        results = {
-            "seen": judge("seen", random_prompts("prompt-accuracy", args.prompts, held_out=False))[0],
-            "held out": judge("held-out", random_prompts("prompt-accuracy", args.prompts, held_out=True))[0],
-        }
-    else:
-        clip = ClipEncoder(CLIP, "cpu")
-        real = clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
-        results = {}
-        for name, subject in (
-            ("class", concept.cls_token),
-            ("concept", f"{concept.modifier_token} {concept.cls_token}"),
-        ):
-            if name == "concept":
-                load_concept(pipeline, args.concept)
-            results[name], pictures = judge(name, situations(concept.cls_token, subject))
-            plain = [f"a photo of a {subject}"] * 16
-            portraits = list(sample(pipeline, plain, range(16), **settings))
-            results[f"{name} likeness"] = clip_i(clip.image_features(portraits), real)
-            results[f"{name} likeness in situations"] = clip_i(clip.image_features(pictures), real)
-        for kind in ("likeness", "likeness in situations"):
-            told = ", ".join(f"{name} {results[f'{name} {kind}']:.3f}" for name in ("class", "concept"))
-            print(f"{kind}: {told}")
-    (args.output_dir / "accuracy.json").write_text(json.dumps(results, indent=2) + "\n")
-    print(f"numbers and pictures are in {args.output_dir}")
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """How images are drawn, for utils.sampling.images.sample."""
+        names = ("num_inference_steps", "guidance_scale", "batch_size")
+        return {name: getattr(self, name) for name in names}
+
+
+def judge(
+    config: Flags, pipeline: StableDiffusionPipeline, name: str, prompts: list[Prompt], images: int
+) -> tuple[dict[str, tuple[float, int]], list[Image.Image]]:
+    """The shares that `obeyed` counts, which are printed too, and the images."""
+    drawn = draw(pipeline, prompts, images, config.output_dir / f"{name}.png", **config.settings)
+    shares = obeyed(prompts, images, drawn)
+    line = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
+    print(f"{name}: {line}", flush=True)
+    return shares, drawn
+
+
+def judge_base(config: Flags, pipeline: StableDiffusionPipeline) -> dict[str, Any]:
+    """Random prompts whose triples training held, and those whose triples it never held together."""
+    results = {}
+    for name, held_out in (("seen", False), ("held out", True)):
+        prompts = random_prompts("prompt-accuracy", config.prompts, held_out)
+        file = name.replace(" ", "-")
+        results[name] = judge(config, pipeline, file, prompts, config.images or 1)[0]
+    return results
+
+
+def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Concept) -> dict[str, Any]:
+    """The situations for the class on the base model and for the concept, and the likeness of both."""
+    from utils.concepts.load import load_concept
+    from utils.images import list_images, open_image
+    from utils.sampling.images import sample
+    from utils.scores.similarity import ClipEncoder, clip_i
+
+    clip, kind = ClipEncoder(CLIP, "cpu"), concept.cls_token
+    real = clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
+    results: dict[str, Any] = {}
+    for name, subject in (("class", kind), ("concept", f"{concept.modifier_token} {kind}")):
+        if name == "concept":
+            load_concept(pipeline, config.concept)
+        results[name], drawn = judge(config, pipeline, name, situations(kind, subject), config.images or 4)
+        portraits = list(sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), **config.settings))
+        results[f"{name} likeness"] = clip_i(clip.image_features(portraits), real)
+        results[f"{name} likeness in situations"] = clip_i(clip.image_features(drawn), real)
+    for measure in ("likeness", "likeness in situations"):
+        line = ", ".join(f"{name} {results[f'{name} {measure}']:.3f}" for name in ("class", "concept"))
+        print(f"{measure}: {line}")
+    return results
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    from utils.bases.sd import check_base, load_pipeline
+    from utils.sampling.settings import check_steps
+
+    check_base(config.base)
+    check_steps(config.num_inference_steps, config.base)
+    check_writable_folder(config.output_dir, "output_dir")
+    concept = trained_concept(config.concept) if config.concept else None
+    pipeline = load_pipeline(config.base)
+    results = judge_concept(config, pipeline, concept) if concept else judge_base(config, pipeline)
+    write_json(config.output_dir / "accuracy.json", results)
+    print(f"numbers and images are in {config.output_dir}")
 
 
 if __name__ == "__main__":

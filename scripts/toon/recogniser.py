@@ -3,7 +3,7 @@
 It never sees the models it judges. B pictures.
 """
 
-import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -12,9 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from scripts.toon.training import begin, device, fit, generator, scenes, to_pixels
+from scripts.toon.training import device, generator, scenes, to_pixels
 from scripts.toon.world import ATTRIBUTES, Scene, attributes
-from utils.errors import exit_on_user_error
 from utils.images import to_pixels as picture_to_pixels
 
 SIDE = 128  # pictures are resized to this, so that the stem's fourfold reduction keeps small things
@@ -106,44 +105,20 @@ def accuracy(model: ResNetForImageClassification, size: int, count: int = 2048) 
     return {name: torch.cat(h).mean().item() for name, h in hits.items()}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=FOLDER)
-    parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch_size", type=int, default=64)
-    parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init_from", type=Path, help="start from this model's folder")
-    args = parser.parse_args()
-    begin(args, "recogniser")
-    torch.manual_seed(args.seed)
-    model = build()
-    if args.init_from:
-        start = ResNetForImageClassification.from_pretrained(args.init_from, dtype=torch.float32)
-        model.load_state_dict(start.state_dict())
-    model.to(device())
+def loss_at(
+    model: ResNetForImageClassification, size: int, batch_size: int, seed: int
+) -> Callable[[int], Tensor]:
+    """The loss of a step, a function of (seed, step) alone.
+
+    Half of the scenes hold triples that the UNet's training never sees: the judge must know them all.
+    """
+    data = f"{seed}/recogniser"
 
     def loss_of(step: int) -> Tensor:
-        # Half of the scenes hold triples that the UNet's training never sees: the judge must know them all.
-        half = args.batch_size // 2
-        batch = scenes(f"{args.seed}/recogniser/{step}", half)
-        batch += scenes(f"{args.seed}/recogniser/held-out/{step}", half, held_out=True)
-        pixels = disturb(
-            to_pixels(batch, args.resolution), generator(f"{args.seed}/recogniser/disturb/{step}")
-        )
+        batch = scenes(f"{data}/{step}", batch_size // 2)
+        batch += scenes(f"{data}/held-out/{step}", batch_size // 2, held_out=True)
+        pixels = disturb(to_pixels(batch, size), generator(f"{data}/disturb/{step}"))
         logits = split(model(prepare(pixels.to(device()))).logits)
         return sum(F.cross_entropy(logits[k], wanted.to(device())) for k, wanted in targets(batch).items())
 
-    fit(model, loss_of, args.steps, args.lr, args.work_dir / "recogniser.pt")
-    for name, share in accuracy(model, args.resolution).items():
-        print(f"recogniser: {name} {share:.2%}")
-    model.half().save_pretrained(args.output_dir)
-    print(f"saved {args.output_dir}")
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)
+    return loss_of

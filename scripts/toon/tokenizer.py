@@ -1,14 +1,20 @@
 """Train the toon world's byte-pair vocabulary on its own captions and save it as a CLIPTokenizer."""
 
-import argparse
+from __future__ import annotations
+
 import json
 import random
+from dataclasses import dataclass
 from pathlib import Path
-
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
-from transformers import CLIPTokenizer
+from typing import TYPE_CHECKING
 
 from scripts.toon.world import COLOURS, RARE_WORDS, caption, sample_scene
+from utils.errors import exit_on_user_error
+from utils.files import write_text
+from utils.flags import option, parse
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 MAX_LENGTH = 32
 # Words that prompts use though no caption does: single tokens without a meaning.
@@ -23,6 +29,9 @@ def corpus() -> list[str]:
 
 def train(folder: Path) -> CLIPTokenizer:
     """CLIP's layout: bytes, bytes that end a word, merged pieces, BOS and, with the highest id, EOS."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from transformers import CLIPTokenizer
+
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     bpe.normalizer = normalizers.Lowercase()
     bpe.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -39,26 +48,26 @@ def train(folder: Path) -> CLIPTokenizer:
     pieces = alphabet + [symbol + "</w>" for symbol in alphabet]
     pieces += list(dict.fromkeys(merge.replace(" ", "") for merge in merges))
     pieces += ["<|startoftext|>", "<|endoftext|>"]
-    folder.mkdir(parents=True, exist_ok=True)
     vocab, rules = folder / "vocab.json", folder / "merges.txt"
-    vocab.write_text(
-        json.dumps({piece: i for i, piece in enumerate(pieces)}, ensure_ascii=False), encoding="utf-8"
-    )
-    rules.write_text("#version: 0.2\n" + "\n".join(merges) + "\n", encoding="utf-8")
+    write_text(vocab, json.dumps({piece: i for i, piece in enumerate(pieces)}, ensure_ascii=False))
+    write_text(rules, "#version: 0.2\n" + "\n".join(merges) + "\n")
     tokenizer = CLIPTokenizer(str(vocab), str(rules), pad_token="<|endoftext|>", model_max_length=MAX_LENGTH)
     tokenizer.save_pretrained(folder)
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("data/toon/sd/tokenizer"))
-    args = parser.parse_args()
-    tokenizer = train(args.output_dir)
-    print(f"saved {args.output_dir}: {len(tokenizer)} tokens")
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
+
+    output_dir: Path = option(Path("data/toon/sd/tokenizer"), "folder of the tokenizer")
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    tokenizer = train(config.output_dir)
+    print(f"saved {config.output_dir}: {len(tokenizer)} tokens")
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

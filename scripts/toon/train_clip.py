@@ -1,214 +1,58 @@
-"""Train the toon world's CLIPModel contrastively; its text tower becomes the text encoder of data/toon/sd.
+"""Train the toon world's CLIPModel contrastively; its text tower becomes the text encoder of data/toon/sd."""
 
-B pictures and captions, L tokens, D text width.
-"""
-
-import argparse
-import random
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
-
-from scripts.toon.recogniser import targets
-from scripts.toon.training import begin, device, fit, scenes, to_pixels
-from scripts.toon.world import (
-    ANIMALS,
-    ATTRIBUTES,
-    PARTS,
-    Scene,
-    caption,
-    describe,
-    is_held_out,
-    part_facts,
-    part_words,
-    twin,
-)
-from utils.bases.text import tokenize
+from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
 from utils.errors import exit_on_user_error
-
-WIDTH = 128
-MEAN = STD = [0.5, 0.5, 0.5]
-NAME_PARTS = 0.5  # of the captions that CLIP and the UNet learn from
-VALUES = ATTRIBUTES | PARTS  # what the reading loss reads
+from utils.flags import option, parse
 
 
-def build(tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
-    """Two towers of 4 x 128.
+@dataclass(frozen=True)
+class Flags(TrainingFlags):
+    """The flags of this command."""
 
-    The text configuration has eos_token_id = 2 as SD 1.5's has, so CLIP pools at the highest id of a row:
-    EOS, until a modifier token is added. The semantic preservation loss must not fall for that.
-    """
-    tower = {
-        "hidden_size": WIDTH,
-        "intermediate_size": 4 * WIDTH,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-    }
-    text = tower | {
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": tokenizer.model_max_length,
-        "bos_token_id": 0,
-        "eos_token_id": 2,
-        "pad_token_id": 1,
-        "projection_dim": WIDTH,
-    }
-    vision = tower | {"image_size": size, "patch_size": size // 8, "projection_dim": WIDTH}
-    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+    output_dir: Path = option(Path("data/toon"), "folder of clip and sd; sd/tokenizer is there already")
+    steps: int = steps_option(2000)
+    batch_size: int = option(128, "images a step: scenes and their twins", minimum=2, multiple=2)
+    lr: float = rate_option(1e-3)
+    init_from: Path | None = init_option()
 
 
-def captions_of(batch: list[Scene], seed: str, parts: float = 0.0) -> list[str]:
-    return [caption(scene, random.Random(f"{seed}/{i}"), parts) for i, scene in enumerate(batch)]
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    import torch
+    from torch import nn
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
+    from scripts.toon import clip as toon
+    from scripts.toon.training import begin, check_present, device, fit
 
-def with_twins(batch: list[Scene], seed: str) -> list[Scene]:
-    """(2B,) every scene, and after all of them its twin, with no triple that training never sees.
-
-    A batch drawn at random is told apart by places and colours alone; twins make every word count.
-    """
-    rng = random.Random(seed)
-
-    def seen_twin(scene: Scene) -> Scene:
-        while is_held_out(other := twin(scene, rng)):
-            pass
-        return other
-
-    return batch + [seen_twin(scene) for scene in batch]
-
-
-def facts_of(batch: list[Scene]) -> dict[str, Tensor]:
-    """For each of VALUES (B,) the index of its value, -100 where a picture has none."""
-    parts = [part_facts(scene.subject) for scene in batch]
-    return targets(batch) | {
-        name: torch.tensor([values.index(facts[name]) if name in facts else -100 for facts in parts])
-        for name, values in PARTS.items()
-    }
-
-
-def stated(batch: list[Scene], captions: list[str]) -> dict[str, Tensor]:
-    """`facts_of` without the colours and parts that a caption leaves out."""
-    facts = facts_of(batch)
-    for i, (scene, text) in enumerate(zip(batch, captions, strict=True)):
-        if f"{scene.subject.colour} {scene.subject.kind}" not in text:
-            facts["colour"][i] = -100
-        words = part_words(scene.subject)
-        for name in PARTS:
-            if name not in words or words[name] not in text:
-                facts[name][i] = -100
-    return facts
-
-
-def reading_loss(readers: nn.Linear, embeds: Tensor, facts: dict[str, Tensor]) -> Tensor:
-    """Attributes read linearly off unit features (B, D), pictures' and captions' with the same weights.
-
-    Web-scale CLIP needs none of it. With 10^5 pictures the contrast alone settles for places and colours, and
-    the words "cat" and "pig" stay the same to the text encoder.
-    """
-    logits = readers(WIDTH**0.5 * embeds.float()).split([len(values) for values in VALUES.values()], 1)
-    return sum(
-        F.cross_entropy(row, facts[name].to(row.device), reduction="sum") / len(row)
-        for name, row in zip(VALUES, logits, strict=True)
-    )
-
-
-def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
-    """The text tower as the CLIPTextModel that a StableDiffusionPipeline holds."""
-    encoder = CLIPTextModel(clip.config.text_config)
-    encoder.load_state_dict(clip.text_model.state_dict())
-    return encoder.eval()
-
-
-@torch.no_grad()
-def retrieval(
-    clip: CLIPModel, tokenizer: CLIPTokenizer, size: int, batches: int = 8, batch_size: int = 128
-) -> float:
-    """Share of held-out pictures whose own caption scores highest among `batch_size`."""
-    hits = 0
-    for b in range(batches):
-        batch = scenes(f"retrieval/{b}", batch_size, held_out=True)
-        ids = tokenize(tokenizer, captions_of(batch, f"retrieval/captions/{b}")).to(clip.device)
-        logits = clip(
-            input_ids=ids, pixel_values=to_pixels(batch, size).to(clip.device)
-        ).logits_per_image  # (B, B)
-        hits += (logits.argmax(1) == torch.arange(batch_size, device=clip.device)).sum().item()
-    return hits / (batches * batch_size)
-
-
-@torch.no_grad()
-def animals_named(clip: CLIPModel, tokenizer: CLIPTokenizer, size: int, count: int = 512) -> float:
-    """Share of held-out pictures of animals that prefer their caption to those with another animal's name."""
-    drawn = [
-        scene for scene in scenes("animals-named", count, held_out=True) if scene.subject.kind in ANIMALS
-    ]
-    hits = 0
-    for start in range(0, len(drawn), 64):
-        batch = drawn[start : start + 64]
-        texts = [f"a photo of a {describe(scene, kind)}" for scene in batch for kind in ANIMALS]
-        out = clip(
-            input_ids=tokenize(tokenizer, texts).to(clip.device),
-            pixel_values=to_pixels(batch, size).to(clip.device),
-        )
-        scores = torch.einsum("bd,bkd->bk", out.image_embeds, out.text_embeds.unflatten(0, (len(batch), -1)))
-        right = torch.tensor([ANIMALS.index(scene.subject.kind) for scene in batch], device=clip.device)
-        hits += (scores.argmax(1) == right).sum().item()
-    return hits / len(drawn)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("data/toon"))
-    parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch_size", type=int, default=128)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init_from", type=Path, help="start from these weights (a folder of this program)")
-    args = parser.parse_args()
-    begin(args, "clip")
-    torch.manual_seed(args.seed)
-    tokenizer = CLIPTokenizer.from_pretrained(args.output_dir / "sd" / "tokenizer")
-    clip = build(tokenizer, args.resolution)
-    if args.init_from:
-        clip.load_state_dict(CLIPModel.from_pretrained(args.init_from, dtype=torch.float32).state_dict())
+    folder, size = config.output_dir, config.resolution
+    check_present(folder / "sd" / "tokenizer", "python -m scripts.toon.tokenizer")
+    begin(config, "clip")
+    torch.manual_seed(config.seed)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "sd" / "tokenizer")
+    clip = toon.build(tokenizer, size)
+    if config.init_from:
+        clip.load_state_dict(CLIPModel.from_pretrained(config.init_from, dtype=torch.float32).state_dict())
     clip.to(device())
-    readers = nn.Linear(WIDTH, sum(map(len, VALUES.values()))).to(device())
-    data = f"{args.seed}/clip"
-    diagonal = torch.arange(args.batch_size, device=device())
-
-    def loss_of(step: int) -> Tensor:
-        batch = with_twins(scenes(f"{data}/{step}", args.batch_size // 2), f"{data}/twins/{step}")
-        captions = captions_of(batch, f"{data}/captions/{step}", NAME_PARTS)
-        ids = tokenize(tokenizer, captions).to(device())
-        pixels = to_pixels(batch, args.resolution).to(device())
-        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
-            out = clip(input_ids=ids, pixel_values=pixels)
-        logits = out.logits_per_image.float()  # (B, B)
-        loss = (F.cross_entropy(logits, diagonal) + F.cross_entropy(logits.T, diagonal)) / 2
-        return (
-            loss
-            + reading_loss(readers, out.image_embeds, facts_of(batch))
-            + reading_loss(readers, out.text_embeds, stated(batch, captions))
-        )
-
+    readers = nn.Linear(toon.WIDTH, sum(map(len, toon.VALUES.values()))).to(device())
+    loss_of = toon.loss_at(clip, readers, tokenizer, size, config.batch_size, config.seed)
     trained = nn.ModuleList([clip, readers])
-    fit(trained, loss_of, args.steps, args.lr, args.work_dir / "clip.pt", weight_decay=0.05)
-    hits = retrieval(clip, tokenizer, args.resolution)
+    fit(trained, loss_of, config.steps, config.lr, config.work_dir / "clip.pt", weight_decay=0.05)
+    hits = toon.retrieval(clip, tokenizer, size)
     print(f"clip: {hits:.1%} of 1,024 held-out pictures find their caption among 128")
-    named = animals_named(clip, tokenizer, args.resolution)
+    named = toon.animals_named(clip, tokenizer, size)
     print(f"clip: {named:.1%} of held-out animals prefer their name to the four others'")
-    text_encoder_of(clip).half().save_pretrained(args.output_dir / "sd" / "text_encoder")
-    clip.half().save_pretrained(args.output_dir / "clip")
-    tokenizer.save_pretrained(args.output_dir / "clip")
-    square = {"height": args.resolution, "width": args.resolution}
-    CLIPImageProcessor(size=square, crop_size=square, image_mean=MEAN, image_std=STD).save_pretrained(
-        args.output_dir / "clip"
-    )
-    print(f"saved {args.output_dir / 'clip'} and {args.output_dir / 'sd' / 'text_encoder'}")
+    toon.text_encoder_of(clip).half().save_pretrained(folder / "sd" / "text_encoder")
+    clip.half().save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    square = {"height": size, "width": size}
+    CLIPImageProcessor(
+        size=square, crop_size=square, image_mean=toon.MEAN, image_std=toon.STD
+    ).save_pretrained(folder / "clip")
+    print(f"saved {folder / 'clip'} and {folder / 'sd' / 'text_encoder'}")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,11 @@ arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
 B pictures, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V = 128 features of a patch.
 """
 
-import argparse
 import json
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
-from scripts.toon.train_clip import NAME_PARTS, WIDTH
+from scripts.toon.clip import NAME_PARTS, WIDTH
+from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
 from scripts.toon.training import (
     begin,
     cached,
@@ -36,7 +37,8 @@ from scripts.toon.training import (
 )
 from scripts.toon.world import Scene, caption, without_subject
 from utils.bases.text import tokenize
-from utils.errors import exit_on_user_error
+from utils.errors import UserError, exit_on_user_error
+from utils.flags import option, parse
 from utils.training.losses import target_of
 
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
@@ -154,23 +156,26 @@ def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler)
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def flags() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--output_dir", type=Path, default=Path("data/toon/sd"))
-    parser.add_argument("--dino", type=Path, default=Path("data/toon/dino"), help="whose features to hold")
-    parser.add_argument("--work_dir", type=Path, default=Path("toon_build"), help="checkpoints")
-    parser.add_argument("--resolution", type=int, default=64)
-    parser.add_argument("--pictures", type=int, default=20_000, help="distinct training scenes")
-    parser.add_argument("--channels", type=int, nargs="+", default=[64, 128, 192])
-    parser.add_argument("--steps", type=int, default=16_000)
-    parser.add_argument("--batch_size", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=6e-4)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--init_from", type=Path, help="start from this UNet's folder")
-    parser.add_argument("--compile", action="store_true", help="a sixth faster, needs a C++ compiler")
-    return parser.parse_args()
+@dataclass(frozen=True)
+class Flags(TrainingFlags):
+    """The flags of this command."""
+
+    output_dir: Path = option(Path("data/toon/sd"), "pipeline without its UNet", exists=True)
+    dino: Path = option(Path("data/toon/dino"), "whose features to hold", exists=True)
+    pictures: int = option(20_000, "distinct training scenes", minimum=1)
+    channels: tuple[int, ...] = option((64, 128, 192), "of each level", minimum=16, several=True)
+    steps: int = steps_option(16_000)
+    batch_size: int = option(16, "images a step", minimum=1)
+    lr: float = rate_option(6e-4)
+    init_from: Path | None = init_option()
+    compile: bool = option(False, "a sixth faster, needs a C++ compiler")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.channels) < 2 or any(width % 16 for width in self.channels):
+            raise UserError(
+                f"--channels {' '.join(map(str, self.channels))}: give two or more multiples of 16"
+            )
 
 
 def text_model(folder: Path) -> Callable[[list[str]], Tensor]:
@@ -215,8 +220,8 @@ def aligned_loss(
     return loss_of
 
 
-def main() -> None:
-    args = flags()
+def main(argv: list[str] | None = None) -> None:
+    args = parse(Flags, argv, __doc__)
     begin(args, "unet")
     torch.manual_seed(args.seed)
     vae = AutoencoderKL.from_pretrained(args.output_dir / "vae", torch_dtype=torch.float32)

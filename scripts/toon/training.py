@@ -1,10 +1,10 @@
 """One seeded, resumable training loop for every toon model."""
 
-import argparse
 import math
 import os
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from scripts.toon.flags import TrainingFlags
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
-from utils.files import read_json, write_json
+from utils.files import check_writable_folder, read_json, write_json
 from utils.images import to_pixels as picture_to_pixels
 
 CHECKPOINT_EVERY = 250
@@ -53,14 +54,18 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def begin(args: argparse.Namespace, name: str) -> None:
-    """Make `args.work_dir` and note there, as `name`.json, with what settings its checkpoints are made.
+def begin(config: TrainingFlags, name: str) -> None:
+    """Note in its work_dir, as `name`.json, with what settings the checkpoints are made.
 
-    Raises UserError if checkpoints of `name` with other settings lie there: resuming would mix two runs.
+    Raises UserError if checkpoints of `name` with other settings lie there, for resuming would mix two runs,
+    or if a folder cannot be written to.
     """
+    check_writable_folder(config.work_dir, "work_dir")
+    check_writable_folder(config.output_dir, "output_dir")
     places = ("output_dir", "work_dir")
-    settings = {key: str(value) for key, value in vars(args).items() if key not in places}
-    note = args.work_dir / f"{name}.json"
+    given = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(config).items()}
+    settings = {key: str(value) for key, value in given.items() if key not in places}
+    note = config.work_dir / f"{name}.json"
     earlier = read_json(note) if note.exists() else settings
     for key in settings | earlier:
         if settings.get(key) != earlier.get(key):
@@ -69,6 +74,12 @@ def begin(args: argparse.Namespace, name: str) -> None:
                 f"give another --work_dir, or remove it and the checkpoints beside it"
             )
     write_json(note, settings)
+
+
+def check_present(path: Path, command: str) -> None:
+    """Raises UserError unless the folder that `command` makes is there."""
+    if not path.is_dir():
+        raise UserError(f"there is no {path}: {command} makes it")
 
 
 def cached(path: Path, batches: Iterable[Tensor]) -> Tensor:

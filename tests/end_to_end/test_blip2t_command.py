@@ -14,8 +14,8 @@ from PIL import Image
 from transformers import BertTokenizer, BlipForImageTextRetrieval
 
 import blip2t
+from scripts.toon.blip import one_thing_wrong
 from scripts.toon.render import render
-from scripts.toon.train_blip import one_thing_wrong
 from scripts.toon.training import scenes
 from scripts.toon.world import ANIMALS, PLACES, Scene, describe, subject_words, with_article
 from tests.tiny_blip import LIMIT, write_blip

@@ -10,11 +10,11 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 import train_classdiffusion
+from scripts.toon.autoencoder import psnr
+from scripts.toon.clip import animals_named, retrieval
 from scripts.toon.motion_measures import displacement
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.render import render
-from scripts.toon.train_autoencoder import psnr
-from scripts.toon.train_clip import animals_named, retrieval
 from scripts.toon.training import scenes
 from scripts.toon.world import WORN_WORDS, attributes
 from utils.bases.sd import load_pipeline

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from scripts.toon.train_blip import batch_of, fits, hard_negatives, make_tokenizer
+from scripts.toon.blip import batch_of, fits, hard_negatives, make_tokenizer
 from scripts.toon.training import generator, scenes
 from scripts.toon.world import ANIMALS, attributes, caption, twin
 from tests.tiny_blip import LIMIT, write_blip

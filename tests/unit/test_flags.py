@@ -49,6 +49,22 @@ def test_every_type():
     )  # fmt: skip
 
 
+def test_a_flag_may_take_several_values_at_once():
+    @dataclass(frozen=True)
+    class Other:
+        widths: tuple[int, ...] = option((64, 128), "of each level", minimum=16, several=True)
+        seed: int = seed_option("seed")
+
+        def __post_init__(self) -> None:
+            check_fields(self)
+
+    assert parse(Other, [], "") == Other((64, 128), 0)
+    assert parse(Other, ["--widths", "16", "32", "48", "--seed=1"], "") == Other((16, 32, 48), 1)
+    assert "of each level (default: 64 128)" in parser_of(Other, "").format_help()
+    with pytest.raises(UserError, match="--widths 8: give a number of at least 16"):
+        parse(Other, ["--widths", "16", "8"], "")
+
+
 def test_further_facts_stay_with_the_field():
     facts = {each.name: each.metadata.get("may_differ") for each in fields(Config)}
     assert facts["output_dir"] is True and facts["seed"] is None

@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.toon.recogniser import targets
-from scripts.toon.train_clip import WIDTH, captions_of, reading_loss, told, with_twins
+from scripts.toon.clip import VALUES, WIDTH, captions_of, facts_of, reading_loss, stated, with_twins
 from scripts.toon.training import scenes
-from scripts.toon.world import ATTRIBUTES, attributes, is_held_out
+from scripts.toon.world import PARTS, attributes, is_held_out, part_words
 
-COUNT = sum(map(len, ATTRIBUTES.values()))
+COUNT = sum(map(len, VALUES.values()))
 
 
 def test_a_twin_differs_in_one_attribute_and_holds_no_held_out_triple():
@@ -26,37 +25,41 @@ def test_a_twin_differs_in_one_attribute_and_holds_no_held_out_triple():
     assert with_twins(scenes("twins", 40), "others") != batch
 
 
-def test_told_leaves_out_the_colours_that_the_caption_leaves_out():
-    batch = scenes("told", 64)
-    captions = captions_of(batch, "told")
-    facts, all_facts = told(batch, captions), targets(batch)
-    assert all(torch.equal(facts[name], all_facts[name]) for name in facts if name != "colour")
-    colours = list(ATTRIBUTES["colour"])
-    for index, text, scene in zip(facts["colour"].tolist(), captions, batch, strict=True):
-        if index == -100:
-            assert scene.subject.colour not in text.split()
-        else:
-            assert colours[index] == scene.subject.colour and colours[index] in text.split()
-    assert {-100} < set(facts["colour"].tolist())
+def test_stated_leaves_out_what_the_caption_leaves_out():
+    batch = scenes("stated", 64)
+    captions = captions_of(batch, "stated", parts=0.5)
+    facts, all_facts = stated(batch, captions), facts_of(batch)
+    assert facts.keys() == VALUES.keys()
+    assert all(
+        torch.equal(facts[name], all_facts[name]) for name in facts.keys() & {"class", "place", "worn"}
+    )
+    for name in ("colour", *PARTS):
+        for index, truth, text, scene in zip(facts[name], all_facts[name], captions, batch, strict=True):
+            look = scene.subject
+            words = f"{look.colour} {look.kind}" if name == "colour" else part_words(look).get(name)
+            named = words is not None and words in text
+            assert index == (truth if named else -100)
+        assert {-100} < set(facts[name].tolist())
 
 
 def test_reading_loss_is_the_summed_cross_entropy_over_attributes():
     batch = scenes("reading", 8)
-    facts = targets(batch)
+    facts = facts_of(batch)
     readers = nn.Linear(WIDTH, COUNT)
     nn.init.zeros_(readers.weight)
     nn.init.zeros_(readers.bias)
     embeds = torch.nn.functional.normalize(torch.randn(8, WIDTH), dim=-1).requires_grad_()
-    chance = sum(math.log(len(values)) for values in ATTRIBUTES.values())
+    shares = {name: (facts[name] >= 0).float().mean().item() for name in VALUES}  # of images that have one
+    chance = sum(shares[name] * math.log(len(values)) for name, values in VALUES.items())
     assert reading_loss(readers, embeds, facts).item() == pytest.approx(chance, rel=1e-5)
 
     by_hand = 0.0
     torch.nn.init.normal_(readers.weight)
     logits, start = embeds * math.sqrt(WIDTH) @ readers.weight.T, 0
-    for name, values in ATTRIBUTES.items():
+    for name, values in VALUES.items():
         part = logits[:, start : start + len(values)].log_softmax(1)
         rows = [i for i in range(8) if facts[name][i] >= 0]
-        by_hand -= sum(part[i, facts[name][i]] for i in rows) / len(rows)
+        by_hand -= sum(part[i, facts[name][i]] for i in rows) / 8
         start += len(values)
     loss = reading_loss(readers, embeds, facts)
     assert loss.item() == pytest.approx(by_hand.item(), rel=1e-4)

@@ -9,12 +9,12 @@ import torch
 from diffusers import UNetMotionModel
 from PIL import Image
 
-from scripts.toon import motion_accuracy, motion_measures
+from scripts.toon import motion_judge, motion_measures
 from scripts.toon.clips import CYCLES, FOLLOWED, FRAMES, RETURNING, TRAVEL, Clip, draw_clip, sample_clip
-from scripts.toon.motion_accuracy import prompts_of, rendered
+from scripts.toon.motion import build, share_modules
+from scripts.toon.motion_judge import prompts_of, rendered
 from scripts.toon.motion_measures import centroids, change, displacement, smoothness, succession
 from scripts.toon.render import render
-from scripts.toon.train_motion import build, share_modules
 from scripts.toon.world import is_held_out
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
@@ -178,17 +178,17 @@ def test_judging_fills_every_number_and_draws_the_sheets(tiny_base, pictures, mo
             small = [torch.tensor(np.asarray(p.convert("RGB").resize((4, 4)))).float() for p in pictures]
             return torch.nn.functional.normalize(torch.stack(small).flatten(1), dim=1)
 
-    monkeypatch.setattr(motion_accuracy, "POSES", ("running",))
-    monkeypatch.setattr(motion_accuracy, "SITUATIONS", ({"place": "beach"},))
-    monkeypatch.setattr(motion_accuracy, "MEASURED", ("running",))
-    monkeypatch.setitem(motion_accuracy.SETTINGS, "num_inference_steps", 1)
+    monkeypatch.setattr(motion_judge, "POSES", ("running",))
+    monkeypatch.setattr(motion_judge, "SITUATIONS", ({"place": "beach"},))
+    monkeypatch.setattr(motion_judge, "MEASURED", ("running",))
+    monkeypatch.setitem(motion_judge.SETTINGS, "num_inference_steps", 1)
     pipeline = load_pipeline(tiny_base, "cpu")
     parameters = pipeline.unet.named_parameters()
     kv = {n: w + 0.1 for n, w in parameters if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
     save_concept(tmp_path / "dog", kv, {"<new1>": torch.ones(32)}, base=str(tiny_base), classes=["dog"])
     concept = Concept("<new1>", "ktn", "dog", "a <new1> dog", pictures("dog"))
     adapter = write_adapter(tmp_path / "adapter")
-    results = motion_accuracy.judge(
+    results = motion_judge.judge(
         pipeline, concept, tmp_path / "dog", str(adapter), Pixels(), 2, tmp_path / "sheets"
     )
     assert results["clips"] == 2 and results["dino"] == "pixels"
@@ -210,12 +210,12 @@ def test_obeyed_counts_what_each_prompt_states(monkeypatch):
             seen = {"class": "dog", "pose": "jumping", "place": "grass", "worn": "hat"}
             return [seen for _ in pictures]
 
-    monkeypatch.setattr(motion_accuracy, "Recogniser", Reader)
+    monkeypatch.setattr(motion_judge, "Recogniser", Reader)
     told = [
         {"class": "dog", "pose": "jumping", "place": "grass"},
         {"class": "dog", "pose": "sitting", "place": "beach"},
         {"class": "dog", "pose": "jumping", "worn": "headphones"},
         {"class": "dog", "pose": "jumping"},
     ]
-    shares = motion_accuracy.obeyed([None] * 4, told)
+    shares = motion_judge.obeyed([None] * 4, told)
     assert shares == {"class": 1, "pose": 0.75, "place": 0.5, "worn": 0, "all": 0.5}

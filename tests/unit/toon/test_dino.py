@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scripts.toon.dino import auc, build, cls_features, contrastive_loss, judge, move, separation
 from scripts.toon.individuals import (
     batch_of,
     class_twin,
@@ -17,7 +18,6 @@ from scripts.toon.individuals import (
     scene_of,
     visibly_differ,
 )
-from scripts.toon.train_dino import auc, build, cls_features, contrastive_loss, judge, move, separation
 from scripts.toon.training import generator
 from scripts.toon.world import ANIMALS, HELD_OUT, KINDS, is_held_out
 

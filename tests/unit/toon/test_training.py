@@ -1,6 +1,6 @@
 """The training loop of the toon models: a run that was killed and started again equals an unbroken one."""
 
-import argparse
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.toon import training
+from scripts.toon import train_unet, training
 from scripts.toon.world import without_subject
 from utils.errors import UserError
 
@@ -57,14 +57,17 @@ def test_cached_rows_are_made_once_and_only_whole(tmp_path):
 
 
 def test_a_folder_of_checkpoints_belongs_to_one_run(tmp_path):
-    args = argparse.Namespace(work_dir=tmp_path / "build", output_dir=Path("one"), seed=0, steps=5)
-    training.begin(args, "unet")
-    args.output_dir = Path("another")  # resuming may write elsewhere
-    training.begin(args, "unet")
-    args.seed = 1
-    training.begin(args, "clip")
+    for name in ("one", "another"):  # the UNet joins a pipeline that is there
+        (tmp_path / name).mkdir()
+    config = train_unet.Flags(work_dir=tmp_path / "build", output_dir=tmp_path / "one", steps=5)
+    training.begin(config, "unet")
+    note = json.loads((tmp_path / "build" / "unet.json").read_text())
+    assert note["steps"] == "5" and note["channels"] == "[64, 128, 192]" and "work_dir" not in note
+    training.begin(replace(config, output_dir=tmp_path / "another"), "unet")  # resuming may write elsewhere
+    other = replace(config, seed=1)
+    training.begin(other, "clip")
     with pytest.raises(UserError, match=r"unet\.json is of a run with --seed 0, not 1"):
-        training.begin(args, "unet")
+        training.begin(other, "unet")
 
 
 @pytest.mark.parametrize("pose", ["standing", "jumping"])
