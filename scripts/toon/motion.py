@@ -14,13 +14,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
-from scripts.toon.train_unet import CAPTION_DROPOUT, to_device
 from scripts.toon.training import (
     device,
     generator,
     subject_mask,
     subject_weighted_mse,
 )
+from scripts.toon.unet import CAPTION_DROPOUT, to_device
 from scripts.toon.world import caption, without_subject
 from utils.images import to_pixels
 from utils.training.losses import target_of

@@ -27,8 +27,8 @@ def main(argv: list[str] | None = None) -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 
     from scripts.toon.motion import build, latents_of, loss_at, motion_unet
-    from scripts.toon.train_unet import text_model
     from scripts.toon.training import begin, cached, device, fit
+    from scripts.toon.unet import text_model
 
     begin(config, "motion")
     torch.manual_seed(config.seed)

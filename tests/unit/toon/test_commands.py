@@ -80,6 +80,7 @@ def test_a_mistake_is_one_line(program, flag, message):
         "train_recogniser",
         "train_blip",
         "train_dino",
+        "train_unet",
         "train_motion",
         "benchmark_set",
         "prompt_accuracy",
