@@ -1,7 +1,6 @@
 """One seeded, resumable training loop for every toon model."""
 
 import math
-import os
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
 from utils.files import check_writable_folder, read_json, write_json
 from utils.images import to_pixels as picture_to_pixels
+from utils.tensor_files import write_pickle
 
 CHECKPOINT_EVERY = 250
 SUBJECT_WEIGHT = 1.5  # of a UNet's loss where the subject is, 1 elsewhere: most words are about the subject
@@ -87,15 +87,8 @@ def cached(path: Path, batches: Iterable[Tensor]) -> Tensor:
     if path.exists():
         return torch.load(path, weights_only=True)
     rows = torch.cat(list(batches))
-    save(rows, path)
+    write_pickle(path, rows)
     return rows
-
-
-def save(state: object, path: Path) -> None:
-    """Atomically: a run killed here leaves the file as it was."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
 
 
 def fit(
@@ -150,6 +143,6 @@ def fit(
                     "average": average,
                     "step": step + 1,
                 }
-                save(state, state_path)
+                write_pickle(state_path, state)
     model.load_state_dict(model.state_dict() | average)
     model.eval()

@@ -1,6 +1,5 @@
 """results/report.html: one self-contained page that shows an evaluation, its numbers and its images."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from utils.evaluation.folder import BASE
+from utils.files import write_atomically
 from utils.report import words
 from utils.report.curves import loss_charts, trade_off
 from utils.report.folder import Results, read_results
@@ -28,15 +28,13 @@ def write_report(results: Path) -> Path:
     Images pass through one at a time, so memory does not grow with their number.
     Raises UserError if `results` is not the folder of a finished run, or holds a file that cannot be read.
     """
-    read = read_results(results)
-    path = results / NAME
-    unfinished = results / f".{NAME}.partial"
-    try:
-        with unfinished.open("w", encoding="utf-8") as file:
+    read, path = read_results(results), results / NAME
+
+    def write(partial: Path) -> None:
+        with partial.open("w", encoding="utf-8") as file:
             file.writelines(page(read))
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    write_atomically(path, write)
     return path
 
 
