@@ -38,7 +38,7 @@ class VideoConfig(DrawingFlags):
     concept: tuple[Path, ...] = option((), f"trained folder or file; repeatable (default: {shown(CONCEPT)})")
     prompt: tuple[str, ...] = option((), "repeatable (default: one about the concept)")
     negative_prompt: str | None = option(
-        None, f"default: '{BASES['sd15'].clips.negative_prompt}', with guidance; none with toon"
+        None, f"default: '{BASES['sd15'].clips.negative_prompt}', with guidance; none with toon", blank=True
     )
     num_inference_steps: int | None = option(
         None, f"denoising steps {default_of('clips', 'num_inference_steps')}", minimum=1

@@ -9,7 +9,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,9 +22,9 @@ import train_classdiffusion
 from scripts.toon.benchmark_set import Obedience, benchmark, draw
 from scripts.toon.render import render
 from scripts.toon.training import scenes
-from utils.bases.registry import base_row
+from utils.bases.registry import REPOSITORY, base_row
 from utils.bases.sd import load_pipeline
-from utils.errors import UserError, exit_on_user_error
+from utils.errors import UserError, exit_on_user_error, short
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import class_shots, shots_of
 from utils.flags import check_fields, option, parse
@@ -51,6 +51,11 @@ class BenchmarkConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        for each in fields(self):
+            only = each.metadata["help"].partition(":")[0]
+            other = only in ("evaluate", "train") and only != self.command
+            if other and getattr(self, each.name) != each.default:
+                raise UserError(f"--{each.name} has no effect on {self.command}: leave it out")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,7 +68,7 @@ def benchmark_evaluate(config: BenchmarkConfig) -> None:
     metrics, models = config.metrics.split(","), {kind: getattr(config, kind) for kind in TOON.judges}
     pictures = config.pictures or 1000
     if unknown := [name for name in metrics if name not in SCORES]:
-        raise UserError(f"unknown metric '{unknown[0]}'; choose of {', '.join(SCORES)}")
+        raise UserError(f"unknown metric '{short(unknown[0])}'; choose of {', '.join(SCORES)}")
     check_metrics(metrics, models, config.blip_head)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spent: dict[str, float] = defaultdict(float)
@@ -141,7 +146,11 @@ class _Timed:
 def benchmark_train(config: BenchmarkConfig) -> None:
     """A training of 2 steps and one of more: the difference is what the further steps take."""
     base, flags = TOON.path, read_setting(TOON.settings, "classdiffusion")
-    flags += [f"--pretrained_model_name_or_path={base}", "--instance_data_dir=data/dog", "--cls_token=dog"]
+    flags += [
+        f"--pretrained_model_name_or_path={base}",
+        f"--instance_data_dir={REPOSITORY}/data/dog",
+        "--cls_token=dog",
+    ]
     flags += ["--instance_prompt=a photo of a <new1> dog", "--checkpointing_steps=100000"]
     seconds = {}
     with TemporaryDirectory() as folder:

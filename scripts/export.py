@@ -17,6 +17,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.errors import UserError, exit_on_user_error
+from utils.files import check_writable_folder
 from utils.flags import check_fields, option, parse
 
 LAYOUTS = ("lora", "diff", "embedding", "diffusers", "official")
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     output = config.output or path.with_name(f"{path.stem}_{config.format}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not an empty folder; give a new one")
+    check_writable_folder(output, "output")
     export(path, output, config)
 
 

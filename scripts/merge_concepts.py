@@ -7,6 +7,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.errors import UserError, exit_on_user_error
+from utils.files import check_writable_folder
 from utils.flags import check_fields, option, parse
 
 
@@ -24,6 +25,7 @@ class MergeConfig:
             raise UserError("--output is missing: give a new folder for the merged concept")
         if self.output.exists() and (not self.output.is_dir() or any(self.output.iterdir())):
             raise UserError(f"--output {self.output} exists and is not an empty folder; give a new one")
+        check_writable_folder(self.output, "output")
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ from utils.bases.devices import without_progress_bars
 from utils.bases.registry import Base, base_row
 from utils.bases.sd import check_base
 from utils.errors import UserError, exit_on_user_error
+from utils.files import check_writable_folder, read_lines
 from utils.flags import check_fields, option, parse, seed_option
 from utils.seeds import seed_of
 from utils.training.context_prompts import COLOURS, EXAMPLES, KINDS, draw_parts
@@ -75,8 +77,13 @@ class Config:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.captions is not None and not Path(self.captions).is_file():
-            raise UserError(f"--captions {self.captions} does not exist: give a text file, or leave it out")
+        if self.captions is not None and len({is_held_out(line) for line in captions_in(self.captions)}) < 2:
+            raise UserError(
+                f"--captions {self.captions} has too few lines to keep one in {HELD_OUT} for the accuracy: "
+                "give more, or leave it out"
+            )
+        if self.output_dir is not None:
+            check_writable_folder(self.output_dir, "output_dir")
 
     @property
     def row(self) -> Base:
@@ -90,6 +97,12 @@ class Config:
     @property
     def folder(self) -> Path:
         return Path(self.output_dir) if self.output_dir else folder_of(self.row)
+
+
+@cache
+def captions_in(file: str) -> list[str]:
+    """The lines of a captions file that are not blank. Raises UserError as `read_lines` does."""
+    return list(read_lines(Path(file), "captions file", "caption").values())
 
 
 def is_held_out(text: str) -> bool:
@@ -111,8 +124,7 @@ def sources_of(config: Config) -> dict[str, Callable[[random.Random, bool], str]
     sources: dict[str, Callable[[random.Random, bool], str]] = {"prompts": draw_synthetic}
     draw = CAPTIONS.get(config.row.name)
     if config.captions is not None:
-        text = Path(config.captions).read_text(encoding="utf-8")
-        lines = [line for line in text.splitlines() if line.strip()]
+        lines = captions_in(config.captions)
 
         def draw(rng: random.Random) -> str:
             return rng.choice(lines)

@@ -125,7 +125,7 @@ def check_blip(model: str | Path, head: str) -> type[Blip1] | type[Blip2]:
     captions has the same model_type, but no heads to score with: its architecture tells.
     """
     if head not in BLIP_HEADS:
-        raise UserError(f"unknown head {head!r}; choose one of {', '.join(BLIP_HEADS)}")
+        raise UserError(f"unknown head {short(head)!r}; choose one of {', '.join(BLIP_HEADS)}")
     config = read_config(model, "BLIP model")
     architectures = config.get("architectures") or [f"model of type {config.get('model_type')}"]
     if architectures[0] not in FAMILIES:

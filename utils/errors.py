@@ -1,7 +1,14 @@
 """A user's mistake, reported in one line."""
 
+import errno
 import sys
 from collections.abc import Callable
+
+# What the system says of paths that it keeps from us, rather than of mistakes in this program.
+REFUSALS = frozenset(
+    getattr(errno, name)
+    for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG ENAMETOOLONG ELOOP ENOTDIR".split()
+)
 
 
 class UserError(ValueError):
@@ -17,7 +24,8 @@ def short(text: object, length: int = 60) -> str:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; on a UserError print `error: <message>` to stderr and exit with status 2.
 
-    A FloatingPointError, a training whose numbers are no longer finite, is one line too, with status 3.
+    A file or folder that the system refuses is a mistake of that kind. A FloatingPointError, a training whose
+    numbers are no longer finite, is one line too, with status 3.
     """
     try:
         main()
@@ -25,5 +33,20 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         print("error:", error, file=sys.stderr)
         sys.exit(3)
     except UserError as error:
-        print("error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        print("error:", one_line_of(error), file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in REFUSALS or error.filename is None:
+            raise
+        message = (
+            f"cannot use {short(error.filename, 500)}: {error.strerror}; check the path and its permissions"
+        )
+        print("error:", one_line_of(message), file=sys.stderr)
+        sys.exit(2)
+
+
+def one_line_of(message: object) -> str:
+    """The message in one line of at most 2,000 characters, which no escape sequence in it can change."""
+    line = " ".join(str(message).splitlines())
+    plain = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in line)
+    return plain if len(plain) <= 2000 else f"{plain[:1500]} … {plain[-490:]}"

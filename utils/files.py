@@ -14,6 +14,7 @@ from stat import S_IMODE
 from typing import Any
 
 from utils.errors import UserError
+from utils.limits import is_unprintable
 
 _ADVICE = {
     errno.ENOSPC: "make room and run it again",
@@ -102,6 +103,32 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:
         reason = f"{shown(path)} is not valid JSON ({error})"
         raise UserError(f"{reason}; remove it, it will be made again") from error
+
+
+def read_lines(path: Path, kind: str = "prompts file", what: str = "prompt") -> dict[int, str]:
+    """Line number -> line, of the lines that are not blank, without blanks at their ends.
+
+    kind, what: what the file and a line of it are called in errors.
+    Raises UserError for a file that is missing, empty or no text in UTF-8, and for control characters.
+    """
+    if not path.is_file():
+        raise UserError(f"no {kind} at {shown(path)}; give a text file with one {what} per line")
+    try:
+        with one_line("read", path):
+            text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{kind} {shown(path)} is not UTF-8 text (byte {error.start}); save it as UTF-8"
+        ) from None
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    if not lines:
+        raise UserError(f"{kind} {shown(path)} is empty; write one {what} per line")
+    for number, line in lines.items():
+        if is_unprintable(line.replace("\t", " ")):
+            raise UserError(
+                f"{kind} {shown(path)}, line {number} has a control character; is it a text file?"
+            )
+    return lines
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

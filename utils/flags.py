@@ -16,7 +16,6 @@ A configuration may inherit groups of flags from other dataclasses, whose `headi
 the help.
 """
 
-import math
 from argparse import (
     SUPPRESS,
     Action,
@@ -33,6 +32,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from utils.errors import UserError, short
+from utils.limits import check_fields as check_fields
+from utils.limits import check_limits as check_limits
 
 Config = TypeVar("Config")
 SEEDS = 2**63  # torch's generators take an int64
@@ -42,9 +43,10 @@ def option(default: Any, text: str, **facts: Any) -> Any:
     """A field with its help text and what else is known of it.
 
     default: dataclasses.MISSING makes a flag that must be given.
-    facts: the limits choices=…, minimum=… (inclusive), above=… and below=… (exclusive), which `check_limits`
-    checks; positional=True for a value without a flag's name; several=True for a tuple's flag that takes more
-    than one value at once; any other is kept in the field's metadata.
+    facts: the limits choices=…, minimum=… (inclusive), above=… and below=… (exclusive), longest=… of a text
+    and blank=True for one that may be empty, which utils/limits.py checks; positional=True for a value
+    without a flag's name; several=True for a tuple's flag that takes more than one value at once; any other
+    is kept in the field's metadata.
     """
     return field(default=default, metadata={"help": text, **facts})
 
@@ -52,34 +54,6 @@ def option(default: Any, text: str, **facts: Any) -> Any:
 def seed_option(text: str, default: int = 0, **facts: Any) -> Any:
     """A field for a seed: a whole number from 0 to 2⁶³ - 1."""
     return option(default, text, minimum=0, below=SEEDS, **facts)
-
-
-def check_fields(config: Any) -> None:
-    """Raise UserError unless every field of the dataclass instance is within its limits."""
-    for each in fields(config):
-        check_limits(each, getattr(config, each.name))
-
-
-def check_limits(each: Field, value: Any) -> None:
-    """Raise UserError unless `value`, or each item of a tuple, is finite, a choice and within the bounds."""
-    if isinstance(value, tuple):
-        for item in value:
-            check_limits(each, item)
-        return
-    if value is None:
-        return
-    limits, name = each.metadata, _shown_name(each)
-    if "choices" in limits and value not in limits["choices"]:
-        choices = ", ".join(limits["choices"])
-        raise UserError(f"{name} {short(value)} is unknown: choose from {choices}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name} {value}: give a finite number")
-    minimum, above, below = limits.get("minimum"), limits.get("above"), limits.get("below", math.inf)
-    end = f", below {below}" if below < math.inf else ""
-    if minimum is not None and not minimum <= value < below:
-        raise UserError(f"{name} {value}: give a number of at least {minimum}{end}")
-    if above is not None and not above < value < below:
-        raise UserError(f"{name} {value}: give a number above {above}{end}")
 
 
 def parse(
@@ -195,7 +169,3 @@ def _reader(kind: type) -> Callable[[str], Any]:
             raise ArgumentTypeError(f"'{short(text)}' is not {wanted}") from None
 
     return read if wanted else kind
-
-
-def _shown_name(each: Field) -> str:
-    return each.name if each.metadata.get("positional") else f"--{each.name}"

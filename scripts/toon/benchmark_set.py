@@ -22,7 +22,7 @@ from scripts.toon.world import (
     sample_look,
     with_article,
 )
-from utils.errors import UserError, exit_on_user_error
+from utils.errors import UserError, exit_on_user_error, short
 from utils.evaluation.data_sets import Individual, Subject
 from utils.files import write_text
 from utils.flags import option, parse
@@ -79,7 +79,9 @@ def benchmark(folder: Path, names: Sequence[str] = ()) -> list[Subject]:
     """
     known = subject_names()
     if unknown := [name for name in names if name not in known]:
-        raise UserError(f"the toon benchmark has no subject {', '.join(unknown)}; it has {', '.join(known)}")
+        raise UserError(
+            f"the toon benchmark has no subject {short(', '.join(unknown))}; it has {', '.join(known)}"
+        )
     templates = tuple(facts_of_templates())
     subjects = []
     for name in names or known:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from utils.errors import UserError
+from utils.errors import UserError, short
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +35,7 @@ def choose_device_dtype(
     try:
         device = torch.device(device)
     except RuntimeError:
-        raise UserError(f"unknown device {device!r}; this machine has {', '.join(usable)}") from None
+        raise UserError(f"unknown device {short(device)!r}; this machine has {', '.join(usable)}") from None
     if device.type not in usable:
         raise UserError(f"device {str(device)!r} is not available; this machine has {', '.join(usable)}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -30,7 +30,7 @@ from utils.concepts.lora import (
     rank_for,
 )
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
+from utils.errors import UserError, short
 
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -53,18 +53,19 @@ def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[s
     tokens = list(concept.rows)
     if given is None:
         classes = [*concept.classes, *[None] * len(tokens)][: len(tokens)]
-        stems = [re.sub(r"[^\w-]+", "_", name or path.stem) for name in classes]
+        stems = [re.sub(r"[^\w-]+", "_", name or path.stem)[:50] for name in classes]
         names = [f"{stem}{stems[: i + 1].count(stem)}" for i, stem in enumerate(stems)]
     else:
         names = given.split("+")
     if len(names) != len(tokens):
         raise UserError(
-            f"--alias {given} has {len(names)} names for {len(tokens)} tokens; join one each by +"
+            f"--alias {short(given)} has {len(names)} names for {len(tokens)} tokens; join one each by +"
         )
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", name) or _WINDOWS_DEVICES.fullmatch(name):
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]{,99}", name) or _WINDOWS_DEVICES.fullmatch(name):
             raise UserError(
-                f"--alias {name} is no name for every tool: use letters, digits, _ and -, e.g. dog1"
+                f"--alias {short(name)} is no name for every tool: use at most 100 letters, digits, _ and -, "
+                "e.g. dog1"
             )
     if len({name.lower() for name in names}) < len(names):
         raise UserError(f"--alias {'+'.join(names)} repeats a name; give each token its own")

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.flags import check_limits, option
+from utils.errors import UserError, short
+from utils.flags import SEEDS, check_fields, option
 from utils.scores.table import SCORES
 from utils.training.methods import METHODS
 
@@ -36,11 +36,14 @@ class EvaluationConfig:
     methods: str | None = option(
         None, f"of base (untouched, given class prompts), {', '.join(METHODS)}; joined by commas", modes=DRAWN
     )
-    subjects: str | None = option(None, "these subjects only, joined by commas", modes=("dataset",))
+    subjects: str | None = option(
+        None, "these subjects only, joined by commas", longest=10_000, modes=("dataset",)
+    )
     max_prompts: int | None = option(None, "the first prompts of each subject only", minimum=1, modes=DRAWN)
     train_flags: str | None = option(
         None,
         "more for train_classdiffusion.py: --train_flags='--max_train_steps=250 --seed=1'",
+        longest=10_000,
         modes=("dataset",),
     )
     base: str | None = option(
@@ -66,7 +69,9 @@ class EvaluationConfig:
     num_class_images: int | None = option(
         None, "images of the class alone, for PRES (default: 10)", minimum=1, modes=DRAWN
     )
-    seed: int | None = option(None, "image i of a prompt uses seed + i (default: 0)", minimum=0, modes=DRAWN)
+    seed: int | None = option(
+        None, "image i of a prompt uses seed + i (default: 0)", minimum=0, below=SEEDS, modes=DRAWN
+    )
     num_inference_steps: int | None = option(
         None, "DDIM steps (default: the base model's)", minimum=1, modes=DRAWN
     )
@@ -85,8 +90,7 @@ class EvaluationConfig:
     output_dir: Path = option(Path("results"), "the results folder")
 
     def __post_init__(self) -> None:
-        for each in fields(self):
-            check_limits(each, getattr(self, each.name))
+        check_fields(self)
         given = [name for name in MODES if getattr(self, name) is not None]
         if len(given) != 1:
             flags = " and ".join(f"--{name}" for name in given) or "none of them"
@@ -99,15 +103,15 @@ class EvaluationConfig:
         self._check_names("metrics")
         for name in split(self.metrics):
             if name not in SCORES:
-                raise UserError(f"unknown metric '{name}'; choose of {', '.join(SCORES)}")
+                raise UserError(f"unknown metric '{short(name)}'; choose of {', '.join(SCORES)}")
 
     def _check_names(self, flag: str) -> None:
         given = getattr(self, flag)
         names = split(given)
         if given is not None and not all(names):
-            raise UserError(f"--{flag} '{given}' has an empty name; join names by single commas")
+            raise UserError(f"--{flag} '{short(given)}' has an empty name; join names by single commas")
         if len(set(names)) < len(names):
-            raise UserError(f"--{flag} {given} repeats one; name each once")
+            raise UserError(f"--{flag} {short(given)} repeats one; name each once")
 
     @property
     def mode(self) -> str:

@@ -7,8 +7,10 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, short
+from utils.files import read_lines
 from utils.images import is_image, list_images
+from utils.sampling.prompts import check_length
 
 NAMED = 40  # subjects that an error lists at most
 
@@ -71,26 +73,17 @@ class Subject:
 def check_template(template: str, individuals: int, place: str) -> None:
     """Raises UserError, beginning with `place`, unless the template names individuals, and these only."""
     try:
-        named = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
-        template.format(*["dog"] * individuals)
+        parts = [part for part in Formatter().parse(template) if part[1] is not None]
+        plain = all(not field.strip("0123456789") and not spec and not how for _, field, spec, how in parts)
+        named = [field for _, field, _, _ in parts] if plain else []  # "{:>999999999}" would fill the memory
+        template.format(*["dog"] * individuals) if plain else None
     except (ValueError, LookupError, AttributeError):
         named = []
     if not named:
         fields = "{}" if individuals == 1 else " and ".join(f"{{{i}}}" for i in range(individuals))
-        raise UserError(f"{place} is '{template}'; write {fields} where the subject stands, no other braces")
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a prompts file that are not blank. UserError if there is no file, no line, or no text."""
-    if not path.is_file():
-        raise UserError(f"no prompts file at {path}; give a text file with one prompt per line")
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except UnicodeDecodeError:
-        raise UserError(f"prompts file {path} is not UTF-8 text; write one prompt per line") from None
-    if not any(lines):
-        raise UserError(f"prompts file {path} is empty; write one prompt per line")
-    return [line for line in lines if line]
+        raise UserError(
+            f"{place} is '{short(template)}'; write {fields} where the subject stands, no other braces"
+        )
 
 
 def read_templates(path: Path, individuals: Sequence[Individual]) -> tuple[str, ...]:
@@ -99,11 +92,12 @@ def read_templates(path: Path, individuals: Sequence[Individual]) -> tuple[str, 
     Raises UserError for a line that names no individual.
     """
     templates = []
-    for number, line in enumerate(read_lines(path), start=1):
+    for number, line in read_lines(path).items():
+        check_length(line, f"{path}, line {number}")
         for index, each in enumerate(individuals):
             field = "{}" if len(individuals) == 1 else f"{{{index}}}"
             line = line.replace(f"{each.token} {each.cls_token}", field).replace(each.token, field)
-        check_template(line, len(individuals), f"{path}, prompt {number}")
+        check_template(line, len(individuals), f"{path}, line {number}")
         templates.append(line)
     return tuple(templates)
 
@@ -117,7 +111,7 @@ def chosen(names: Sequence[str], known: list[str], place: str) -> list[str]:
     if len(known) > NAMED:
         alike = [match for name in unknown for match in get_close_matches(name, known, cutoff=0.4)]
         has = f"{len(known)} others" + (f", e.g. {', '.join(dict.fromkeys(alike))}" if alike else "")
-    raise UserError(f"{place} has no subject {', '.join(unknown)}; it has {has}")
+    raise UserError(f"{place} has no subject {short(', '.join(unknown))}; it has {has}")
 
 
 def check_complete(root: Path, folders: Iterable[Path], files: Iterable[Path] = ()) -> None:

@@ -28,7 +28,7 @@ from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_
 from utils.evaluation.sources import IMAGES, Source, source_of
 from utils.evaluation.table import as_markdown, build_table
 from utils.evaluation.training_process import check_flags
-from utils.files import read_json, write_json, write_text
+from utils.files import check_writable_folder, read_json, write_json, write_text
 from utils.learners.token_rows import check_within_limit
 from utils.sampling.images import check_scheduler
 from utils.scores.judges import KINDS
@@ -43,6 +43,7 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
 
     Raises UserError for what no run could use, before any model loads and anything is written.
     """
+    check_writable_folder(config.output_dir, "output_dir")
     source = source_of(config, data_sets)
     metrics, models = metrics_of(config, source), models_of(config, source)
     say("judges: " + ", ".join(f"{kind} {short(models[kind])}" for kind in needed_kinds(metrics)))

@@ -17,8 +17,8 @@ from utils.evaluation.data_sets import (
     check_complete,
     check_template,
     chosen,
-    read_lines,
 )
+from utils.files import read_lines
 
 DREAMBOOTH_FILE = "prompts_and_classes.txt"
 LIVE_CLASSES = ("cat", "dog")  # the classes of the DreamBooth set's 9 live subjects; its file does not say so
@@ -125,7 +125,7 @@ def _read_entries(data_dir: Path, file: Path, rows: list[Any], names: Sequence[s
     check_complete(data_dir, folders, [prompts for _, prompts in wanted.values()])
     subjects = []
     for name, (individuals, prompts) in wanted.items():
-        templates = tuple(read_lines(prompts))
+        templates = tuple(read_lines(prompts).values())
         for template in templates:
             check_template(template, len(individuals), f"{prompts}: a prompt")
         subjects.append(Subject(name, individuals, templates))

@@ -7,10 +7,12 @@ from typing import Any
 
 from PIL import Image
 
-from utils.errors import UserError
-from utils.evaluation.data_sets import Subject, read_lines
+from utils.errors import UserError, short
+from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import BASE
+from utils.files import read_lines
 from utils.images import list_images, open_image
+from utils.sampling.prompts import check_length
 from utils.scores.similarity import with_class, without_modifier
 from utils.training.methods import METHODS
 
@@ -82,12 +84,15 @@ def shots_of_folder(
             continue
         chunks = png_chunks(path)
         prompt = chunks.get("prompt") or _numbered(path, lines, prompts_file)
+        check_length(prompt, str(path))
         text = scored(prompt)
         if prompts_file and text not in texts:
-            raise UserError(f"{path} was drawn for '{prompt}', which is not in {prompts_file}; add it there")
+            raise UserError(
+                f"{path} was drawn for '{short(prompt)}', which is not in {prompts_file}; add it there"
+            )
         if text not in texts:
             texts.append(text)
-        index, seed = texts.index(text), int(chunks["seed"]) if chunks.get("seed", "").isdecimal() else 0
+        index, seed = texts.index(text), _seed(chunks)
         while (index, seed) in taken:
             seed += 1
         taken.add((index, seed))
@@ -98,15 +103,23 @@ def shots_of_folder(
     return shots
 
 
+def _seed(chunks: dict[str, str]) -> int:
+    given = chunks.get("seed", "")
+    return int(given) if given.isdecimal() and len(given) < 20 else 0
+
+
 def _image(method: str, subject: str, prompt_index: int, seed: int) -> str:
     return f"{method}/{subject}/images/{prompt_index:02d}_{seed}.png"
 
 
 def _lines(prompts_file: Path, token: str, cls_token: str | None) -> list[str]:
-    lines = read_lines(prompts_file)
+    lines = list(read_lines(prompts_file).values())
     for line in lines:
+        check_length(line, str(prompts_file))
         if "{}" in line and cls_token is None:
-            raise UserError(f"{prompts_file} has '{line}'; give --cls_token, the word that {{}} stands for")
+            raise UserError(
+                f"{prompts_file} has '{short(line)}'; give --cls_token, the word that {{}} stands for"
+            )
     return [line.replace("{}", f"{token} {cls_token}") for line in lines]
 
 

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from utils.bases.registry import Base, base_row
+from utils.bases.pretrained import HUB_ID
+from utils.bases.registry import BASES, Base, base_row
+from utils.bases.sd import check_base
 from utils.concepts.formats import read_concept
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templates
 from utils.evaluation.folder import BASE
@@ -63,7 +65,7 @@ def source_of(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Sou
 
 def _from_dataset(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
     if config.dataset not in data_sets:
-        raise UserError(f"unknown --dataset {config.dataset}; choose one of {', '.join(data_sets)}")
+        raise UserError(f"unknown --dataset {short(config.dataset)}; choose one of {', '.join(data_sets)}")
     data_set, digest = data_sets[config.dataset], ""  # what is drawn here is made from seeds
     if data_set.draw is not None and config.data_dir is not None:
         raise UserError(
@@ -109,7 +111,7 @@ def _from_concept(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
     if config.prompts_file is not None:
         templates = read_templates(config.prompts_file, individuals)
     elif not templates:
-        raise UserError(f"there are no ready prompts for {'+'.join(words)}; give --prompts_file")
+        raise UserError(f"there are no ready prompts for {short('+'.join(words))}; give --prompts_file")
     read_concept(config.concept)
     subject = _shortened(Subject(config.concept.resolve().name, individuals, templates), config.max_prompts)
     weights = [path for path in sorted(config.concept.iterdir()) if path.suffix in (".safetensors", ".bin")]
@@ -136,6 +138,8 @@ def _from_folder(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> 
     if config.generated_class is not None:
         of_class = list_images(config.generated_class)[0]
         check_images(of_class)
+    if config.base is not None:
+        _check_name(config.base)
     base = base_row(config.base) if config.base else base_of_images([path for _, path in images])
     return Source(
         [subject],
@@ -146,6 +150,15 @@ def _from_folder(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> 
         digest=digest_of([*(path for _, path in images), *real, *of_class]),
         word_judge=_word_judge(base, [subject], data_sets),
     )
+
+
+def _check_name(base: str) -> None:
+    """Raises UserError for a base that is no model's name or folder; its weights may be elsewhere."""
+    path = base_row(base).path
+    if Path(path).is_dir():
+        check_base(path)
+    elif not HUB_ID.fullmatch(path):
+        raise UserError(f"--base {short(base)} is unknown: give {', '.join(BASES)}, a folder or a Hub id")
 
 
 def base_of_images(paths: Sequence[Path]) -> Base:
@@ -188,7 +201,7 @@ def _methods(given: str | None, allowed: Sequence[str], default: list[str]) -> l
     methods = split(given) or default
     for name in methods:
         if name not in allowed:
-            raise UserError(f"unknown method '{name}' in --methods; choose of {', '.join(allowed)}")
+            raise UserError(f"unknown method '{short(name)}' in --methods; choose of {', '.join(allowed)}")
     return methods
 
 

@@ -146,7 +146,7 @@ def first_ids(tokenizer: "PreTrainedTokenizerBase", word: str, start: str) -> li
         word_id = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
     if word_id is None or word_id in tokenizer.all_special_ids:
         raise UserError(
-            f"initializer token {word!r} is not a single token of the vocabulary: try "
+            f"initializer token {short(word)!r} is not a single token of the vocabulary: try "
             + ("sks, a rare word" if start == "word" else "ktn, pll or ucd")
         )
     return [word_id]

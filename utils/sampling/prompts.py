@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from utils.bases.registry import base_row, shown
 from utils.errors import UserError, short
+from utils.files import read_lines
+from utils.limits import LONGEST
 
 if TYPE_CHECKING:
     from utils.concepts.formats import ConceptWeights
-
-LONGEST = 1000  # characters of a prompt; a text encoder of Stable Diffusion reads 77 tokens
 
 
 def subjects_of(concepts: "Sequence[ConceptWeights]") -> list[str]:
@@ -60,29 +60,18 @@ def read_prompts(given: Sequence[str], file: Path | None) -> list[str]:
     """
     prompts = {f"--prompt {number}": prompt for number, prompt in enumerate(given, start=1)}
     if file is not None:
-        prompts |= {f"{file}, line {number}": line for number, line in _lines(file).items()}
+        prompts |= {f"{file}, line {number}": line for number, line in read_lines(file).items()}
     for place, prompt in prompts.items():
-        if len(prompt) > LONGEST:
-            raise UserError(
-                f"{place}: '{short(prompt)}' has {len(prompt):,} characters; a prompt has at most {LONGEST:,}"
-            )
+        check_length(prompt, place)
     return list(dict.fromkeys(prompts.values()))  # a repeated prompt would only repeat its images
 
 
-def _lines(file: Path) -> dict[int, str]:
-    """Line number -> prompt."""
-    if not file.is_file():
-        raise UserError(f"no prompts file at {file}; give a text file with one prompt per line")
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
+def check_length(prompt: str, place: str) -> None:
+    """Raises UserError, beginning with `place`, for a prompt that a tokenizer would take minutes to cut."""
+    if len(prompt) > LONGEST:
         raise UserError(
-            f"prompts file {file} is not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
-    if not lines:
-        raise UserError(f"prompts file {file} is empty; write one prompt per line")
-    return lines
+            f"{place}: '{short(prompt)}' has {len(prompt):,} characters; a prompt has at most {LONGEST:,}"
+        )
 
 
 def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence[ConceptWeights]") -> None:

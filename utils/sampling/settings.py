@@ -10,6 +10,7 @@ from typing import Any
 from utils.bases.devices import DTYPES
 from utils.bases.registry import BASES, ClipSampling, Sampling, as_dict
 from utils.errors import UserError
+from utils.files import check_writable_folder
 from utils.flags import check_fields, option, seed_option
 
 # diffusers' class, and what overrides the base's config: latents are not confined to [-1, 1], and PNDM's
@@ -42,7 +43,7 @@ class DrawingFlags:
     concept: tuple[Path, ...] = option((), "trained folder or file; repeatable")
     prompt: tuple[str, ...] = option((), "repeatable (default: a few about the concept)")
     prompts_file: Path | None = option(None, "text file, one prompt per line; joins those of --prompt")
-    negative_prompt: str | None = option(None, "what should not be shown")
+    negative_prompt: str | None = option(None, "what should not be shown", blank=True)
     seed: int = seed_option("image i of a prompt uses seed + i")
     num_inference_steps: int | None = option(
         None, f"denoising steps {default_of('sampling', 'num_inference_steps')}", minimum=1
@@ -65,8 +66,7 @@ class DrawingFlags:
             raise UserError(
                 f"--guidance_scale is {self.guidance_scale:g}; --negative_prompt has an effect only above 1"
             )
-        if self.output_dir.exists() and not self.output_dir.is_dir():
-            raise UserError(f"--output_dir {self.output_dir} is a file; give a folder")
+        check_writable_folder(self.output_dir, "output_dir")
 
     def settings(self, row: Sampling | ClipSampling) -> dict[str, Any]:
         """Keyword arguments of `sample` or `sample_clips`: what was given, else what suits the base.

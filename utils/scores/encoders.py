@@ -26,7 +26,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.pretrained import read_config
-from utils.errors import UserError
+from utils.errors import UserError, short
 
 CLIP_ID = "openai/clip-vit-base-patch32"
 DINO_ID = "facebook/dino-vits16"
@@ -171,7 +171,9 @@ def _tokens(tokenizer: CLIPTokenizer, prompts: list[str], limit: int, model: str
     tokens = tokenizer(prompts, padding=True, return_tensors="pt")
     for prompt, length in zip(prompts, tokens.attention_mask.sum(1).tolist(), strict=True):
         if length > limit:
-            raise UserError(f"prompt {prompt!r} has {length} tokens; {model} reads {limit}: shorten it")
+            raise UserError(
+                f"prompt {short(prompt)!r} has {length} tokens; {model} reads {limit}: shorten it"
+            )
     return tokens
 
 

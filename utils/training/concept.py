@@ -4,8 +4,16 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.flags import option
+from utils.limits import check_text
+
+# Names of weights files in a concept's folder, where each token has a file of its name.
+OWN_FILES = frozenset(
+    "pytorch_custom_diffusion_weights training_state delta learned_embeds token_rows layer_rows "
+    "cross_attention_kv unet text_encoder spectral".split()
+)
+LONGEST_TOKEN = 200  # bytes; a file's name has at most 255, with its suffix and what a partial file adds
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,8 @@ def read_concepts_list(path: Path) -> list[dict[str, str]]:
         entries = json.loads(path.read_text())
     except FileNotFoundError as error:
         raise UserError(f"--concepts_list {path} does not exist: give a JSON file") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"--concepts_list {path} is not readable as JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"--concepts_list {path} is not readable as JSON ({short(error, 200)})") from error
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UserError(
             f"--concepts_list {path} must hold a list of objects with {', '.join(sorted(required))}"
@@ -47,10 +55,12 @@ def read_concepts_list(path: Path) -> list[dict[str, str]]:
         if unknown := entry.keys() - required - allowed:
             names = ", ".join(sorted(required | allowed))
             raise UserError(
-                f"{path}: concept {number} has {', '.join(sorted(unknown))}; only {names} are allowed"
+                f"{path}: concept {number} has {short(', '.join(sorted(unknown)))}; only {names} are allowed"
             )
         if not all(isinstance(value, str) for value in entry.values()):
             raise UserError(f"{path}: concept {number} has a value that is not text in quotes")
+        for key, value in entry.items():
+            check_text(f"{path}: concept {number}: {key}", value)
     return entries
 
 
@@ -92,12 +102,22 @@ class ConceptFlags:
         """Raise UserError for tokens that are no words, classes that do not match, sources that clash."""
         tokens = self.modifier_tokens
         for token in tokens:
-            if not token or "/" in token or any(map(str.isspace, token)):
-                raise UserError(f"--modifier_token has '{token}': give single words like <new1>, joined by +")
+            if not token or "/" in token or token[0] == "." or any(map(str.isspace, token)):
+                raise UserError(
+                    f"--modifier_token has '{short(token)}': give single words like <new1>, joined by +"
+                )
+            if token.lower() in OWN_FILES or len(token.encode()) > LONGEST_TOKEN:
+                raise UserError(
+                    f"--modifier_token {short(token)} cannot name a file beside the concept's own: "
+                    f"give another, of at most {LONGEST_TOKEN} bytes"
+                )
         if len(set(tokens)) < len(tokens):
             raise UserError(f"--modifier_token {self.modifier_token} repeats one: give each concept its own")
-        if self.cls_token is not None and (len(self.cls_tokens) != len(tokens) or not all(self.cls_tokens)):
-            raise UserError(f"--cls_token '{self.cls_token}': need one class for each of {'+'.join(tokens)}")
+        words = [word for word in self.cls_tokens if word and word.strip()]
+        if self.cls_token is not None and not len(words) == len(self.cls_tokens) == len(tokens):
+            raise UserError(
+                f"--cls_token '{short(self.cls_token)}': need one class for each of {'+'.join(tokens)}"
+            )
         for name in ("instance_data_dir", "instance_prompt", "class_data_dir", "class_prompt"):
             if getattr(self, name) is not None and self.concepts_list is not None:
                 raise UserError(f"--concepts_list and --{name} contradict each other: give one of them")

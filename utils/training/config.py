@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.config_file import CONFIG_HELP, read_flags
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.files import write_json
 from utils.flags import check_fields, option, parser_of
 from utils.training.concept import Concept, ConceptFlags, read_concepts_list
@@ -166,7 +166,7 @@ class TrainConfig(
         subject = self.recipe.subject.format(token=token, cls=word or "").strip()
         prompt = entry.get("instance_prompt") or f"a photo of a {subject}"
         if token not in prompt:
-            raise UserError(f"'{prompt}' lacks {token}: write it before the class word")
+            raise UserError(f"'{short(prompt)}' lacks {token}: write it before the class word")
         class_prompt = entry.get("class_prompt") or (f"a photo of a {word}" if word else None)
         if self.uses_prior and not class_prompt:
             raise UserError(

@@ -12,7 +12,7 @@ from utils.bases.families import family_of
 from utils.bases.registry import base_row
 from utils.bases.sd import StableDiffusion
 from utils.concepts.formats import MANIFEST as CONCEPT
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.files import check_writable_folder
 from utils.images import digest_images
 from utils.learners.learner import Parameters
@@ -35,7 +35,7 @@ def check_run(config: TrainConfig) -> Path | None:
     for concept in config.concepts():
         check_instance_images(concept)
         if concept.class_data_dir:
-            check_class_images(concept.class_data_dir, concept.class_prompt)
+            check_class_images(concept.class_data_dir, concept.class_prompt, config.num_class_images)
     check_data(config, check_settings(config))
     check_writable_folder(config.output_dir, "output_dir")
     checkpoint = checkpoint_of(config)
@@ -71,7 +71,10 @@ def check_learners(config: TrainConfig) -> None:
     """Raise UserError for unknown learners, rates that no learner has, and text losses that reach none."""
     names = [name for stage in config.stages for name in stage.trains]
     if unknown := [name for name in names if name not in LEARNERS]:
-        raise UserError(f"--trains {config.trains}: {unknown[0]} is unknown; choose of {', '.join(LEARNERS)}")
+        raise UserError(
+            f"--trains {short(config.trains)}: {short(unknown[0])} is unknown; "
+            f"choose of {', '.join(LEARNERS)}"
+        )
     trained = [LEARNERS[name] for name in names]
     for rate in ("token_learning_rate", "text_encoder_learning_rate"):
         if getattr(config, rate) is not None and rate not in {learner.rate for learner in trained}:

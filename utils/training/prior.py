@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from tqdm import tqdm
 
-from utils.errors import UserError
-from utils.files import one_line, shown
+from utils.errors import UserError, short
+from utils.files import check_writable_folder, one_line
 from utils.images import check_images, is_image, save_png
 from utils.sampling.images import sample
 from utils.seeds import seed_of
@@ -26,10 +26,11 @@ def missing_class_images(folder: Path, count: int) -> list[int]:
     return [i for i in range(count - len(present - own)) if _name(i) not in present]
 
 
-def check_class_images(folder: Path, class_prompt: str) -> None:
-    """Raise UserError for a `folder` that is a file, an unreadable image in it, one of another prompt."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--class_data_dir {shown(folder)} is a file: give a folder")
+def check_class_images(folder: Path, class_prompt: str, count: int) -> None:
+    """Raise UserError for an unreadable image in `folder`, one of another prompt, and a folder that cannot
+    take the images that it lacks of `count`."""
+    if missing_class_images(folder, count):
+        check_writable_folder(folder, "class_data_dir")
     pictures = sorted(path for path in folder.glob("*") if is_image(path))
     check_images(pictures)
     captioned = read_captions(folder, pictures) if folder.is_dir() else {}
@@ -40,7 +41,8 @@ def check_class_images(folder: Path, class_prompt: str) -> None:
             prompt = picture.info.get("prompt", class_prompt)
         if prompt != class_prompt:
             raise UserError(
-                f"{path} shows '{prompt}', not '{class_prompt}': remove it, or give another --class_data_dir"
+                f"{path} shows '{short(prompt)}', not '{class_prompt}': remove it, "
+                "or give another --class_data_dir"
             )
 
 

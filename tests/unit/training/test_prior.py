@@ -75,21 +75,21 @@ def test_processes_share_the_work_whoever_comes_first(tmp_path: Path, monkeypatc
 
 
 def test_pictures_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
-    check_class_images(tmp_path / "none", "a dog")
+    check_class_images(tmp_path / "none", "a dog", 3)
     Image.new("RGB", (2, 2)).save(tmp_path / "mine.png")  # a picture of unknown origin is the user's choice
     save_png(Image.new("RGB", (2, 2)), tmp_path / "class-00000.png", {"prompt": "a dog", "seed": 1})
-    check_class_images(tmp_path, "a dog")
+    check_class_images(tmp_path, "a dog", 3)
     with pytest.raises(UserError, match="class-00000.png shows 'a dog', not 'a cat'"):
-        check_class_images(tmp_path, "a cat")
+        check_class_images(tmp_path, "a cat", 3)
     (tmp_path / "mine.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot read picture .*mine.png"):
-        check_class_images(tmp_path, "a dog")
+        check_class_images(tmp_path, "a dog", 3)
 
 
 def test_folders_that_cannot_be_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(utils.training.prior, "sample", draw_from_seeds([]))
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="--class_data_dir .*file is a file: give a folder"):
-        check_class_images(tmp_path / "file", "a dog")
+    with pytest.raises(UserError, match="--class_data_dir .*file cannot be used"):
+        check_class_images(tmp_path / "file", "a dog", 3)
     with pytest.raises(UserError, match="cannot make .*file/dogs: Not a directory"):
         generate_class_images(None, [concept(tmp_path / "file" / "dogs")], 1, 1, seed=0)
