@@ -191,7 +191,7 @@ def test_a_prompts_file_may_be_that_of_inference(tmp_path):
     file.write_text("a <new1> dog in a <new2> barn\n{1} alone\n")
     assert read_templates(file, [dog, barn]) == ("a {0} in a {1}", "{1} alone")
     file.write_text("a <new1> dog\na dog\n")
-    with pytest.raises(UserError, match="prompt 2 is 'a dog'"):
+    with pytest.raises(UserError, match="line 2 is 'a dog'"):
         read_templates(file, [dog])
     file.write_bytes(b"\xff\xfe\x00 {}")
     with pytest.raises(UserError, match="not UTF-8 text"):
