@@ -129,7 +129,7 @@ def test_mistakes_are_told_before_the_model_loads(model, tmp_path, pictures, mon
     for flags, words in (
         ([image], "--image without --prompt"),
         ([prompt], "--prompt without --image"),
-        ([image, "--prompt= "], "a prompt is empty"),
+        ([image, "--prompt= "], "--prompt ' ' is empty"),
         ([image, "--prompt=" + "dog " * LIMIT], "shorten it"),
         ([f"--image={tmp_path / 'none.png'}", prompt], "no image at .*none.png"),
         ([f"--image={tmp_path / 'empty'}", prompt], "no pictures in .*empty"),
