@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from scripts.toon.clips import FRAMES, draw_clip, sample_clip
@@ -91,7 +92,7 @@ def judge(
     kind, subject = concept.cls_token, f"{concept.modifier_token} {concept.cls_token}"
     real = dino.image_features([open_image(path) for path in list_images(concept.instance_data_dir)[0]])
     prompts = [prompt for prompt in prompts_of(kind, subject) for _ in range(per_prompt)]
-    texts, facts = [text for text, _ in prompts], [told for _, told in prompts]
+    texts, facts = [text for text, _ in prompts], [wanted for _, wanted in prompts]
     pipeline.scheduler = make_scheduler("ddim", noise_levels(pipeline.scheduler.config, adapter))
     of_class = stills(pipeline, [text for text, _ in prompts_of(kind, kind) for _ in range(per_prompt)])
     load_concept(pipeline, concept_folder)
@@ -108,25 +109,37 @@ def judge(
         save_sheet(own, [f"a {subject} {pose}, seed {seed}" for seed in many], sheets / f"{pose}.png")
     frames = [frame for clip in clips for frame in clip]
     features = dino.image_features(frames)
-    true = {pose: rendered(pose) for pose in POSES}
-    true_clips = [clip for own in true.values() for clip in own]
-    true_features = dino.image_features([frame for clip in true_clips for frame in clip])
-    still_features = {"stills": drawn, "stills of the class": of_class}
+    stills_of = {"stills": drawn, "stills of the class": of_class}
     return {
         "clips": len(clips),
         "seconds per clip": seconds,
         "threads": torch.get_num_threads(),
         "dino": dino.model_id,
         "identity": {"frames": dino_i(features, real)}
-        | {name: dino_i(dino.image_features(pictures), real) for name, pictures in still_features.items()},
+        | {name: dino_i(dino.image_features(images), real) for name, images in stills_of.items()},
+        **motion(clips, features, moving, dino),
+        "prompt accuracy": {
+            "frames": obeyed(frames, [wanted for wanted in facts for _ in range(FRAMES)]),
+            "stills": obeyed(drawn, facts),
+        },
+    }
+
+
+def motion(
+    clips: list[Clip], features: Tensor, moving: dict[str, list[Clip]], dino: DinoEncoder
+) -> dict[str, Any]:
+    """How smoothly the clips move and how far, and the same of clips that the renderer drew.
+
+    features: (clips · F, D) of DINO, clip by clip. moving: pose -> clips on plain grounds.
+    """
+    true = {pose: rendered(pose) for pose in POSES}
+    true_clips = [clip for own in true.values() for clip in own]
+    true_features = dino.image_features([frame for clip in true_clips for frame in clip])
+    return {
         "smoothness": smoothness(clips, features),
         "smoothness, rendered": smoothness(true_clips, true_features),
         "displacement": {pose: mean_of([*map(displacement, own)]) for pose, own in moving.items()},
-        "displacement, rendered": {pose: mean_of([*map(displacement, true[pose])]) for pose in MEASURED},
-        "prompt accuracy": {
-            "frames": obeyed(frames, [told for told in facts for _ in range(FRAMES)]),
-            "stills": obeyed(drawn, facts),
-        },
+        "displacement, rendered": {pose: mean_of([*map(displacement, true[pose])]) for pose in moving},
     }
 
 

@@ -104,7 +104,7 @@ def fit(
     """Minimise `loss_of(step)` with AdamW, warm-up and cosine decay; leave the moving average in `model`.
 
     `loss_of` draws its own batch from the step, so a run resumed from `state_path` equals an unbroken one.
-    Raises RuntimeError when the loss is no longer finite; the last checkpoint stays.
+    Raises FloatingPointError when the loss is no longer finite; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
@@ -121,28 +121,32 @@ def fit(
     model.train()
     with tqdm(range(start, steps), initial=start, total=steps, desc=state_path.stem, mininterval=10) as bar:
         for step in bar:
-            progress = step / steps
-            rate = lr * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * progress))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            loss = loss_of(step)
-            if not torch.isfinite(loss):
-                raise RuntimeError(f"{state_path.stem}: the loss is {loss.item()} at step {step}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
-            optimizer.step()
+            rate = lr * min(1.0, (step + 1) / warmup) * (0.5 + 0.5 * math.cos(math.pi * step / steps))
+            loss = _update(model, optimizer, loss_of(step), rate, f"{state_path.stem}, step {step + 1}")
             decay = min(ema_decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(averages, values, 1 - decay)
             if step % 20 == 0:
-                bar.set_postfix(loss=f"{loss.item():.4f}", refresh=False)
+                bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
             if (step + 1) % CHECKPOINT_EVERY == 0 or step + 1 == steps:
-                state = {
-                    "model": model.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "average": average,
-                    "step": step + 1,
-                }
-                write_pickle(state_path, state)
+                states = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+                write_pickle(state_path, states | {"average": average, "step": step + 1})
     model.load_state_dict(model.state_dict() | average)
     model.eval()
+
+
+def _update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, where: str
+) -> float:
+    """A step of the optimizer at this learning rate; returns the loss.
+
+    Raises FloatingPointError, which says `where`, when the loss is not finite; the model is as it was.
+    """
+    if not torch.isfinite(loss):
+        raise FloatingPointError(f"{where}: the loss is {loss.item()}; the last checkpoint is kept")
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=True)
+    optimizer.step()
+    return loss.item()
