@@ -31,6 +31,7 @@ def set_up(config: TrainConfig) -> Run:
     from utils.bases.families import load_base
     from utils.bases.registry import base_row
     from utils.concepts.digest import base_digest
+    from utils.training.averages import Averages
     from utils.training.data import open_classes, open_instances
     from utils.training.latents import LatentEncoder
     from utils.training.losses import losses_of, prepare_losses
@@ -64,7 +65,8 @@ def set_up(config: TrainConfig) -> Run:
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     start = copy_start(learned) if any(loss.start for loss in losses_of(config, True, True)) else {}
     measures = prepare_measures(base, config, instances.size) if accelerator.is_main_process else None
-    data = (instances, classes, phrases, encoder, digest, start, prepared, measures)
+    averages = Averages(learned, config.ema_decay) if config.ema_decay is not None else None
+    data = (instances, classes, phrases, encoder, digest, start, prepared, measures, averages)
     return Run(config, accelerator, base, learned, *data)
 
 
@@ -74,7 +76,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     batch: instance images, then as many class images if the stage has a prior. texts: what losses compare in
     the text encoder's space besides the phrases, of `draw_texts`. Returns the terms and "loss".
     """
-    from utils.training.losses import loss_denoise, target_of
+    from utils.training.losses import loss_denoise, target_of, timestep_weights
     from utils.training.predict import predict
 
     b, noise_scheduler = run.config.train_batch_size, run.base.noise_scheduler
@@ -85,7 +87,8 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     seen = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
 
     mask = batch.mask[:b].to(latents.device)
-    loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
+    weights = timestep_weights(noise_scheduler, draws.timesteps[:b], run.config.snr_gamma)
+    loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels, weights)
     terms = {"loss_denoise": loss}
     for each in at.losses:  # rows of LOSSES (utils/training/losses.py): loss_spl, loss_prior, …
         weight, term = each.weight(run.config), each.of(seen)
@@ -118,6 +121,8 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
                 accelerator.clip_grad_norm_(at.parameters, run.config.max_grad_norm)
             at.optimizer.step()
             at.optimizer.zero_grad()
+            if run.averages and accelerator.sync_gradients:
+                run.averages.update()
         for name, term in terms.items():
             record[name] = record.get(name, 0) + term.detach() / micro_steps
     rates = at.rates()
@@ -165,8 +170,10 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
             for step in range(max(first, done + 1), last + 1):
                 record, stopping = update(run, at, step, interrupted.requested)
                 if logger:
-                    drawn = validate_run(run, step, step == last, logger)
-                    logger.log(step, record | measure_run(run, step, step == last, drawn))
+                    with run.averaged():
+                        drawn = validate_run(run, step, step == last, logger)
+                        record_all = record | measure_run(run, step, step == last, drawn)
+                    logger.log(step, record_all)
                     terms = {name: f"{value:.4f}" for name, value in record.items() if name[:4] == "loss"}
                     bar.set_postfix(terms, refresh=False)
                     bar.update()

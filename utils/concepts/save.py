@@ -30,7 +30,7 @@ def save_concept(
 ) -> None:
     """Write a concept in the official layout, and concept.json. Old files stay whole until the new ones are.
 
-    kv: parameter name -> (C, D), the UNet's attn2.to_k/to_v; empty for textual inversion.
+    kv: parameter name -> (C, D), the UNet's attn2.to_k/to_v, or all of attn2; empty for textual inversion.
     rows: modifier token -> (D,). Each is cloned: saved as a view, .bin would hold the whole table.
     safe_serialization: .safetensors; otherwise .bin, with the empty attn1 entries diffusers' loader wants.
     parts: learner -> the tensors of its own file, `<learner>.safetensors`.
@@ -72,13 +72,17 @@ def _write(tensors: dict[str, Tensor], path: Path) -> None:
 
 
 def _processor_key(name: str) -> str:
-    """The official file's key for a UNet parameter: ….attn2.processor.to_k_custom_diffusion.weight."""
-    match = re.fullmatch(r"((?:down_blocks|mid_block|up_blocks)\..+\.attn2)\.(to_[kv])\.weight", name)
+    """The official file's key for a UNet parameter: ….attn2.processor.to_k_custom_diffusion.weight.
+
+    Of the output projection HF writes ….attn2.processor.to_out_custom_diffusion.0.weight and ….0.bias.
+    """
+    attention, trained = r"((?:down_blocks|mid_block|up_blocks)\..+\.attn2)", r"(to_[kvq]|to_out)\.(.+)"
+    match = re.fullmatch(rf"{attention}\.{trained}", name)
     if match is None:
-        raise ValueError(f"{name} is not the name of a UNet's attn2.to_k or attn2.to_v weight")
-    return f"{match[1]}.processor.{match[2]}_custom_diffusion.weight"
+        raise ValueError(f"{name} is not the name of a UNet's attn2.to_k, to_v, to_q or to_out weight")
+    return f"{match[1]}.processor.{match[2]}_custom_diffusion.{match[3]}"
 
 
 def _empty_attn1(keys: dict[str, Tensor]) -> dict[str, dict]:
-    processors = {key.rsplit(".", 2)[0] for key in keys if ".attn2.processor." in key}
+    processors = {key.partition(".to_")[0] for key in keys if ".attn2.processor." in key}
     return {name.replace(".attn2.", ".attn1."): {} for name in sorted(processors)}

@@ -30,19 +30,19 @@ def trainable_kv(unet: "UNet2DConditionModel") -> dict[str, nn.Parameter]:
         if name.endswith(".attn2"):
             for projection in (attention.to_k, attention.to_v):
                 projection.float().requires_grad_(True)
-                projection.register_forward_pre_hook(_cast_input)
-                projection.register_forward_hook(partial(_detach_bos, query=attention.to_q))
+                projection.register_forward_pre_hook(cast_input)
+                projection.register_forward_hook(partial(detach_bos, query=attention.to_q))
     kv = {name: weight for name, weight in unet.named_parameters() if weight.requires_grad}
     assert kv, "the UNet has no cross-attention"
     return kv
 
 
-def _cast_input(projection: nn.Linear, args: tuple[Tensor]) -> Tensor:
+def cast_input(projection: nn.Linear, args: tuple[Tensor]) -> Tensor:
     """Text features (B, L, D) of a half-precision model, in the float32 of the trained weight."""
     return args[0].to(projection.weight.dtype)
 
 
-def _detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, query: nn.Linear) -> Tensor:
+def detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, query: nn.Linear) -> Tensor:
     """(B, L, C) keys or values in the queries' dtype; token 0 keeps its value but passes no gradient.
 
     Custom Diffusion's rule: BOS is the same in every prompt, so what it learned would reach every prompt.

@@ -4,13 +4,22 @@ A learner is a file of this folder: which parameters it trains, what it puts in 
 is merged into a plain pipeline.
 """
 
-from utils.learners import cross_attention_kv, layer_rows, spectral, text_encoder, token_rows, unet
+from utils.learners import (
+    cross_attention,
+    cross_attention_kv,
+    layer_rows,
+    spectral,
+    text_encoder,
+    token_rows,
+    unet,
+)
 from utils.learners.learner import Learner
 
 LEARNERS: dict[str, Learner] = {
     learner.name: learner
     for learner in (
         cross_attention_kv.LEARNER,
+        cross_attention.LEARNER,
         token_rows.LEARNER,
         layer_rows.LEARNER,
         unet.LEARNER,

@@ -75,6 +75,8 @@ class TrainConfig(
             raise UserError(
                 f"--noaug has no effect on --method {self.method}, which never scales: leave it out"
             )
+        if self.ema_decay is not None and len(self.stages) > 1:
+            raise UserError(f"--ema_decay: --method {self.method} has several stages, leave it out")
         if self.max_train_steps < len(self.stages):
             raise UserError(
                 f"--max_train_steps {self.max_train_steps}: --method {self.method} has "

@@ -17,6 +17,11 @@ class MethodFlags:
         "classdiffusion", "what trains and which losses join", choices=METHODS, set_by_evaluation=True
     )
     trains: str | None = option(None, "what trains instead, e.g. unet+token_rows (one-stage methods)")
+    freeze_model: str = option(
+        "crossattn_kv",
+        "of the cross-attention trains K and V, or all: K, V, Q and out, for faces and fine detail",
+        choices=("crossattn_kv", "crossattn"),
+    )
     use_spl: bool = option(False, "semantic preservation loss, SPL (classdiffusion has it anyway)")
     spl_weight: float | None = option(
         None, "SPL weight (default: the method's, else 1); 0: logged", minimum=0
@@ -43,15 +48,19 @@ class MethodFlags:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The method's stages, changed by --trains and --with_prior_preservation."""
+        """The method's stages, changed by --trains, --freeze_model and --with_prior_preservation."""
+        whole = {"cross_attention_kv": "cross_attention"} if self.freeze_model == "crossattn" else {}
         return tuple(
             Stage(
-                tuple(self.trains.split("+")) if self.trains is not None else stage.trains,
+                tuple(whole.get(name, name) for name in self._trained_in(stage)),
                 stage.share,
                 stage.prior or self.with_prior_preservation,
             )
             for stage in self.recipe.stages
         )
+
+    def _trained_in(self, stage: Stage) -> tuple[str, ...]:
+        return stage.trains if self.trains is None else tuple(self.trains.split("+"))
 
     @property
     def spl(self) -> bool:
@@ -73,6 +82,10 @@ class MethodFlags:
         """Raise UserError for flags that have no effect on the method."""
         if self.trains is not None and len(self.recipe.stages) > 1:
             raise UserError(f"--trains cannot replace the stages of --method {self.method}: leave it out")
+        if self.freeze_model == "crossattn" and not any("cross_attention" in s.trains for s in self.stages):
+            raise UserError(
+                f"--freeze_model crossattn has no effect on what --method {self.method} trains: leave it out"
+            )
         if not self.spl and self.spl_weight is not None:
             raise UserError(f"--spl_weight has no effect on --method {self.method}: add --use_spl")
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from utils.errors import UserError
 from utils.flags import option, seed_option
+from utils.training.optimizers import OPTIMIZERS, check_optimizer
 
 # diffusers' names, without piecewise_constant, which needs rules that no flag gives
 LR_SCHEDULERS = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
@@ -35,6 +36,18 @@ class OptimisationFlags:
     lr_warmup_steps: int = option(0, "warm-up steps of the schedule", minimum=0)
     gradient_accumulation_steps: int = option(1, "micro-steps per optimizer step", minimum=1)
     gradient_checkpointing: bool = option(False, "less memory, slower steps", may_differ=True)
+    optimizer: str = option(
+        "adamw",
+        "adamw8bit (package bitsandbytes) needs a quarter of its memory, for --trains unet; prodigy (prodigyopt) "
+        "finds the rate itself",
+        choices=OPTIMIZERS,
+    )
+    ema_decay: float | None = option(
+        None, "save, and sample with, the moving average of what trains, e.g. 0.99", minimum=0, below=1
+    )
+    snr_gamma: float | None = option(
+        None, "Min-SNR weight of each image's loss (published: 5); default: all timesteps alike", above=0
+    )
     adam_beta1: float = option(0.9, "AdamW beta 1", minimum=0, below=1)
     adam_beta2: float = option(0.999, "AdamW beta 2", minimum=0, below=1)
     adam_weight_decay: float = option(1e-2, "AdamW weight decay", minimum=0)
@@ -45,11 +58,13 @@ class OptimisationFlags:
     noaug: bool = option(False, "no scale augmentation")
 
     def check_optimisation(self) -> None:
-        """Raise UserError for a side that no autoencoder takes, and a warm-up without a schedule for it."""
+        """Raise UserError for a side that no autoencoder takes, a warm-up without a schedule for it, and as
+        `check_optimizer` does."""
         if self.resolution is not None and self.resolution % 8:
             raise UserError(f"--resolution {self.resolution} is not a multiple of 8, the autoencoder's step")
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise UserError("--lr_warmup_steps needs a warm-up: use --lr_scheduler constant_with_warmup")
+        check_optimizer(self)
 
     def scaled_rate(self, rate: str, processes: int = 1) -> float:
         """The learning rate that the field `rate` gives, else --learning_rate's; by --scale_lr times the

@@ -21,10 +21,11 @@ from utils.training.measures import is_candidate
 from utils.training.preflight import describe_stages, images_digest
 from utils.training.run import Run, StageRun
 from utils.training.selection import record_choice, select
-from utils.training.state import load_state, load_trained, save_state
+from utils.training.state import load_averages, load_state, load_trained, save_state
 from utils.training.validation import validate
 
-KV, ROWS = "cross_attention_kv", "token_rows"  # learners whose files have the official layout
+KV = ("cross_attention_kv", "cross_attention")  # of these a run has one; both have the official layout …
+ROWS = "token_rows"  # … and so have token rows
 
 
 def announce(run: Run) -> None:
@@ -50,12 +51,13 @@ def save_run(run: Run, folder: Path) -> None:
     """The concept and the configuration it came from."""
     config, base = run.config, run.base
     concepts = config.concepts()
-    packed = {learner: LEARNERS[learner].pack(base, each) for learner, each in run.learned.items()}
     tokens = [concept.modifier_token for concept in concepts]
-    rows = torch.cat(list(base.rows.values()), dim=1)  # (K, D), of several text encoders side by side
+    with run.averaged():  # in which what is packed has to be copied
+        packed = {learner: _pack(run, learner) for learner in run.learned}
+        rows = torch.cat(list(base.rows.values()), dim=1)  # (K, D), of several text encoders side by side
     save_concept(
         folder,
-        packed.pop(KV, {}),
+        next((packed.pop(name) for name in KV if name in packed), {}),
         dict(zip(tokens, rows, strict=True)),
         not config.no_safe_serialization,
         base_row(config.pretrained_model_name_or_path).name,
@@ -68,20 +70,30 @@ def save_run(run: Run, folder: Path) -> None:
     config.save(folder / "training_config.json", **{IMAGES: images_digest(config)})
 
 
+def _pack(run: Run, learner: str) -> dict[str, Tensor]:
+    """The tensors of a learner's file."""
+    packed = LEARNERS[learner].pack(run.base, run.learned[learner])
+    return {name: value.detach().clone() for name, value in packed.items()} if run.averages else packed
+
+
 def save_checkpoint(run: Run, at: StageRun, step: int) -> None:
     """The concept so far and all that the run needs to go on, bit for bit; nothing is written twice."""
     output_dir, accelerator = Path(run.config.output_dir), run.accelerator
-    exact = {name for name in run.trained if LEARNERS[name.partition("/")[0]].exact}
+    exact = {name for name in run.trained if LEARNERS[name.partition("/")[0]].exact and not run.averages}
+    averages = run.averages.tensors if run.averages else {}
     state = (run.trained, at.optimizer, at.lr_scheduler, accelerator.scaler, accelerator.num_processes)
     with new_checkpoint(output_dir, step) as folder:
         save_run(run, folder)
-        save_state(folder, step, *state, in_concept=exact)
+        save_state(folder, step, *state, in_concept=exact, averages=averages)
     remove_old_checkpoints(output_dir, step, run.config.checkpoints_total_limit)
 
 
 def load_weights(run: Run, checkpoint: Path) -> int:
-    """Put the trained parameters of a checkpoint in place; the number of steps it has done."""
-    return load_trained(checkpoint, concept_tensors(run, checkpoint), run.trained)
+    """Put the trained parameters of a checkpoint, and their averages, in place; the steps it has done."""
+    done = load_trained(checkpoint, concept_tensors(run, checkpoint), run.trained)
+    if run.averages:
+        run.averages.load(load_averages(checkpoint, run.averages.tensors), done)
+    return done
 
 
 def load_optimizer(run: Run, at: StageRun, checkpoint: Path) -> None:
@@ -93,7 +105,8 @@ def load_optimizer(run: Run, at: StageRun, checkpoint: Path) -> None:
 def concept_tensors(run: Run, folder: Path) -> dict[str, Tensor]:
     """The trained tensors that the concept's files hold bit for bit, by the names of `run.trained`."""
     concept = read_concept(folder)
-    tensors = {f"{KV}/{name}": value for name, value in concept.weights.items()}
+    kv = next((name for name in KV if name in run.learned), None)
+    tensors = {f"{kv}/{name}": value for name, value in concept.weights.items()}
     for learner, values in concept.parts.items():
         if LEARNERS[learner].exact:
             tensors |= {f"{learner}/{name}": value for name, value in values.items()}

@@ -10,7 +10,6 @@ REPLACED_FLAGS: dict[str, str] = {
     # Custom Diffusion and ClassDiffusion
     "real_prior": "put real images of the class into a folder and give it as --class_data_dir; none is drawn "
     "while it holds --num_class_images",
-    "freeze_model": "--method decides what trains, or --trains (cross_attention_kv is crossattn_kv)",
     "center_crop": "the whole image is resized to a square, as officially: crop your images beforehand",
     "prior_generation_precision": "class images are drawn in --mixed_precision: leave it out",
     "num_train_epochs": "use --max_train_steps; an epoch is the number of images divided by the batch",
@@ -20,8 +19,8 @@ REPLACED_FLAGS: dict[str, str] = {
     "enable_xformers_memory_efficient_attention": "torch's own memory-efficient attention is always on: "
     "leave it out",
     "allow_tf32": "use --mixed_precision bf16, which is faster still",
-    "use_8bit_adam": "only K, V and the token rows train, whose AdamW state is some 150 MB with SD 1.5: "
-    "leave it out",
+    "use_8bit_adam": "use --optimizer adamw8bit",
+    "use_ema": "use --ema_decay, e.g. 0.99",
     "dataloader_num_workers": "the few images are read and augmented in the training process: leave it out",
     # reports and the Hub
     "logging_dir": "logs are written to --output_dir: log.jsonl, and the tracker's files with --report_to",
@@ -41,7 +40,6 @@ REPLACED_FLAGS: dict[str, str] = {
     # DreamBooth and LoRA
     "train_text_encoder": "use --trains unet+text_encoder",
     "rank": "K and V are trained in full, not as low-rank updates: leave it out",
-    "snr_gamma": "every timestep has the same weight, as published: leave it out",
     "offset_noise": "the noise is standard normal, as published: leave it out",
     "lr_num_cycles": "the schedule has one cycle: leave it out",
     "lr_power": "--lr_scheduler polynomial has power 1: leave it out",

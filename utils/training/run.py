@@ -1,15 +1,16 @@
 """What a training holds in its hands: the run, and the stage it is in."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from utils.bases.sd import StableDiffusion
 from utils.learners.registry import LEARNERS
+from utils.training.averages import Averages
 from utils.training.config import TrainConfig
 from utils.training.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
 from utils.training.latents import LatentEncoder
@@ -18,6 +19,7 @@ from utils.training.measures import Measures
 from utils.training.methods import Stage
 from utils.training.model import ConceptModel
 from utils.training.noise import Draws, draw_noise
+from utils.training.optimizers import OPTIMIZERS
 from utils.training.phrases import Phrases
 
 
@@ -38,6 +40,11 @@ class Run:
     start: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     prepared: dict[str, Any] = field(default_factory=dict)  # loss -> what it set up, see `Loss.prepare`
     measures: Measures | None = None  # of the first process, where it measures anything
+    averages: Averages | None = None  # of what trains, with --ema_decay
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it what trains has the values that are saved: its averages, if the run keeps them."""
+        return self.averages.in_place() if self.averages else nullcontext()
 
     @property
     def trained(self) -> dict[str, Tensor]:
@@ -79,12 +86,7 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
         }
         for learner in stage.trains
     ]
-    optimizer = torch.optim.AdamW(
-        groups,
-        betas=(config.adam_beta1, config.adam_beta2),
-        weight_decay=config.adam_weight_decay,
-        eps=config.adam_epsilon,
-    )
+    optimizer = OPTIMIZERS[config.optimizer].build(groups, config)
     lr_scheduler = get_scheduler(
         config.lr_scheduler,
         optimizer,

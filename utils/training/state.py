@@ -1,12 +1,13 @@
 """What a run needs, beside the concept's own files, to go on exactly where it was saved.
 
 One safetensors file: the optimizer's tensors as `optimizer/<parameter>/<key>`, trained tensors that the
-concept files do not hold bit for bit as `trained/<parameter>`, everything else as JSON in its metadata.
+concept files do not hold bit for bit as `trained/<parameter>`, averages of what trains, if the run keeps
+them, as `average/<parameter>`, everything else as JSON in its metadata.
 """
 
 import hashlib
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,17 @@ def save_state(
     scaler: Any,
     processes: int,
     in_concept: Collection[str],
+    averages: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Write the state after `step` optimizer steps into `folder`.
 
     trained: name -> parameter, float32. in_concept: names of those that the concept files of the same folder
-    hold bit for bit; they are not written a second time, only their digests. scaler: torch GradScaler, or
+    hold bit for bit; they are not written a second time, only their digests. averages: of --ema_decay, by the
+    same names. scaler: torch GradScaler, or
     None outside fp16. Raises FloatingPointError, and writes nothing, for a tensor that is not finite.
     """
     tensors = {f"trained/{name}": value for name, value in trained.items()}
+    tensors |= {f"average/{name}": value for name, value in (averages or {}).items()}
     scalars: dict[str, dict[str, Any]] = {}
     for name, parameter in _named(trained, optimizer).items():
         for key, value in optimizer.state.get(parameter, {}).items():
@@ -52,6 +56,7 @@ def save_state(
                 tensors[f"optimizer/{name}/{key}"] = value
             else:
                 scalars.setdefault(name, {})[key] = value
+    tensors = _apart(tensors)
     check_state_finite(tensors, step)
     state = {
         "step": step,
@@ -64,6 +69,17 @@ def save_state(
     }
     kept = {key: value for key, value in tensors.items() if key.removeprefix("trained/") not in in_concept}
     write_tensors(folder / STATE_FILE, kept, {"state": json.dumps(state)})
+
+
+def _apart(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with a copy of each that shares memory with an earlier one, as 8-bit code books do."""
+    seen: set[int] = set()
+    copied = {}
+    for name, value in tensors.items():
+        place = value.data_ptr()
+        copied[name] = value.clone() if place in seen else value
+        seen.add(place)
+    return copied
 
 
 def load_state(
@@ -111,6 +127,15 @@ def load_trained(folder: Path, tensors: dict[str, Tensor], trained: dict[str, Te
         for name, value in trained.items():
             value.copy_(values[name])
     return state["step"]
+
+
+def load_averages(folder: Path, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The averages that `save_state` wrote, by the names of `like`; UserError where they do not fit it."""
+    stored = read_tensors(folder / STATE_FILE)
+    found = {key.removeprefix("average/"): v for key, v in stored.items() if key.startswith("average/")}
+    if {k: v.shape for k, v in found.items()} != {k: v.shape for k, v in like.items()}:
+        raise UserError(f"cannot resume {shown(folder)}: its averages are not of what trains here")
+    return found
 
 
 def saved_step(folder: Path) -> int:
@@ -205,16 +230,21 @@ def _optimizer_state(
 ) -> dict[str, Any]:
     """What optimizer.load_state_dict takes, once it is known to fit."""
     groups, ours = state["groups"], _groups(trained, optimizer)
-    if not _alike(groups, ours) or [g["params"] for g in groups] != [g["params"] for g in ours]:
+    strict = type(getattr(optimizer, "optimizer", optimizer)) is torch.optim.AdamW
+    known = groups
+    if not strict and len(groups) == len(ours):  # others add to their groups, and have states of other shapes
+        known = [{k: v for k, v in g.items() if k in o} for g, o in zip(groups, ours, strict=True)]
+    if not _alike(known, ours) or [g["params"] for g in groups] != [g["params"] for g in ours]:
         raise UserError(f"{where}: its optimizer has other groups; give the same settings")
     parameters = _named(trained, optimizer)
     moments: dict[str, dict[str, Any]] = {name: dict(state["scalars"].get(name, {})) for name in parameters}
     for key, value in stored.items():
         kind, _, rest = key.partition("/")
         name, _, part = rest.rpartition("/")
-        if kind == "trained":
+        if kind in ("trained", "average"):
             continue
-        if name not in parameters or value.shape not in (torch.Size(), parameters[name].shape):
+        shapes = (torch.Size(), parameters[name].shape) if name in parameters else ()
+        if not shapes or (strict and value.shape not in shapes):
             raise UserError(f"{where}: its {shown(key)} of shape {tuple(value.shape)} is unknown to this run")
         moments[name][part] = value
     order = {name: number for number, name in enumerate(parameters)}

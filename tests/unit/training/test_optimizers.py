@@ -1,0 +1,114 @@
+"""The optimizers of other packages, the average of what trains, Min-SNR weights: what each one does."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+
+from utils.errors import UserError
+from utils.training import optimizers
+from utils.training.averages import Averages
+from utils.training.config import TrainConfig
+from utils.training.losses import loss_denoise, timestep_weights
+from utils.training.optimizers import OPTIMIZERS
+
+SETTINGS = SimpleNamespace(adam_beta1=0.9, adam_beta2=0.99, adam_epsilon=1e-8, adam_weight_decay=0.0)
+NEEDED = {"instance_data_dir": "x", "cls_token": "dog"}
+
+
+def installed(name: str) -> None:
+    if importlib.util.find_spec(OPTIMIZERS[name].module) is None:
+        pytest.skip(f"{OPTIMIZERS[name].package} is not installed")
+
+
+def descend(optimizer, value: torch.nn.Parameter, steps: int) -> None:
+    """Towards 3 in every number."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (value - 3).square().sum().backward()
+        optimizer.step()
+
+
+def test_8_bit_adamw_goes_where_adamw_goes_with_a_quarter_of_its_memory():
+    installed("adamw8bit")
+    values = {name: torch.nn.Parameter(torch.zeros(64, 128)) for name in ("adamw", "adamw8bit")}
+    memory = {}
+    for name, value in values.items():
+        optimizer = OPTIMIZERS[name].build([{"params": [value], "lr": 0.05}], SETTINGS)
+        descend(optimizer, value, 100)
+        state = [v for v in optimizer.state[value].values() if isinstance(v, torch.Tensor) and v.numel() > 1]
+        memory[name] = sum(v.numel() * v.element_size() for v in state)
+    assert (values["adamw"] - values["adamw8bit"]).abs().max() < 0.1 and values["adamw8bit"].min() > 2.5
+    assert memory["adamw"] == 8 * 64 * 128
+    assert memory["adamw8bit"] < 0.3 * memory["adamw"]  # the rest: a scale for each block of 256
+
+
+def test_prodigy_finds_a_rate_a_million_times_its_first():
+    installed("prodigy")
+    value = torch.nn.Parameter(torch.zeros(64))
+    optimizer = OPTIMIZERS["prodigy"].build([{"params": [value], "lr": 1.0}], SETTINGS)
+    descend(optimizer, value, 300)
+    assert optimizer.param_groups[0]["d"] > 1e4 * 1e-6
+    assert (value - 3).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("name", ["adamw8bit", "prodigy"])
+def test_missing_package_is_one_line(monkeypatch, name):
+    monkeypatch.setattr(optimizers, "find_spec", lambda module: None)
+    package = OPTIMIZERS[name].package
+    with pytest.raises(UserError, match=f"--optimizer {name} needs {package}: pip install {package}"):
+        TrainConfig(optimizer=name, **NEEDED)
+
+
+def test_prodigy_refuses_rates_that_it_cannot_take(monkeypatch):
+    monkeypatch.setattr(optimizers, "find_spec", lambda module: object())
+    TrainConfig(optimizer="prodigy", learning_rate=1.0, **NEEDED)
+    for wrong in ({}, {"learning_rate": 1.0, "scale_lr": True}):
+        with pytest.raises(UserError, match="prodigy finds its rate itself: give --learning_rate 1"):
+            TrainConfig(optimizer="prodigy", **wrong, **NEEDED)
+    with pytest.raises(UserError, match="one for all"):
+        TrainConfig(optimizer="prodigy", learning_rate=1.0, token_learning_rate=0.5, **NEEDED)
+
+
+def test_average_by_hand_and_in_place():
+    value = torch.nn.Parameter(torch.tensor([1.0]))
+    averages = Averages({"rows": {"a": value}}, decay=0.2)
+    expected = 1.0
+    for step, new in enumerate((2.0, 4.0, 8.0, 16.0)):
+        value.data.fill_(new)
+        averages.update()
+        decay = min(0.2, (1 + step) / (10 + step)) if step else 0.0
+        expected = decay * expected + (1 - decay) * new
+    assert averages.tensors["rows/a"].item() == pytest.approx(expected) and expected < 16
+    with averages.in_place():
+        assert value.item() == pytest.approx(expected)
+    assert value.item() == 16
+    other = Averages({"rows": {"a": torch.nn.Parameter(torch.zeros(1))}}, decay=0.2)
+    other.load(averages.tensors, 4)
+    assert other.tensors["rows/a"].equal(averages.tensors["rows/a"]) and other.model.optimization_step == 4
+
+
+def test_average_of_several_stages_is_refused():
+    with pytest.raises(UserError, match="--ema_decay: --method two_stage has several stages"):
+        TrainConfig(method="two_stage", ema_decay=0.9, **NEEDED)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
+def test_min_snr_weights(prediction_type):
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", prediction_type=prediction_type)
+    timesteps = torch.tensor([0, 100, 500, 999])
+    alpha = scheduler.alphas_cumprod[timesteps].double()
+    snr = alpha / (1 - alpha)
+    assert snr[0] > 5 > snr[2]
+    expected = snr.clamp(max=5) / (snr if prediction_type == "epsilon" else snr + 1)
+    weights = timestep_weights(scheduler, timesteps, 5)
+    torch.testing.assert_close(weights.double(), expected, rtol=1e-4, atol=1e-6)
+    assert timestep_weights(scheduler, timesteps, None).tolist() == [1, 1, 1, 1]
+
+
+def test_weights_scale_each_images_loss():
+    noise_pred, target, mask = torch.ones(2, 4, 4, 4), torch.zeros(2, 4, 4, 4), torch.ones(2, 1, 4, 4)
+    loss = loss_denoise(noise_pred, target, mask, "mean", torch.tensor([0.25, 0.75]))
+    assert loss.item() == 0.5
