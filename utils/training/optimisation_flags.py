@@ -38,7 +38,7 @@ class OptimisationFlags:
     gradient_checkpointing: bool = option(False, "less memory, slower steps", may_differ=True)
     optimizer: str = option(
         "adamw",
-        "adamw8bit (package bitsandbytes) needs a quarter of its memory, for --trains unet; prodigy (prodigyopt) "
+        "adamw8bit (package bitsandbytes) needs a quarter of its memory; prodigy (prodigyopt) "
         "finds the rate itself",
         choices=OPTIMIZERS,
     )
