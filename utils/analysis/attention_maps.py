@@ -40,7 +40,8 @@ def measure(
     masks: word -> (s, s); SUBJECT's is that of the concept's token and of its class word.
     """
     text = prompt_of(prompt, tuned, word)
-    words = word_maps(maps, word_positions(tokenizer, text, [word]))
+    places = word_positions(tokenizer, text, [word])
+    words, tokens = word_maps(maps, places), sum(map(len, places.values()))
     subject = [name for name in (tuned.token if tuned else None, word) if name in words]
     own = {name: masks[SUBJECT] for name in subject if SUBJECT in masks} | {
         name: mask for name, mask in masks.items() if name != SUBJECT
@@ -52,7 +53,7 @@ def measure(
         "token": tuned.token if tuned else None,
         "class": word if word in words else None,
         "share": part,
-        "chance_share": 1 / len(words),
+        "chance_share": {name: len(own_places) / tokens for name, own_places in places.items()},
         "inside": {name: inside(words[name], mask) for name, mask in own.items()},
         "area": {name: mask.mean().item() for name, mask in own.items()},
         "kl_to_context": {

@@ -31,13 +31,12 @@ def means(records: Sequence[Record]) -> Means:
     """
     values: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
-        parts: dict[str, float] = defaultdict(float)
-        for word, part in record["share"].items():
-            parts[role_of(record, word)] += part
-        for role, part in parts.items():
-            values["share"][role].append(part)
-            if role in (TOKEN, CLASS):
-                values["chance_share"][role].append(record["chance_share"])
+        for key in ("share", "chance_share"):
+            parts: dict[str, float] = defaultdict(float)
+            for word, part in record[key].items():
+                parts[role_of(record, word)] += part
+            for role, part in parts.items():
+                values[key][role].append(part)
         for key in ("inside", "area"):
             for word, value in record[key].items():
                 values[key][role_of(record, word)].append(value)
@@ -50,7 +49,7 @@ def draw_bars(by_model: dict[str, Means], stem: Path) -> list[Path]:
     """Shares of attention, attention inside the own mask with chance, and KL; a bar for each model."""
     panels = []
     for key, title, y_label in (
-        ("share", "Share of the words’ attention; dashed: an equal one", "share"),
+        ("share", "Share of the words’ attention; dashed: equal for all tokens", "share"),
         ("inside", "Attention inside the word’s own object; dashed: its area", "share"),
         ("kl_to_context", "Symmetric KL of the word’s map against the other words’", "nats"),
     ):
@@ -93,6 +92,8 @@ def line_of(averages: Means) -> str:
     """'share: concept token 12.3%, class word 4.5%, …; inside: …'."""
     parts = []
     for key, roles in averages.items():
+        if key == "chance_share":
+            continue
         form = ".2f" if key == "kl_to_context" else ".1%"
         parts.append(f"{key}: " + ", ".join(f"{role} {value:{form}}" for role, value in roles.items()))
     return "; ".join(parts)

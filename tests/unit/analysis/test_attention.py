@@ -152,4 +152,5 @@ def test_a_record_takes_token_and_class_by_the_concepts_mask(pipeline):
         {"concept token": 1.0, "class word": 0.25, "other objects": 0.5}
     )
     assert sum(averages["share"].values()) == pytest.approx(1)
-    assert averages["chance_share"]["concept token"] == pytest.approx(1 / 9)  # different words
+    assert averages["chance_share"]["concept token"] == pytest.approx(1 / tokens)
+    assert averages["chance_share"]["class word"] == pytest.approx(2 / tokens)
