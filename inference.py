@@ -4,19 +4,14 @@ python inference.py --concept ckpt/concept --prompt "a <new1> dog wearing headph
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
-from utils.bases.registry import base_row, describe_base, shown
-from utils.errors import exit_on_user_error
+from utils.bases.registry import describe_base
+from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
-from utils.sampling.prompts import (
-    check_modifier_tokens,
-    check_together,
-    read_prompts,
-    recorded_base,
-    subjects_of,
-)
-from utils.sampling.settings import DrawingFlags, check_steps
+from utils.sampling.prompts import classes_of, subjects_of
+from utils.sampling.settings import DrawingFlags, check_rotation
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -30,38 +25,41 @@ class InferenceConfig(DrawingFlags):
 
     num_images: int = option(4, "images per prompt", minimum=1)
     batch_size: int = option(4, "images at a time", minimum=1)
+    embedding_adjustment: float | None = option(
+        None, "turn the token's text state towards its class's by this share of the angle, 0 to 1"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.embedding_adjustment is not None:
+            check_rotation(self.embedding_adjustment, {})
+            if not self.concept:
+                raise UserError("--embedding_adjustment has no effect without --concept; leave it out")
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = parse(InferenceConfig, argv, __doc__)
-    draw(config, read_prompts(config.prompt, config.prompts_file))
+    draw(parse(InferenceConfig, argv, __doc__))
 
 
-def draw(config: InferenceConfig, prompts: list[str]) -> None:
+def draw(config: InferenceConfig) -> None:
     """Check what only the files can tell, load the base and its concepts, draw.
 
     Imports what takes seconds, for which a mistaken flag need not wait.
     """
-    from utils.bases.devices import choose_device_dtype
-    from utils.bases.sd import check_base, load_pipeline
-    from utils.concepts.formats import read_concept
-    from utils.concepts.load import load_concept
+    from utils.sampling.drawing import prepare
+    from utils.sampling.embedding_adjustment import adjust
 
-    concepts = [read_concept(path) for path in config.concept]
-    check_together(concepts)
-    row = base_row(config.base or recorded_base(concepts) or "toon")
-    prompts, settings = prompts or default_prompts(concepts), config.settings(row.sampling)
-    check_base(row.path)
-    check_steps(settings["num_inference_steps"], row.path)
-    check_modifier_tokens(prompts, row.path, concepts)
-    device, dtype = choose_device_dtype(config.device, config.dtype)
-
-    print(f"{describe_base(row)} on {device}, {dtype}")
-    pipeline = load_pipeline(row.path, device, dtype)
-    for path in config.concept:
-        load_concept(pipeline, path)
-    provenance = {"base": shown(row.path), "concept": " ".join(map(str, config.concept)), "dtype": dtype}
-    save_images(config, prompts, pipeline, settings, settings | provenance)
+    drawing, rotation = prepare(config, config.concept, default_prompts), config.embedding_adjustment
+    settings, record = drawing.settings, drawing.record
+    if rotation is not None:
+        check_rotation(rotation, classes_of(drawing.concepts))
+        record |= {"embedding_adjustment": rotation}
+    print(f"{describe_base(drawing.row)} on {drawing.device}, {drawing.dtype}")
+    pipeline = drawing.load()
+    if rotation is not None:
+        turned = partial(adjust, pipeline, classes=classes_of(drawing.concepts), rotation=rotation)
+        settings = settings | {"adjust": turned}
+    save_images(config, drawing.prompts, pipeline, settings, record)
 
 
 def save_images(

@@ -8,47 +8,29 @@ python videogen.py --base sd15 --concept ckpt/dog --prompt "a <new1> dog jumping
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from utils.bases.registry import BASES, REPOSITORY, Base, base_row, describe_base, model_path, shown
+from utils.bases.registry import REPOSITORY, Base, describe_base, model_path, shown
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
 from utils.sampling.clip_files import WRITERS, check_formats
-from utils.sampling.prompts import (
-    check_modifier_tokens,
-    check_together,
-    read_prompts,
-    recorded_base,
-    subjects_of,
-)
-from utils.sampling.settings import BETA_SCHEDULES, DrawingFlags, check_steps, default_of
+from utils.sampling.prompts import subjects_of
+from utils.sampling.settings import BETA_SCHEDULES, DrawingFlags
 
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline
 
     from utils.concepts.formats import ConceptWeights
 
-CONCEPT = REPOSITORY / "ckpt" / "dog"  # what the quickstart trains
+CONCEPT = REPOSITORY / "ckpt" / "dog"  # what the quickstart trains, and videogen.py films by default
 
 
 @dataclass(frozen=True)
 class VideoConfig(DrawingFlags):
     """What to film, and how. Raises UserError when fields contradict each other."""
 
-    concept: tuple[Path, ...] = option((), f"trained folder or file; repeatable (default: {shown(CONCEPT)})")
-    prompt: tuple[str, ...] = option((), "repeatable (default: one about the concept)")
-    negative_prompt: str | None = option(
-        None, f"default: '{BASES['sd15'].clips.negative_prompt}', with guidance; none with toon", blank=True
-    )
-    num_inference_steps: int | None = option(
-        None, f"denoising steps {default_of('clips', 'num_inference_steps')}", minimum=1
-    )
-    guidance_scale: float | None = option(
-        None, f"weight of the prompt {default_of('clips', 'guidance_scale')}", minimum=0
-    )
-    eta: float | None = option(
-        None, f"noise per step, 0 to 1; ddim only {default_of('clips', 'eta')}", minimum=0
-    )
+    part: ClassVar[str] = "clips"
+
     output_dir: Path = option(Path("outputs/video"), "folder of the files")
     motion_adapter: str | None = option(None, "folder or Hub id (default: the base's)")
     num_videos: int = option(1, "clips per prompt", minimum=1)
@@ -72,41 +54,30 @@ class VideoConfig(DrawingFlags):
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = parse(VideoConfig, argv, __doc__)
-    film(config, config.concept or (default_concept(),), read_prompts(config.prompt, config.prompts_file))
+    film(parse(VideoConfig, argv, __doc__))
 
 
-def film(config: VideoConfig, paths: tuple[Path, ...], prompts: list[str]) -> None:
+def film(config: VideoConfig) -> None:
     """Check what only the files can tell, load the base, its concepts and the motion adapter, draw.
 
     Imports what takes seconds, for which a mistaken flag need not wait.
     """
-    from utils.bases.devices import choose_device_dtype
-    from utils.bases.sd import check_base
-    from utils.concepts.formats import read_concept
-    from utils.sampling.clips import check_frames, load_video_pipeline, save_memory
+    from utils.sampling.clips import animate, check_frames, save_memory
+    from utils.sampling.drawing import prepare
     from utils.sampling.motion_adapters import check_adapter, noise_levels
 
-    concepts = [read_concept(path) for path in paths]
-    check_together(concepts)
-    row = base_row(config.base or recorded_base(concepts) or "toon")
-    prompts, settings = prompts or default_prompts(concepts), config.settings(row.clips)
-    check_base(row.path)
-    check_steps(settings["num_inference_steps"], row.path)
-    adapter = adapter_of(config, row)
+    drawing = prepare(config, config.concept or (default_concept(),), default_prompts)
+    row, device, adapter = drawing.row, drawing.device, adapter_of(config, drawing.row)
     check_frames(config.num_frames, check_adapter(adapter, row.path), config.free_noise)
     betas = noise_levels({}, adapter, config.beta_schedule)["beta_schedule"]
-    check_modifier_tokens(prompts, row.path, concepts)
-    device, dtype = choose_device_dtype(config.device, config.dtype)
 
-    print(f"{describe_base(row)} with {shown(adapter)} on {device}, {dtype}, {betas} betas")
-    video = load_video_pipeline(row.path, adapter, paths, device, dtype, config.beta_schedule)
+    print(f"{describe_base(row)} with {shown(adapter)} on {device}, {drawing.dtype}, {betas} betas")
+    video = animate(drawing.load(), adapter, config.beta_schedule)
     if switched_on := save_memory(video, device):
         print(f"to save memory: {', '.join(switched_on)}")
-    settings |= {name: getattr(config, name) for name in ("num_frames", "free_noise", "free_init")}
-    record = settings | {"base": shown(row.path), "motion_adapter": shown(adapter), "dtype": dtype}
-    record |= {"concept": " ".join(map(str, paths)), "beta_schedule": betas, "fps": config.fps}
-    save_clips(config, prompts, video, settings, record)
+    more = {name: getattr(config, name) for name in ("num_frames", "free_noise", "free_init")}
+    record = drawing.record | more | {"motion_adapter": shown(adapter), "beta_schedule": betas}
+    save_clips(config, drawing.prompts, video, drawing.settings | more, record | {"fps": config.fps})
 
 
 def save_clips(

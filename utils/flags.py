@@ -39,9 +39,10 @@ Config = TypeVar("Config")
 SEEDS = 2**63  # torch's generators take an int64
 
 
-def option(default: Any, text: str, **facts: Any) -> Any:
+def option(default: Any, text: str | Callable[[type], str], **facts: Any) -> Any:
     """A field with its help text and what else is known of it.
 
+    text: the help, or a function that gives it for the configuration's class.
     default: dataclasses.MISSING makes a flag that must be given.
     facts: the limits choices=…, minimum=… (inclusive), above=… and below=… (exclusive), longest=… of a text
     and blank=True for one that may be empty, which utils/limits.py checks; positional=True for a value
@@ -83,7 +84,7 @@ def parser_of(config: type, description: str, replaced: Mapping[str, str] | None
         heading = _heading(config, each.name)
         if heading not in sections:
             sections[heading] = parser.add_argument_group(heading) if heading else parser
-        _add(sections[heading], each, hints[each.name])
+        _add(sections[heading], each, hints[each.name], config)
     return parser
 
 
@@ -95,9 +96,10 @@ def _heading(config: type, name: str) -> str | None:
     return owner.__dict__.get("heading")
 
 
-def _add(parser: ArgumentParser | _ArgumentGroup, each: Field, hint: Any) -> None:
-    """The argument of one field."""
+def _add(parser: ArgumentParser | _ArgumentGroup, each: Field, hint: Any, config: type) -> None:
+    """The argument of one field of `config`."""
     text = each.metadata["help"]
+    text = text(config) if callable(text) else text
     if each.default not in (None, (), "", False, MISSING):
         default = " ".join(map(str, each.default)) if isinstance(each.default, tuple) else each.default
         text = f"{text} (default: {default})"

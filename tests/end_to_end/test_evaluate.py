@@ -297,6 +297,33 @@ def test_a_trained_concept_is_scored_beside_its_base(unbroken, scorers, tmp_path
     assert (copied / "log.jsonl").read_bytes() == (concept / "log.jsonl").read_bytes()
 
 
+def test_embedding_adjustment_turns_what_shows_the_concept(
+    unbroken, scorers, tmp_path, on_the_cpu, monkeypatch
+):
+    concept, prompts = unbroken / "classdiffusion" / "dog" / "concept", tmp_path / "prompts.txt"
+    prompts.write_text("a {} on the beach\na {} wearing headphones\n")
+    given = [f"--concept={concept}", f"--prompts_file={prompts}", *(f"--{n}={m}" for n, m in scorers.items())]
+    monkeypatch.setattr("utils.evaluation.runs.score_subject", lambda *_: None)
+    monkeypatch.setattr("utils.evaluation.evaluation.write_table", lambda *_: None)
+    evaluate.evaluate(
+        evaluate.parse(
+            [*SAMPLING, *given, "--embedding_adjustment=1", f"--output_dir={tmp_path / 'results'}"]
+        ),
+        {},
+    )
+    for method, same in (("base", True), ("classdiffusion", False)):
+        with (
+            Image.open(tmp_path / "results" / method / "concept" / "images" / "00_0.png") as turned,
+            Image.open(unbroken / method / "dog" / "images" / "00_0.png") as plain,
+        ):
+            assert (turned.tobytes() == plain.tobytes()) == same, method
+            assert turned.text.get("embedding_adjustment") == (None if same else "1.0")
+    settings = json.loads((tmp_path / "results" / "settings.json").read_text())
+    assert settings["embedding_adjustment"] == 1.0
+    with pytest.raises(UserError, match="--embedding_adjustment 2: give a share"):
+        evaluate.parse(["--dataset=toon", "--embedding_adjustment=2"])
+
+
 def test_pictures_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tmp_path, on_the_cpu):
     folder = unbroken / "classdiffusion" / "dog"
     given = [f"--generated={folder / 'images'}", f"--generated_class={folder / 'class'}"]

@@ -96,7 +96,7 @@ def test_command_reports_a_mistake_in_one_line(tmp_path):
 
 
 def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.bases.sd.load_pipeline", None)
+    monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     prompt = "a photo of" + " the dog in front of the barn" * 4 + " of a <new1> dog"
     with pytest.raises(UserError, match="is cut at 24 tokens, before <new1>; shorten it"):
         sample_quickly(tmp_path / "out", "--concept", concept, "--prompt", prompt)
@@ -105,7 +105,7 @@ def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monk
 
 @pytest.mark.parametrize("name", ["concept.json", "<new1>.safetensors"])
 def test_a_broken_concept_is_told(name, concept, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.bases.sd.load_pipeline", None)
+    monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     broken = tmp_path / "broken"
     shutil.copytree(concept, broken)
     (broken / name).write_bytes(b"{")
@@ -125,6 +125,27 @@ def test_batch_size_changes_nothing_and_the_concept_something(concept, base, tmp
         reference = pixels(tmp_path / "one" / name)
         assert np.abs(reference - pixels(tmp_path / "three" / name)).max() <= 1, name
         assert np.abs(reference - pixels(tmp_path / "concept" / name)).max() > 1, name
+
+
+def test_a_token_can_be_called_by_another_name(concept, base, tmp_path):
+    row = concept / "<new1>.safetensors"
+    given = ["--base", base, "--num_images=1"]
+    sample_quickly(tmp_path / "own", *given, "--concept", row, "--prompt=a <new1>")
+    sample_quickly(tmp_path / "other", *given, "--concept", row, "--token=<rex>", "--prompt=a <rex>")
+    assert (pixels(tmp_path / "own" / "a-new1_0.png") == pixels(tmp_path / "other" / "a-rex_0.png")).all()
+
+
+def test_embedding_adjustment_turns_the_token_and_is_recorded(concept, base, tmp_path):
+    given = ["--concept", concept, "--num_images=1", "--prompt=a <new1> dog", "--prompt=a dog"]
+    sample_quickly(tmp_path / "plain", *given)
+    sample_quickly(tmp_path / "turned", *given, "--embedding_adjustment=1")
+    difference = {
+        name: np.abs(pixels(tmp_path / "plain" / name) - pixels(tmp_path / "turned" / name)).max()
+        for name in ("a-new1-dog_0.png", "a-dog_0.png")
+    }
+    assert difference["a-new1-dog_0.png"] > 1 and difference["a-dog_0.png"] == 0
+    with Image.open(tmp_path / "turned" / "a-new1-dog_0.png") as image:
+        assert image.text["embedding_adjustment"] == "1.0" and "adjust" not in image.text
 
 
 def test_default_prompts():
@@ -172,14 +193,26 @@ def test_second_run_overwrites_the_first(base, tmp_path):
         ("--prompt=<new1> --base={base}", "<new1>, known are: none"),
         ("--prompt=<new2> --concept={concept}", "<new2>, known are: <new1>"),
         ("--concept={concept} --concept={concept}", "two concepts use <new1>"),
+        ("--concept={concept} --token=<a> --token=<b>", "--token is given 2 time(s) and --concept 1"),
+        ("--token=<a> --base={base}", "--token is given 1 time(s) and --concept 0"),
+        ("--concept={concept} --token=a~b", "token 'a b' of"),
+        ("--embedding_adjustment=0.5", "no effect without --concept"),
+        ("--concept={concept} --embedding_adjustment=1.5", "--embedding_adjustment 1.5: give a share"),
+        ("--concept={concept} --embedding_adjustment=nan", "--embedding_adjustment nan: give a finite"),
+        (
+            "--concept={concept}/<new1>.safetensors --base={base} --embedding_adjustment=0.5",
+            "a class for <new1>",
+        ),
     ],
 )
 def test_mistakes_are_told_before_models_load(arguments, words, base, concept, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.bases.sd.load_pipeline", None)
+    monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"dr\xf6g")
     (tmp_path / "long.txt").write_text("x" * 10_000_000)
-    argv = [part.format(tmp=tmp_path, base=base, concept=concept) for part in arguments.split()]
+    argv = [
+        part.format(tmp=tmp_path, base=base, concept=concept).replace("~", " ") for part in arguments.split()
+    ]
     with pytest.raises(UserError, match=re.escape(words)) as mistake:
         inference.main([f"--output_dir={tmp_path / 'out'}", *argv])
     assert "\n" not in str(mistake.value) and len(str(mistake.value)) < 300
@@ -196,7 +229,7 @@ def test_from_another_directory_the_embedded_base_is_there_and_paths_are_the_use
         inference.main([f"--base={base}", *flags])
         assert capsys.readouterr().out.startswith("base toon (data/toon/sd) on cpu, torch.float32\n")
         with Image.open(tmp_path / "outputs" / "a-photo-of-a-dog_0.png") as image:
-            assert image.size == (64, 64) and image.text["base"] == "data/toon/sd"
+            assert image.size == (64, 64) and image.text["base"] == "toon"
         (tmp_path / "outputs" / "a-photo-of-a-dog_0.png").unlink()
 
 

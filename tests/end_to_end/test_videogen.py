@@ -228,7 +228,7 @@ def test_the_quickstarts_concept_is_the_default(film, concepts, monkeypatch, tmp
     ],
 )
 def test_mistakes_are_told_before_models_load(arguments, words, concepts, adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr("utils.sampling.clips.load_video_pipeline", None)
+    monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     monkeypatch.setattr(videogen, "CONCEPT", tmp_path / "none")
     write_adapter(tmp_path / "wide", block_out_channels=(64, 64))
     (tmp_path / "file").write_text("")

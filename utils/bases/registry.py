@@ -116,6 +116,11 @@ def shown(path: str | Path) -> str:
     return str(full.relative_to(REPOSITORY) if full.is_relative_to(REPOSITORY) else path)
 
 
+def recorded_name(row: Base) -> str:
+    """The base's name for a file's metadata: its row's, else its folder or Hub id."""
+    return row.name if row.name in BASES else shown(row.path)
+
+
 def describe_base(row: Base) -> str:
     """Which base it is and whose settings it is drawn with, for a command's first line."""
     if row.name in BASES:

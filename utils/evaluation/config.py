@@ -5,6 +5,7 @@ from pathlib import Path
 
 from utils.errors import UserError, short
 from utils.flags import SEEDS, check_fields, option
+from utils.sampling.settings import check_rotation
 from utils.scores.table import SCORES
 from utils.training.methods import METHODS
 
@@ -77,6 +78,11 @@ class EvaluationConfig:
     )
     guidance_scale: float | None = option(None, "default: the base model's", minimum=0, modes=DRAWN)
     eta: float | None = option(None, "noise per step, 0 to 1 (default: the base model's)", modes=DRAWN)
+    embedding_adjustment: float | None = option(
+        None,
+        "turn each token's text state towards its class's by this share of the angle, 0 to 1",
+        modes=DRAWN,
+    )
     batch_size: int | None = option(None, "images drawn at a time (default: 8)", minimum=1, modes=DRAWN)
 
     # scoring
@@ -98,6 +104,8 @@ class EvaluationConfig:
         for each in fields(self):
             if getattr(self, each.name) is not None and self.mode not in each.metadata.get("modes", MODES):
                 raise UserError(f"--{each.name} has no effect with --{self.mode}; leave it out")
+        if self.embedding_adjustment is not None:
+            check_rotation(self.embedding_adjustment, {})
         self._check_names("methods")
         self._check_names("subjects")
         self._check_names("metrics")

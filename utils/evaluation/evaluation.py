@@ -19,6 +19,7 @@ from transformers import CLIPTokenizer
 from utils.bases.devices import choose_device_dtype
 from utils.bases.registry import as_dict
 from utils.bases.sd import check_base
+from utils.concepts.formats import read_concept
 from utils.errors import UserError
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet
@@ -31,6 +32,8 @@ from utils.evaluation.training_process import check_flags
 from utils.files import check_writable_folder, read_json, write_json, write_text
 from utils.learners.token_rows import check_within_limit
 from utils.sampling.images import check_scheduler
+from utils.sampling.prompts import classes_of
+from utils.sampling.settings import check_rotation
 from utils.scores.judges import KINDS
 from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
 
@@ -125,6 +128,8 @@ def settings_of(
             "scheduler": "ddim",
             "dtype": str(dtype),
         }
+        if config.embedding_adjustment is not None:
+            drawn["embedding_adjustment"] = config.embedding_adjustment
     return {
         "dataset": config.dataset,
         "source": str(config.data_dir or config.concept or config.generated or IMAGES),
@@ -151,6 +156,8 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
     base = source.base.path
     check_scheduler(settings["scheduler"], settings["eta"])
     check_base(base)
+    if source.concept is not None and "embedding_adjustment" in settings:
+        check_rotation(settings["embedding_adjustment"], classes_of([read_concept(source.concept)]))
     for method in source.trained:
         check_flags(source.subjects[0], method, base, source.train_flags, source.base.settings)
     for subject in source.subjects:

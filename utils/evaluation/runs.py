@@ -1,6 +1,7 @@
 """One subject and one method of an evaluation: trained, drawn, scored; nothing of it is done twice."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from shutil import copyfile
 from typing import Any
@@ -16,6 +17,7 @@ from utils.evaluation.shots import Shot, class_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import is_trained, train
 from utils.images import open_image, save_png
+from utils.sampling.embedding_adjustment import adjust
 from utils.sampling.images import sample
 
 
@@ -77,15 +79,20 @@ def draw(
     if not missing:
         return
     pipeline = load_pipeline(source.base.path, device)
-    if concept is not None:
-        load_concept(pipeline, concept)
     how = {name: settings[name] for name in ("num_inference_steps", "guidance_scale", "eta", "scheduler")}
+    rotation, turned = settings.get("embedding_adjustment"), None
+    if concept is not None:
+        loaded = load_concept(pipeline, concept)
+        if rotation is not None:
+            classes = dict(zip(loaded.token_ids, loaded.classes, strict=True))
+            turned = partial(adjust, pipeline, classes=classes, rotation=rotation)
     prompts, seeds = [shot.prompt for shot in missing], [shot.seed for shot in missing]
-    drawn = sample(pipeline, prompts, seeds, batch_size=batch_size, **how)
+    drawn = sample(pipeline, prompts, seeds, batch_size=batch_size, adjust=turned, **how)
     for shot, image in zip(missing, drawn, strict=True):
         path = results / shot.image
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"prompt": shot.prompt, "seed": shot.seed} | how
+        about |= {"embedding_adjustment": rotation} if turned else {}
         save_png(image, path, about | {"base": source.base.name, "concept": concept or ""})
 
 

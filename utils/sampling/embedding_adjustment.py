@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.errors import UserError
 from utils.sampling.encode import encode
+from utils.sampling.settings import check_rotation
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
@@ -34,17 +34,6 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
     sine = torch.sin(angle)
     along = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / sine.clamp(min=1e-12)
     return F.normalize(torch.where(sine < 1e-4, (1 - share) * a + share * b, along), dim=-1)
-
-
-def check_rotation(rotation: float, classes: Mapping[str, str | None]) -> None:
-    """Raises UserError unless the rotation is in [0, 1] and every token has a class."""
-    if not 0 <= rotation <= 1:
-        raise UserError(f"--embedding_adjustment {rotation:g}: give a share of the angle in [0, 1]")
-    if nameless := [token for token, word in classes.items() if not word]:
-        raise UserError(
-            f"--embedding_adjustment needs a class for {nameless[0]}, and its concept records none: "
-            "leave it out, or train with --cls_token"
-        )
 
 
 @torch.no_grad()

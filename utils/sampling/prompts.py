@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from utils.concepts.formats import ConceptWeights
 
 
+def classes_of(concepts: "Sequence[ConceptWeights]") -> dict[str, str | None]:
+    """The class word that each token's concept records, None where it records none."""
+    return {token: word for concept in concepts for token, word in zip_longest(concept.rows, concept.classes)}
+
+
 def subjects_of(concepts: "Sequence[ConceptWeights]") -> list[str]:
     """'<new1> dog' for every token of the concepts, the token alone where no class is recorded.
 

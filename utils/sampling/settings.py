@@ -3,12 +3,13 @@
 Knows no torch, so that a command can print its help or refuse a mistake without waiting for it.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from utils.bases.devices import DTYPES
-from utils.bases.registry import BASES, ClipSampling, Sampling, as_dict
+from utils.bases.registry import BASES, Base, as_dict
 from utils.errors import UserError
 from utils.files import check_writable_folder
 from utils.flags import check_fields, option, seed_option
@@ -26,34 +27,54 @@ BETA_SCHEDULES = ("linear", "scaled_linear")  # of motion adapters
 
 
 def default_of(part: str, setting: str) -> str:
-    """The defaults of a setting in the bases' rows, for --help. part: "sampling" or "clips"."""
-    values = {name: getattr(getattr(row, part), setting) for name, row in BASES.items()}
+    """The defaults of a setting in the bases' rows, for --help; "" if there are none.
+
+    part: of a row: "sampling" or "clips".
+    """
+    values = {name: getattr(getattr(row, part), setting, "") for name, row in BASES.items()}
+    if not any(value != "" for value in values.values()):
+        return ""
     usual = values["sd15"]
-    others = [f"{value:g} with {name}" for name, value in values.items() if value != usual]
-    return f"(default: {', '.join([f'{usual:g}', *others])})"
+    others = [f"{_text(value)} with {name}" for name, value in values.items() if value != usual]
+    return f"(default: {', '.join([_text(usual), *others])})"
+
+
+def _text(value: Any) -> str:
+    return (f"'{value}'" if value else "none") if isinstance(value, str) else f"{value:g}"
+
+
+def _by_base(setting: str, text: str, **limits: Any) -> Any:
+    """A setting that the base's row gives if the flag does not."""
+
+    def help_of(config: type) -> str:
+        return f"{text} {default_of(config.part, setting)}".rstrip()
+
+    return option(None, help_of, **limits)
 
 
 @dataclass(frozen=True)
 class DrawingFlags:
-    """The flags of a command that draws; None where the base or the machine decides."""
+    """The flags of a command that draws; None where the base or the machine decides.
+
+    part: what the command draws, as a base's row calls it: "sampling" or "clips".
+    """
+
+    part: ClassVar[str] = "sampling"
 
     base: str | None = option(
         None, f"{', '.join(BASES)}, folder or Hub id (default: the concept's, else toon)"
     )
     concept: tuple[Path, ...] = option((), "trained folder or file; repeatable")
-    prompt: tuple[str, ...] = option((), "repeatable (default: a few about the concept)")
+    token: tuple[str, ...] = option(
+        (), "what prompts call a --concept's only token; once for each (default: as its file says)"
+    )
+    prompt: tuple[str, ...] = option((), "repeatable (default: about the concept)")
     prompts_file: Path | None = option(None, "text file, one prompt per line; joins those of --prompt")
-    negative_prompt: str | None = option(None, "what should not be shown", blank=True)
-    seed: int = seed_option("image i of a prompt uses seed + i")
-    num_inference_steps: int | None = option(
-        None, f"denoising steps {default_of('sampling', 'num_inference_steps')}", minimum=1
-    )
-    guidance_scale: float | None = option(
-        None, f"weight of the prompt {default_of('sampling', 'guidance_scale')}", minimum=0
-    )
-    eta: float | None = option(
-        None, f"noise per step, 0 to 1; ddim only {default_of('sampling', 'eta')}", minimum=0
-    )
+    negative_prompt: str | None = _by_base("negative_prompt", "what should not be shown", blank=True)
+    seed: int = seed_option("image or clip i of a prompt uses seed + i")
+    num_inference_steps: int | None = _by_base("num_inference_steps", "denoising steps", minimum=1)
+    guidance_scale: float | None = _by_base("guidance_scale", "weight of the prompt", minimum=0)
+    eta: float | None = _by_base("eta", "noise per step, 0 to 1; ddim only", minimum=0)
     scheduler: str = option("ddim", "sampler", choices=tuple(SCHEDULERS))
     output_dir: Path = option(Path("outputs"), "folder of the files")
     device: str | None = option(None, "cuda, mps or cpu (default: the first of them that is here)")
@@ -68,12 +89,12 @@ class DrawingFlags:
             )
         check_writable_folder(self.output_dir, "output_dir")
 
-    def settings(self, row: Sampling | ClipSampling) -> dict[str, Any]:
+    def settings(self, row: Base) -> dict[str, Any]:
         """Keyword arguments of `sample` or `sample_clips`: what was given, else what suits the base.
 
         Schedulers that know no eta get none, and without guidance there is no prompt to guide away from.
         """
-        settings = {"negative_prompt": ""} | as_dict(row) | {"scheduler": self.scheduler}
+        settings = {"negative_prompt": ""} | as_dict(getattr(row, self.part)) | {"scheduler": self.scheduler}
         if self.scheduler != "ddim":
             settings["eta"] = 0.0
         given = {name: getattr(self, name, None) for name in settings}
@@ -91,6 +112,17 @@ def check_scheduler(name: str, eta: float) -> None:
         raise UserError(f"scheduler {name} ignores eta, and eta is {eta:g}; use ddim or set eta to 0")
     if not 0 <= eta <= 1:
         raise UserError(f"eta is {eta:g}; it must be in [0, 1]: 0 is deterministic DDIM, 1 adds DDPM's noise")
+
+
+def check_rotation(rotation: float, classes: Mapping[str, str | None]) -> None:
+    """Raises UserError unless the rotation is in [0, 1] and every token has a class."""
+    if not 0 <= rotation <= 1:
+        raise UserError(f"--embedding_adjustment {rotation:g}: give a share of the angle in [0, 1]")
+    if nameless := [token for token, word in classes.items() if not word]:
+        raise UserError(
+            f"--embedding_adjustment needs a class for {nameless[0]}, and its concept records none: "
+            "leave it out, or train with --cls_token"
+        )
 
 
 def check_steps(steps: int, base: str | Path) -> None:

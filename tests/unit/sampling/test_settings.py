@@ -29,7 +29,7 @@ NEGATIVE = "bad quality, worse quality"
     ],
 )
 def test_images_are_drawn_as_suits_the_base_unless_given(base, flags, expected):
-    settings = parse(InferenceConfig, flags.split(), "").settings(base_row(base).sampling)
+    settings = parse(InferenceConfig, flags.split(), "").settings(base_row(base))
     names = ("num_inference_steps", "guidance_scale", "eta", "negative_prompt")
     assert settings.keys() == {*names, "scheduler"}
     assert tuple(settings[name] for name in names) == expected
@@ -47,7 +47,7 @@ def test_images_are_drawn_as_suits_the_base_unless_given(base, flags, expected):
     ],
 )
 def test_clips_are_drawn_as_suits_the_base_unless_given(base, flags, expected):
-    settings = parse(VideoConfig, flags.split(), "").settings(base_row(base).clips)
+    settings = parse(VideoConfig, flags.split(), "").settings(base_row(base))
     names = ("guidance_scale", "eta", "negative_prompt", "window_stride")
     assert tuple(settings[name] for name in names) == expected
     assert settings["num_inference_steps"] == 25
@@ -69,6 +69,9 @@ def test_the_motion_adapter_is_the_bases_unless_given(monkeypatch, tmp_path):
 def test_the_help_names_what_differs_between_bases():
     assert default_of("sampling", "num_inference_steps") == "(default: 100, 50 with toon)"
     assert default_of("sampling", "guidance_scale") == "(default: 6, 3 with toon)"
+    assert default_of("sampling", "negative_prompt") == ""
+    clips = "(default: 'bad quality, worse quality', none with toon)"
+    assert default_of("clips", "negative_prompt") == clips
     assert default_of("clips", "eta") == "(default: 0, 1 with toon)"
 
 
