@@ -10,7 +10,7 @@ from scripts import pretrain_contextualizer
 from utils.bases.registry import base_row
 from utils.errors import UserError
 from utils.files import read_records
-from utils.training import contextualizer
+from utils.training import contextualizer, pretraining
 from utils.training.contextualizer import folder_of, load_contextualizer, show_mask_row
 from utils.training.losses import LOSSES
 from utils.training.masked_prompts import Masker
@@ -91,8 +91,8 @@ def test_only_a_stage_that_trains_text_has_the_term(train, tmp_path, pretrained)
 
 
 def test_pre_training_goes_on_where_it_was_interrupted(places, tiny_base, tmp_path, monkeypatch):
-    save = pretrain_contextualizer.save_state
-    monkeypatch.setattr(pretrain_contextualizer, "CHECKPOINT_EVERY", 2)
+    save = pretraining.save_state
+    monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 2)
     flags = [f"--base={tiny_base}", "--steps=3"]
     pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'whole'}"])
     next(Path("outputs/pretrain_contextualizer").glob("*.pt")).unlink()
@@ -101,10 +101,10 @@ def test_pre_training_goes_on_where_it_was_interrupted(places, tiny_base, tmp_pa
         save(state, settings, step, *parts)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pretrain_contextualizer, "save_state", killed)
+    monkeypatch.setattr(pretraining, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
         pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'broken'}"])
-    monkeypatch.setattr(pretrain_contextualizer, "save_state", save)
+    monkeypatch.setattr(pretraining, "save_state", save)
     pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'broken'}"])
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
@@ -121,7 +121,7 @@ def test_toon_s_contextualizer_knows_more_than_frequencies():
     model = load_contextualizer(row, text_encoder)
     show_mask_row(text_encoder, model.mask_row, tokenizer.bos_token_id)
     config = pretrain_contextualizer.Config(base="toon")
-    scores = pretrain_contextualizer.accuracy(config, model, text_encoder, Masker(tokenizer), 200)
+    scores = pretraining.accuracy(model, text_encoder, Masker(tokenizer), config.source, 200)
     assert scores["contextualizer"] > max(scores["unigram"], scores["no_context"]) + 0.3, scores
     files = list(folder_of(row).iterdir())
     assert {file.name for file in files} == {"config.json", "model.safetensors"}

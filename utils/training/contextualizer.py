@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from utils.bases.registry import REPOSITORY, Base
 from utils.errors import UserError
 from utils.files import read_json, write_json
+from utils.folders import replace_folder
+from utils.tensor_files import read_tensors, write_tensors
 
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 
@@ -116,10 +117,14 @@ def save_contextualizer(
     model: Contextualizer, folder: Path, text_encoder: str, facts: dict[str, Any]
 ) -> None:
     """Float16 weights and config.json. text_encoder: the digest; facts: how it was trained, its accuracy."""
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.detach().cpu().half().contiguous() for name, value in model.state_dict().items()}
-    save_file(weights, folder / WEIGHTS_FILE)
-    write_json(folder / CONFIG_FILE, asdict(model.sizes) | {"text_encoder": text_encoder} | facts)
+
+    def fill(staging: Path) -> None:
+        write_tensors(
+            staging / WEIGHTS_FILE, {name: each.half() for name, each in model.state_dict().items()}
+        )
+        write_json(staging / CONFIG_FILE, asdict(model.sizes) | {"text_encoder": text_encoder} | facts)
+
+    replace_folder(folder, fill)
 
 
 def load_contextualizer(row: Base, text_encoder: nn.Module) -> Contextualizer:
@@ -133,5 +138,5 @@ def load_contextualizer(row: Base, text_encoder: nn.Module) -> Contextualizer:
     if config.get("text_encoder") != text_digest(text_encoder):
         raise UserError(f"{folder} was made for another text encoder than {row.name}'s; {_how_to_make(row)}")
     model = Contextualizer(Sizes(**{each.name: config[each.name] for each in fields(Sizes)}))
-    model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    model.load_state_dict(read_tensors(folder / WEIGHTS_FILE))
     return model.to(text_encoder.device).float().eval().requires_grad_(False)
