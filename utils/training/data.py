@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.errors import UserError
 from utils.files import shown
-from utils.images import check_images, image_size, list_images
+from utils.images import check_images, image_size, is_image, list_images
 from utils.training.augmentation import LONGEST_PREFIX, sides
 from utils.training.buckets import LOSS, cut_share, make_buckets
 from utils.training.captions import captions_of
@@ -74,17 +74,20 @@ def _captions(config: TrainConfig, instances: InstanceDataset) -> Iterator[str]:
 
 def _images_in(folder: Path) -> list[Path]:
     """The images of a folder that may hold none yet."""
-    return list_images(folder)[0] if any(folder.iterdir()) else []
+    return [path for path in sorted(folder.iterdir()) if is_image(path)]
 
 
 def data_files(config: TrainConfig) -> list[Path]:
-    """What a run learns from: the images, then their captions' files, then the masks it uses."""
+    """What a run learns from: the images, then the captions' files, those of class images too, and masks."""
     images, notes = [], []
     for concept in config.concepts():
         own = list_images(concept.instance_data_dir)[0]
         images += own
-        captions = read_captions(concept.instance_data_dir, own)
-        notes += sorted({file for _, file in captions.values()})
+        folders = [(concept.instance_data_dir, own)]
+        if concept.class_data_dir is not None and concept.class_data_dir.is_dir():
+            folders.append((concept.class_data_dir, _images_in(concept.class_data_dir)))
+        for folder, paths in folders:
+            notes += sorted({file for _, file in read_captions(folder, paths).values()})
         if config.masked_loss:
             notes += [mask_file(path) for path in own if mask_file(path).is_file()]
     return images + notes

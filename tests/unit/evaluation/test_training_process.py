@@ -129,6 +129,10 @@ def test_flags_are_checked_without_a_picture_or_a_model(tiny_base, tmp_path, mon
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="--train_flags has --cls_token=cat, which an evaluation sets itself"):
         check_flags(REX, "classdiffusion", str(tiny_base), ["--cls_token=cat"], "toon")
+    with pytest.raises(
+        UserError, match="--train_flags has --config=run.toml, which an evaluation sets itself"
+    ):
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--config=run.toml"], "toon")
     with pytest.raises(UserError, match="--train_flags: .*max_train_steps"):
         check_flags(REX, "classdiffusion", str(tiny_base), ["--max_train_steps=0"], "toon")
 
