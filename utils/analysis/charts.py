@@ -23,12 +23,16 @@ WIDTH, HEIGHT = 4.6, 3.1  # inches of a panel
 
 @dataclass(frozen=True)
 class Panel:
-    """A chart of lines: its title, axes and curves; `series` and names are shared by the figure's panels."""
+    """A chart of lines: its title, axes and curves; `series` and names are shared by the figure's panels.
+
+    linear_below: where a logarithmic axis becomes linear, so that 0 has a place; None: linear throughout.
+    """
 
     title: str
     x_label: str
     y_label: str
     curves: Sequence[Curve]
+    linear_below: float | None = None
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,15 @@ def save_lines(panels: Sequence[Panel], stem: Path, columns: int = 2) -> list[Pa
         for panel, ax in zip(panels, axes, strict=True):
             for curve in panel.curves:
                 dash = DASHES[curve.series // SERIES % len(DASHES)]
-                x, y = zip(*curve.points, strict=True)
+                look = {"linestyle": dash, "marker": "o", "markersize": 3, "clip_on": False}
                 ax.plot(
-                    x,
-                    y,
-                    color=colour(curve.series),
-                    linestyle=dash,
-                    marker="o",
-                    markersize=3,
-                    label=curve.name,
+                    *zip(*curve.points, strict=True), color=colour(curve.series), label=curve.name, **look
                 )
             _label(ax, panel.title, panel.x_label, panel.y_label)
             ax.set_xlim(left=0)
-            ax.set_ylim(0, 1.06 * max(ax.dataLim.y1, 1e-9))
+            if panel.linear_below is not None:
+                ax.set_yscale("symlog", linthresh=panel.linear_below)
+            ax.set_ylim(0, (1.06 if panel.linear_below is None else 1.6) * max(ax.dataLim.y1, 1e-9))
         handles, names = axes[0].get_legend_handles_labels()
         figure.legend(handles, names, loc="outside lower center", ncols=3)
         return _save(figure, stem)

@@ -121,7 +121,8 @@ def draw(records: Sequence[Record], tuned: Sequence[Tuned], stem: Path) -> list[
             Curve(each.name, i, [(r["step"], value(r)) for r in records if r["concept"] == each.name])
             for i, each in enumerate(tuned)
         ]
-        panels.append(Panel(title, "Training step", y_label, curves))
+        own = 1e-3 if value is values[0][2] else None  # methods differ by orders of magnitude there
+        panels.append(Panel(title, "Training step", y_label, curves, own))
     return save_lines(panels, stem)
 
 
