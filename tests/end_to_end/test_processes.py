@@ -59,3 +59,24 @@ def test_two_processes_of_a_launch_script_are_one_with_a_larger_batch(tiny_base,
         assert two["lr_cross_attention_kv"] == pytest.approx(
             2e-2
         )  # --scale_lr counts the processes: one alone would have 1e-2
+
+
+def test_a_launcher_whose_processes_would_train_alone_is_refused(tiny_base, pictures, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["train_classdiffusion.py", f"--pretrained_model_name_or_path={tiny_base}", "--cls_token=dog"]
+    command += [f"--instance_data_dir={pictures('dog')}", "--instance_prompt=a <new1> dog"]
+    environment = {name: value for name, value in os.environ.items() if name != "ACCELERATE_USE_CPU"}
+    done = subprocess.run(
+        [*command, f"--output_dir={tmp_path / 'out'}"],
+        cwd=REPOSITORY,
+        env=environment | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode != 0 and not (tmp_path / "out").exists()
+    errors = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    assert errors == {
+        "error: 2 processes without a GPU would each train alone: set ACCELERATE_USE_CPU=true, or start "
+        "NUM_PROCESSES=2 bash scripts/train_single.sh"
+    }

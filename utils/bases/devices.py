@@ -3,6 +3,7 @@
 The libraries are imported when a function needs them, so that the names here cost nothing.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -49,6 +50,26 @@ def choose_device_dtype(
     if dtype not in types and dtype not in types.values():
         raise UserError(f"unknown dtype {str(dtype)!r}; choose one of {', '.join(DTYPES)}")
     return device, types.get(dtype, dtype)
+
+
+def check_processes() -> None:
+    """Raises UserError for the processes of a launcher that would train apart, each a model of its own.
+
+    accelerate joins processes that have a GPU each, or all on the CPU if ACCELERATE_USE_CPU says so.
+    """
+    import torch
+    from accelerate.utils import parse_flag_from_env
+
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", processes)), torch.cuda.device_count()
+    if processes == 1 or here <= gpus or parse_flag_from_env("ACCELERATE_USE_CPU"):
+        return
+    if gpus:
+        raise UserError(f"{here} processes on a machine with {gpus} GPU(s): start at most {gpus}")
+    raise UserError(
+        f"{processes} processes without a GPU would each train alone: set ACCELERATE_USE_CPU=true, or start "
+        f"NUM_PROCESSES={processes} bash scripts/train_single.sh"
+    )
 
 
 @contextmanager

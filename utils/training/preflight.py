@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from utils.bases.devices import check_processes
 from utils.bases.families import family_of
 from utils.bases.registry import base_row
 from utils.bases.sd import StableDiffusion
@@ -32,6 +33,7 @@ from utils.training.state import saved_step
 
 def check_run(config: TrainConfig) -> Path | None:
     """Raise UserError for what only the files can say; returns the checkpoint to resume from, if any."""
+    check_processes()
     for concept in config.concepts():
         check_instance_images(concept)
         if concept.class_data_dir:

@@ -1,0 +1,53 @@
+"""Processes of a launcher that accelerate would not join are refused."""
+
+import pytest
+import torch
+
+from utils.bases.devices import check_processes
+from utils.errors import UserError
+
+ALONE = (
+    "2 processes without a GPU would each train alone: set ACCELERATE_USE_CPU=true, or start "
+    "NUM_PROCESSES=2 bash scripts/train_single.sh"
+)
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """launched(processes, gpus, on this machine, use_cpu): a launcher's environment."""
+
+    def launch(processes: int, gpus: int, here: int | None = None, use_cpu: str | None = None) -> None:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+        variables = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": here, "ACCELERATE_USE_CPU": use_cpu}
+        for name, value in variables.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, str(value))
+
+    return launch
+
+
+@pytest.mark.parametrize(
+    "settings", [(1, 0), (2, 2), (2, 0, 2, "true"), (2, 0, 2, "1"), (2, 1, 2, "yes"), (4, 2, 2)]
+)
+def test_processes_that_train_together(launched, settings):
+    launched(*settings)
+    check_processes()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ((2, 0), ALONE),
+        ((2, 0, 2, "false"), ALONE),
+        ((2, 0, 1), ALONE),
+        ((2, 1), "2 processes on a machine with 1 GPU(s): start at most 1"),
+        ((8, 2, 4), "4 processes on a machine with 2 GPU(s): start at most 2"),
+    ],
+)
+def test_processes_that_would_train_apart(launched, settings, message):
+    launched(*settings)
+    with pytest.raises(UserError) as mistake:
+        check_processes()
+    assert str(mistake.value) == message
