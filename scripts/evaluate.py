@@ -6,7 +6,7 @@ python -m scripts.evaluate --dataset toon --methods base,custom_diffusion,classd
 python -m scripts.evaluate --dataset toon --subjects dog_0,cat_1 --max_prompts 5
 
 A killed run goes on where it was when it is started again. Several processes share the subjects and methods,
-on a CPU or on as many GPUs:
+on as many GPUs, or on a CPU with ACCELERATE_USE_CPU=true in the environment:
 
 torchrun --standalone --nproc_per_node 2 -m scripts.evaluate --dataset toon
 """

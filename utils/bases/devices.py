@@ -53,7 +53,7 @@ def choose_device_dtype(
 
 
 def check_processes() -> None:
-    """Raises UserError for the processes of a launcher that would train apart, each a model of its own.
+    """Raises UserError for the processes of a launcher that would each do all the work alone.
 
     accelerate joins processes that have a GPU each, or all on the CPU if ACCELERATE_USE_CPU says so.
     """
@@ -67,8 +67,7 @@ def check_processes() -> None:
     if gpus:
         raise UserError(f"{here} processes on a machine with {gpus} GPU(s): start at most {gpus}")
     raise UserError(
-        f"{processes} processes without a GPU would each train alone: set ACCELERATE_USE_CPU=true, or start "
-        f"NUM_PROCESSES={processes} bash scripts/train_single.sh"
+        f"{processes} processes without a GPU would each work alone: set ACCELERATE_USE_CPU=true to join them"
     )
 
 

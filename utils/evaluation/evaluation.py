@@ -16,7 +16,7 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 from transformers import CLIPTokenizer
 
-from utils.bases.devices import choose_device_dtype
+from utils.bases.devices import check_processes, choose_device_dtype
 from utils.bases.registry import as_dict
 from utils.bases.sd import check_base
 from utils.concepts.formats import read_concept
@@ -46,6 +46,7 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
 
     Raises UserError for what no run could use, before any model loads and anything is written.
     """
+    check_processes()
     check_writable_folder(config.output_dir, "output_dir")
     source = source_of(config, data_sets)
     metrics, models = metrics_of(config, source), models_of(config, source)

@@ -6,10 +6,7 @@ import torch
 from utils.bases.devices import check_processes
 from utils.errors import UserError
 
-ALONE = (
-    "2 processes without a GPU would each train alone: set ACCELERATE_USE_CPU=true, or start "
-    "NUM_PROCESSES=2 bash scripts/train_single.sh"
-)
+ALONE = "2 processes without a GPU would each work alone: set ACCELERATE_USE_CPU=true to join them"
 
 
 @pytest.fixture
@@ -31,7 +28,7 @@ def launched(monkeypatch):
 @pytest.mark.parametrize(
     "settings", [(1, 0), (2, 2), (2, 0, 2, "true"), (2, 0, 2, "1"), (2, 1, 2, "yes"), (4, 2, 2)]
 )
-def test_processes_that_train_together(launched, settings):
+def test_processes_that_work_together(launched, settings):
     launched(*settings)
     check_processes()
 
@@ -46,7 +43,7 @@ def test_processes_that_train_together(launched, settings):
         ((8, 2, 4), "4 processes on a machine with 2 GPU(s): start at most 2"),
     ],
 )
-def test_processes_that_would_train_apart(launched, settings, message):
+def test_processes_that_would_work_apart(launched, settings, message):
     launched(*settings)
     with pytest.raises(UserError) as mistake:
         check_processes()
