@@ -51,8 +51,8 @@ def set_up(config: TrainConfig) -> Run:
     learned = attach_all(base, config)
     half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
     cast_frozen(base.frozen_in_half, half)
-    if config.gradient_checkpointing:
-        base.save_memory()
+    if config.gradient_checkpointing or config.low_memory:
+        base.save_memory(config.low_memory)
     if config.uses_prior:
         wanted = (config.num_class_images, config.sample_batch_size, config.seed)
         ranks = (accelerator.process_index, accelerator.num_processes)
@@ -60,8 +60,8 @@ def set_up(config: TrainConfig) -> Run:
         accelerator.wait_for_everyone()
 
     instances, classes = open_instances(config, base), open_classes(config, base)
-    repeats = config.noaug or config.recipe.view == "square" or config.uses_prior
-    encoder = LatentEncoder(base, repeats)
+    repeats = config.repeats or config.uses_prior or config.latent_pool is not None
+    encoder = LatentEncoder(base, repeats, len(instances) * (config.latent_pool or 0))
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     start = copy_start(learned) if any(loss.start for loss in losses_of(config, True, True)) else {}
     measures = prepare_measures(base, config, instances.size) if accelerator.is_main_process else None

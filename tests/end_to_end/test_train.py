@@ -507,8 +507,10 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
 
 
 @pytest.mark.parametrize("prior", [False, True])
-def test_resumed_run_is_the_unbroken_one(train, tmp_path, quick_sampling, prior):
+@pytest.mark.parametrize("levers", [{}, {"latent_pool": 1, "low_memory": True}])
+def test_resumed_run_is_the_unbroken_one(train, tmp_path, quick_sampling, prior, levers):
     settings = dict(hflip=True, checkpointing_steps=2, lr_scheduler="constant_with_warmup", lr_warmup_steps=3)
+    settings |= levers
     if prior:
         settings |= dict(with_prior_preservation=True, class_prompt="a dog", num_class_images=3)
     whole = train(tmp_path / "whole", max_train_steps=4, **settings)

@@ -187,8 +187,13 @@ class StableDiffusion:
         """Modules whose frozen parts may be in half precision. The text encoder stays float32."""
         return [self.vae, self.unet]
 
-    def save_memory(self) -> None:
-        """Gradient checkpointing: activations are computed again in the backward pass."""
+    def save_memory(self, one_by_one: bool = False) -> None:
+        """Gradient checkpointing: activations are computed again in the backward pass.
+
+        one_by_one: images are encoded one at a time, the result differs by rounding.
+        """
+        if one_by_one:
+            self.vae.enable_slicing()
         self.unet.enable_gradient_checkpointing()
         self.unet.train()  # it has no dropout; checkpointing asks for the mode
 

@@ -75,6 +75,11 @@ class TrainConfig(
             raise UserError(
                 f"--noaug has no effect on --method {self.method}, which never scales: leave it out"
             )
+        if self.latent_pool is not None and (self.repeats or self.buckets):
+            raise UserError(
+                "--latent_pool has no effect where images come again unchanged (--noaug, or a method that "
+                "never scales or crops), and does not know --buckets: leave it out"
+            )
         if self.ema_decay is not None and len(self.stages) > 1:
             raise UserError(f"--ema_decay: --method {self.method} has several stages, leave it out")
         if self.max_train_steps < len(self.stages):
@@ -138,6 +143,11 @@ class TrainConfig(
             last = min(max(round(self.max_train_steps * done / total), first), self.max_train_steps - left)
             yield stage, first, last
             first = last + 1
+
+    @property
+    def repeats(self) -> bool:
+        """Whether instance images come again unchanged, flips apart."""
+        return self.noaug or self.recipe.view == "square"
 
     def learning_rate_of(self, rate: str, prior: bool = False, processes: int = 1) -> float:
         """The learning rate of the field `rate`, see `scaled_rate`.

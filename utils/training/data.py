@@ -28,6 +28,7 @@ def open_instances(config: TrainConfig, base: Any) -> InstanceDataset:
         tuple(make_buckets(size, *steps)) if config.buckets else (),
         config.caption_dropout,
         config.shuffle_captions,
+        config.latent_pool,
     )
     view = (size, base.latent_factor, config.seed, config.hflip, config.noaug)
     return InstanceDataset(config.concepts(), config.recipe, *view, options)

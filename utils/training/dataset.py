@@ -34,13 +34,15 @@ class ImageOptions:
 
     masked: the loss counts the subject alone. buckets: sizes, of which each image takes the one of its aspect
     ratio; empty: every image becomes a square. caption_dropout: the share of items without a caption.
-    shuffle_captions: the parts of a caption between commas come in a new order each time.
+    shuffle_captions: the parts of a caption between commas come in a new order each time. pool: how many
+    random views of each image there are; None: every item has a view of its own.
     """
 
     masked: bool = False
     buckets: tuple[Bucket, ...] = ()
     caption_dropout: float = 0.0
     shuffle_captions: bool = False
+    pool: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,12 @@ def items_of_step(step: int, batch_size: int, rank: int = 0, processes: int = 1)
 def _shuffled(seed: int, name: str, number: int, count: int) -> int:
     """Entry `number` of an endless sequence of seeded permutations of range(count)."""
     epoch, position = divmod(number, count)
-    return random.Random(seed_of(seed, name, epoch)).sample(range(count), count)[position]
+    return _order(seed, name, epoch, count)[position]
+
+
+def _order(seed: int, name: str, epoch: int, count: int) -> list[int]:
+    """Permutation `epoch` of the sequence of `_shuffled`."""
+    return random.Random(seed_of(seed, name, epoch)).sample(range(count), count)
 
 
 class InstanceDataset:
@@ -159,14 +166,27 @@ class InstanceDataset:
     def item(self, number: int, index: int) -> Item:
         """Item `number`, a view of image `index`. A prefix precedes the caption ("far away a photo")."""
         concept, path = self.pictures[index]
-        rng = random.Random(seed_of(self.seed, "augmentation", number))
+        view = seed_of(self.seed, "augmentation", self.view_number(number))
+        rng = random.Random(view)
         pixels, mask, prefix = self._view(_cached_image(path), self.sizes[index], rng)
         if self.options.masked and (subject := _cached_mask(path)) is not None:
-            rng_again = random.Random(seed_of(self.seed, "augmentation", number))
-            covered, _, _ = self._view(subject.convert("RGB"), self.sizes[index], rng_again)
+            covered, _, _ = self._view(subject.convert("RGB"), self.sizes[index], random.Random(view))
             mask = mask * latent_cover(covered, self.latent_factor)
         caption = self.captions.get(path) or caption_of(self.method, concept, rng)
         return Item(pixels, mask, self._varied(prefix + caption, number))
+
+    def view_number(self, number: int) -> int:
+        """The item whose view item `number` has: itself, or with a pool of N views one of the first N passes.
+
+        With a pool the first N passes over the images are those of a run without; then their views come
+        again.
+        """
+        passes, place = divmod(number, len(self))
+        if self.options.pool is None or passes < self.options.pool:
+            return number
+        again = passes % self.options.pool
+        image = _order(self.seed, "instance order", passes, len(self))[place]
+        return again * len(self) + _order(self.seed, "instance order", again, len(self)).index(image)
 
     def _view(self, image: Image.Image, size: Size, rng: random.Random) -> tuple[Tensor, Tensor, str]:
         """The method's view of an image, which is first cut to its bucket's aspect ratio."""

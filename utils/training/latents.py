@@ -16,14 +16,16 @@ CACHED = 512  # images whose posteriors are kept: 0.13 MB each for 512 px in flo
 class LatentEncoder:
     """The base's `encode_images`, with the posteriors of the images it has seen kept by their content.
 
-    repeats: whether images come again unchanged, as they do without random scales and crops (flipped ones are
-    images of their own) and as class images do. Without it every batch is encoded as it comes. With it each
-    image is encoded by itself, so that its latents do not depend on its neighbours or on where a run was
-    resumed; the result differs from a batch's by rounding (1e-6 on toon).
+    repeats: whether images come again unchanged, as they do without random scales and crops (flipped ones
+    are images of their own) or with a pool of views (--latent_pool), and as class images do. Without it every
+    batch is encoded as it comes. With it each image is encoded by itself, so that its latents do not depend
+    on its neighbours or on where a run was resumed; the result differs from a batch's by rounding (1e-6 on
+    toon).
     """
 
-    def __init__(self, base: Any, repeats: bool):
-        self.base, self.repeats = base, repeats
+    def __init__(self, base: Any, repeats: bool, pooled: int = 0):
+        """pooled: views in the pool; all of them are kept, besides CACHED others."""
+        self.base, self.repeats, self.kept = base, repeats, CACHED + pooled
         self.posteriors: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
 
     def __call__(self, pixels: Tensor, noise: Tensor) -> Tensor:
@@ -40,7 +42,7 @@ class LatentEncoder:
         ).digest()
         if key not in self.posteriors:
             self.posteriors[key] = self.base.posterior(pixels[None])
-            if len(self.posteriors) > CACHED:
+            if len(self.posteriors) > self.kept:
                 self.posteriors.popitem(last=False)
         self.posteriors.move_to_end(key)
         return self.posteriors[key]

@@ -36,6 +36,7 @@ class OptimisationFlags:
     lr_warmup_steps: int = option(0, "warm-up steps of the schedule", minimum=0)
     gradient_accumulation_steps: int = option(1, "micro-steps per optimizer step", minimum=1)
     gradient_checkpointing: bool = option(False, "less memory, slower steps", may_differ=True)
+    low_memory: bool = option(False, "the same, and images encoded one at a time", may_differ=True)
     optimizer: str = option(
         "adamw",
         "adamw8bit (package bitsandbytes) needs a quarter of its memory; prodigy (prodigyopt) "
@@ -56,6 +57,9 @@ class OptimisationFlags:
     mixed_precision: str = option("no", "precision of the frozen parts", choices=("no", "fp16", "bf16"))
     hflip: bool = option(False, "flip images left-right half of the time")
     noaug: bool = option(False, "no scale augmentation")
+    latent_pool: int | None = option(
+        None, "random views of each image, encoded once each (default: a new one every time)", minimum=1
+    )
 
     def check_optimisation(self) -> None:
         """Raise UserError for a side that no autoencoder takes, a warm-up without a schedule for it, and as

@@ -240,6 +240,13 @@ def test_what_prompts_call_the_concept():
     mistake(lambda: single("--method=dreambooth", "--noaug"), "--noaug", "dreambooth")
 
 
+def test_a_pool_of_views_where_there_is_one_view_is_refused():
+    mistake(lambda: single("--noaug", "--latent_pool=4"), "--latent_pool", "--noaug", "leave it out")
+    flags = ["--instance_data_dir=data/dog", "--cls_token=dog", "--latent_pool=4"]
+    mistake(lambda: parse_config([*flags, "--method=textual_inversion"]), "--latent_pool has no effect")
+    assert parse_config([*flags, "--method=dreambooth"]).latent_pool == 4  # its random crops are views
+
+
 def test_a_saved_configuration_of_another_version_is_read(tmp_path: Path):
     path = tmp_path / "training_config.json"
     single("--seed=7").save(path)
@@ -344,6 +351,7 @@ def test_counts_are_the_flags_that_must_be_positive():
         "num_validation_images",
         "validation_inference_steps",
         "validation_steps",
+        "latent_pool",
     }
 
 

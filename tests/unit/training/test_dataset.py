@@ -25,7 +25,7 @@ from utils.training.augmentation import (
 )
 from utils.training.captions import TEMPLATES
 from utils.training.concept import Concept
-from utils.training.dataset import ClassDataset, InstanceDataset, collate, items_of_step
+from utils.training.dataset import ClassDataset, ImageOptions, InstanceDataset, collate, items_of_step
 from utils.training.methods import METHODS
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -333,6 +333,20 @@ def concepts(tmp_path: Path) -> list[Concept]:
 def instances(concepts: list[Concept], seed: int = 0, **changes) -> InstanceDataset:
     settings = {"method": METHODS["classdiffusion"], "size": 16, "latent_factor": 4, "hflip": True}
     return InstanceDataset(concepts, **(settings | {"noaug": False} | changes), seed=seed)
+
+
+def test_a_pool_is_the_first_passes_again(concepts):
+    free, pooled = instances(concepts), instances(concepts, options=ImageOptions(pool=2))
+    count, views = len(free), {}
+    for number in range(6 * count):
+        if number < 2 * count:
+            assert_same(pooled.instance_item(number), free.instance_item(number))
+        views.setdefault(pooled.view_number(number), []).append(number)
+    assert sorted(views) == list(range(2 * count))
+    assert [len(numbers) for numbers in views.values()] == [3] * 2 * count
+    for view, numbers in views.items():
+        for number in numbers:  # the same image, in the same view and with the same caption
+            assert_same(pooled.instance_item(number), free.instance_item(view))
 
 
 def assert_same(one, other) -> None:

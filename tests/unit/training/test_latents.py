@@ -55,3 +55,11 @@ def test_the_oldest_is_forgotten_first(base, encoded, monkeypatch):
     for seed in (0, 1, 0, 2, 0, 1):  # 2 drives out 1, not 0, which has been used since
         encoder(images(seed), noise)
     assert encoded == [1] * 4 and len(encoder.posteriors) == 2
+
+
+def test_a_pool_is_kept_whole(base, encoded, monkeypatch):
+    monkeypatch.setattr(module, "CACHED", 0)
+    encoder, noise = LatentEncoder(base, repeats=True, pooled=3), torch.randn(1, 4, 8, 8)
+    for seed in (0, 1, 2, 0, 1, 2):
+        encoder(images(seed), noise)
+    assert encoded == [1] * 3
