@@ -63,7 +63,8 @@ def set_up(config: TrainConfig) -> Run:
     repeats = config.repeats or config.uses_prior or config.latent_pool is not None
     encoder = LatentEncoder(base, repeats, len(instances) * (config.latent_pool or 0))
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
-    start = copy_start(learned) if any(loss.start for loss in losses_of(config, True, True)) else {}
+    losses = [loss for stage in config.stages for loss in losses_of(config, stage)]
+    start = copy_start(learned) if any(loss.start for loss in losses) else {}
     measures = prepare_measures(base, config, instances.size) if accelerator.is_main_process else None
     averages = Averages(learned, config.ema_decay) if config.ema_decay is not None else None
     data = (instances, classes, phrases, encoder, digest, start, prepared, measures, averages)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from utils.bases.registry import REPOSITORY, Base, describe_base, model_path, shown
+from utils.bases.registry import REPOSITORY, Base, describe_base, model_path, portable
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
 from utils.sampling.clip_files import WRITERS, check_formats
@@ -71,12 +71,12 @@ def film(config: VideoConfig) -> None:
     check_frames(config.num_frames, check_adapter(adapter, row.path), config.free_noise)
     betas = noise_levels({}, adapter, config.beta_schedule)["beta_schedule"]
 
-    print(f"{describe_base(row)} with {shown(adapter)} on {device}, {drawing.dtype}, {betas} betas")
+    print(f"{describe_base(row)} with {portable(adapter)} on {device}, {drawing.dtype}, {betas} betas")
     video = animate(drawing.load(), adapter, config.beta_schedule)
     if switched_on := save_memory(video, device):
         print(f"to save memory: {', '.join(switched_on)}")
     more = {name: getattr(config, name) for name in ("num_frames", "free_noise", "free_init")}
-    record = drawing.record | more | {"motion_adapter": shown(adapter), "beta_schedule": betas}
+    record = drawing.record | more | {"motion_adapter": portable(adapter), "beta_schedule": betas}
     save_clips(config, drawing.prompts, video, drawing.settings | more, record | {"fps": config.fps})
 
 

@@ -9,7 +9,7 @@ The folders are those of train_classdiffusion.py. Samples are compared by the ba
 from dataclasses import dataclass
 
 from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned
-from utils.bases.registry import as_dict, describe_base, judge_path, shown
+from utils.bases.registry import as_dict, describe_base, judge_path, portable
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
 
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         images = cs.image_sets(row, base, config.device, tuned, drawn, dino, config.seed)
         results["images"], charts = cs.compare(tuned, *images, folder / "images")
         files += charts
-    facts = {"num_images": config.num_images, "dino": shown(dino), "sampling": as_dict(row.sampling)}
+    facts = {"num_images": config.num_images, "dino": portable(dino), "sampling": as_dict(row.sampling)}
     about = described(row, base, tuned, seed=config.seed, contexts=contexts, **facts)
     write_json(folder / "conditional_spread.json", about | results)
     print("spread, and overlap with the class in the base:")

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoProcessor, AutoTokenizer, BatchEncoding
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.pretrained import read_config
-from utils.bases.registry import BASES, BLIP_HEADS, shown
+from utils.bases.registry import BASES, BLIP_HEADS, portable
 from utils.errors import UserError, short
 from utils.scores.blip_families import FAMILIES, Blip1, Blip2
 from utils.scores.encoders import batches, check_files
@@ -48,7 +48,7 @@ class BLIP2T:
     ):
         family = check_blip(model, head)
         self.device, self.dtype = choose_device_dtype(device)
-        self.model_id, self.head, self.family = shown(model), head, family.name
+        self.model_id, self.head, self.family = portable(model), head, family.name
         self.name = f"{self.model_id} ({family.name} {head.upper()})"
         with without_progress_bars():
             weights, report = family.model_class.from_pretrained(

@@ -5,7 +5,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.bases.registry import BASES, Base, base_row, shown
+from utils.bases.registry import BASES, Base, base_row, portable
 from utils.errors import UserError
 from utils.files import check_writable_folder
 from utils.flags import check_fields, option, seed_option
@@ -92,7 +92,7 @@ def described(row: Base, base: "StableDiffusion", tuned: Sequence[Tuned], **fact
 
     concepts = [vars(each) | {"path": str(each.path)} for each in tuned]
     return {
-        "base": shown(row.path),
+        "base": portable(row.path),
         "base_digest": base_digest(base.unet, base.text_encoder),
         "concepts": concepts,
     } | facts

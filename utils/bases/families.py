@@ -2,7 +2,7 @@
 
 import torch
 
-from utils.bases.pretrained import read_config
+from utils.bases.pretrained import pipeline_class
 from utils.bases.sd import StableDiffusion
 from utils.errors import UserError
 
@@ -11,10 +11,7 @@ FAMILIES = {"StableDiffusionPipeline": StableDiffusion}  # _class_name in model_
 
 def family_of(base: str, revision: str | None = None) -> type[StableDiffusion]:
     """The adapter of a base model, a folder or a Hub id. Raises UserError for a family that has none."""
-    index = read_config(
-        base, "base model", "model_index.json", "StableDiffusionPipeline.save_pretrained", revision
-    )
-    name = index.get("_class_name")
+    name = pipeline_class(base, revision)
     if name not in FAMILIES:
         raise UserError(f"base model {base} is a {name}; give one of {', '.join(FAMILIES)} (SD 1.x or 2.x)")
     return FAMILIES[name]

@@ -3,14 +3,24 @@
 import json
 import re
 from pathlib import Path
+from ssl import SSLError
+from threading import Thread
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from utils.errors import UserError
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+def pipeline_class(base: str | Path, revision: str | None = None) -> str:
+    """The class of a base model, of its model_index.json. Raises UserError as `read_config` does."""
+    writer = "StableDiffusionPipeline.save_pretrained"
+    return str(read_config(base, "base model", "model_index.json", writer, revision).get("_class_name"))
 
 
 def read_config(
@@ -33,16 +43,56 @@ def read_config(
         raise UserError(f"{kind} folder {model} has no {name}; give one that {writer} wrote")
     if not folder.is_dir() and not HUB_ID.fullmatch(str(model)):
         raise UserError(f"{kind} {model} is neither an existing folder nor a Hub id of the form owner/name")
-    file = folder / name
-    if not folder.is_dir():
-        try:
-            file = Path(hf_hub_download(str(model), name, revision=revision))
-        except (OSError, HfHubHTTPError):
-            raise UserError(
-                f"{kind} {model} is neither an existing folder nor a model that the Hub gives out; "
-                "check the name, the network and your access"
-            ) from None
+    file = folder / name if folder.is_dir() else _fetched(str(model), kind, name, revision)
     try:
         return json.loads(file.read_text())
     except ValueError:
         raise UserError(f"{file} is not JSON; give one that {writer} wrote") from None
+
+
+def _fetched(model: str, kind: str, name: str, revision: str | None) -> Path:
+    """A file of a model on the Hub: from the cache, else downloaded. Raises UserError if neither gives it.
+
+    The Hub's own client tries again for half a minute or more where there is no network, so it is asked only
+    once the Hub has answered.
+    """
+    cached = try_to_load_from_cache(model, name, revision=revision)
+    if isinstance(cached, str):
+        return Path(cached)
+    if not hub_answers():
+        raise UserError(
+            f"{kind} {model} is not here, and {constants.ENDPOINT} does not answer: where it does, run "
+            f"'hf download {model} --local-dir {model.partition('/')[2]}', bring the folder here, give "
+            f"its path instead of {model}"
+        )
+    try:
+        return Path(hf_hub_download(model, name, revision=revision))
+    except (OSError, HfHubHTTPError):
+        raise UserError(
+            f"{kind} {model} is neither an existing folder nor a model that the Hub gives out; "
+            "check the name, the network and your access"
+        ) from None
+
+
+def hub_answers(seconds: float = 4.0) -> bool:
+    """Whether the Hub answers at all within the time, which bounds the look-up of its address too."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=seconds).close()
+        except HTTPError:
+            pass  # a refusal is an answer
+        except URLError as error:
+            if not isinstance(error.reason, SSLError):  # the Hub's client has certificates of its own
+                return
+        except OSError:
+            return
+        answers.append(True)
+
+    asking = Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(seconds)
+    return bool(answers)

@@ -109,7 +109,7 @@ def judge_path(model: str | Path, kind: str) -> str:
     return BASES[str(model)].judges[kind] if str(model) in BASES else model_path(model)
 
 
-def shown(path: str | Path) -> str:
+def portable(path: str | Path) -> str:
     """`path` for messages and records: a folder of this repository as seen from its root, so that it reads
     the same on every machine."""
     full = Path(path)
@@ -118,13 +118,13 @@ def shown(path: str | Path) -> str:
 
 def recorded_name(row: Base) -> str:
     """The base's name for a file's metadata: its row's, else its folder or Hub id."""
-    return row.name if row.name in BASES else shown(row.path)
+    return row.name if row.name in BASES else portable(row.path)
 
 
 def describe_base(row: Base) -> str:
     """Which base it is and whose settings it is drawn with, for a command's first line."""
     if row.name in BASES:
-        return f"base {row.name} ({shown(row.path)})"
+        return f"base {row.name} ({portable(row.path)})"
     return f"base {row.path} (not one of {', '.join(BASES)}: the settings of sd15)"
 
 

@@ -16,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
-from utils.bases.pretrained import read_config
+from utils.bases.pretrained import pipeline_class
 from utils.bases.text import feature_at, tokenize
 from utils.errors import UserError
 from utils.learners.token_rows import ModifierTokens, check_tokens, check_within_limit, install
@@ -30,11 +30,8 @@ def check_base(base: str | Path, revision: str | None = None) -> None:
 
     Reads its model_index.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
-    index = read_config(
-        base, "base model", "model_index.json", "StableDiffusionPipeline.save_pretrained", revision
-    )
-    if index["_class_name"] != "StableDiffusionPipeline":
-        raise UserError(f"base model {base} is a {index['_class_name']}; give a Stable Diffusion 1.x or 2.x")
+    if (name := pipeline_class(base, revision)) != "StableDiffusionPipeline":
+        raise UserError(f"base model {base} is a {name}; give a Stable Diffusion 1.x or 2.x")
 
 
 def load_pipeline(

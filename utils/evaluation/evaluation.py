@@ -17,7 +17,7 @@ from accelerate.utils import parse_flag_from_env
 from transformers import CLIPTokenizer
 
 from utils.bases.devices import check_processes, choose_device_dtype
-from utils.bases.registry import as_dict
+from utils.bases.registry import as_dict, portable
 from utils.bases.sd import check_base
 from utils.concepts.formats import read_concept
 from utils.errors import UserError
@@ -25,7 +25,7 @@ from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet
 from utils.evaluation.folder import check_settings
 from utils.evaluation.runs import run_job
-from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds, short
+from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds
 from utils.evaluation.sources import IMAGES, Source, source_of
 from utils.evaluation.table import as_markdown, build_table
 from utils.evaluation.training_process import check_flags
@@ -50,7 +50,7 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     check_writable_folder(config.output_dir, "output_dir")
     source = source_of(config, data_sets)
     metrics, models = metrics_of(config, source), models_of(config, source)
-    say("judges: " + ", ".join(f"{kind} {short(models[kind])}" for kind in needed_kinds(metrics)))
+    say("judges: " + ", ".join(f"{kind} {portable(models[kind])}" for kind in needed_kinds(metrics)))
     check_metrics(metrics, models, config.blip_head)
     settings = settings_of(config, source, metrics, models)
     check_settings(config.output_dir, settings)
@@ -140,7 +140,7 @@ def settings_of(
         "subjects": [subject.name for subject in source.subjects],
         "templates": sorted({template for subject in source.subjects for template in subject.templates}),
         "metrics": metrics,
-        "models": {kind: short(models[kind]) for kind in models} | {"blip_head": config.blip_head},
+        "models": {kind: portable(models[kind]) for kind in models} | {"blip_head": config.blip_head},
         "seeds": seeds,
         **drawn,
         "versions": {library: version(library) for library in LIBRARIES},

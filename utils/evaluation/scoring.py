@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from utils.bases.registry import REPOSITORY
+from utils.bases.registry import portable
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.shots import Shot
 from utils.files import append_records, read_records, write_json
@@ -88,7 +88,7 @@ class Scorer:
                 names[score] = self.word_judge.name
             elif kind := SCORES[score].judge:
                 names[score] = getattr(self.model(kind), "name", None) or self.model(kind).model_id
-        return {score: short(name) for score, name in names.items()}
+        return {score: portable(name) for score, name in names.items()}
 
     def real(self, kind: str, folder: Path) -> Tensor:
         """(M, D) features of an individual's own images."""
@@ -218,8 +218,3 @@ def mean_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
         for name, value in flat.items():
             columns.setdefault(name, []).append(value)
     return {name: sum(column) / len(column) for name, column in columns.items()}
-
-
-def short(model: str) -> str:
-    """A model's name without the place of this repository: the same on every machine."""
-    return model.replace(f"{REPOSITORY}/", "")

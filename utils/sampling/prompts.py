@@ -6,7 +6,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.bases.registry import base_row, shown
+from utils.bases.registry import base_row, portable
 from utils.errors import UserError, short
 from utils.files import read_lines
 from utils.limits import LONGEST
@@ -52,7 +52,7 @@ def recorded_base(concepts: "Sequence[ConceptWeights]") -> str | None:
     bases = sorted({base_row(concept.base).path for concept in concepts if concept.base})
     if len(bases) > 1:
         raise UserError(
-            f"the concepts were trained on different base models ({', '.join(map(shown, bases))}); "
+            f"the concepts were trained on different base models ({', '.join(map(portable, bases))}); "
             "choose with --base"
         )
     return bases[0] if bases else None

@@ -7,15 +7,32 @@ N images of one subject.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
-
-    from utils.evaluation.scoring import SubjectImages
 
 PAIRS = "two images of a prompt"
 CLASS_IMAGES = "images of the class alone"
+
+
+class ScoredImages(Protocol):
+    """What a score may ask of one subject's images, all or a batch of them. kind: of a model."""
+
+    texts: list[str]  # what each image is scored against
+    groups: list[int]  # the number of each image's prompt
+    opened: "list[Image]"  # to be asked of a batch
+
+    def model(self, kind: str) -> Any: ...
+
+    def features(self, kind: str) -> "Tensor": ...  # (N, D) unit vectors
+
+    def likeness(self, kind: str) -> "Tensor": ...  # (N,) mean cosine with the real images
+
+    def real_features(self, kind: str) -> "list[Tensor]": ...  # (M, D) for each individual
+
+    def class_features(self, kind: str) -> "list[Tensor]": ...  # of images of the class alone, likewise
 
 
 @dataclass(frozen=True)
@@ -34,8 +51,8 @@ class Score:
     good: int
     meaning: str
     judge: str | None = None
-    of_images: "Callable[[SubjectImages], Tensor] | None" = None
-    of_subject: "Callable[[SubjectImages], float] | None" = None
+    of_images: "Callable[[ScoredImages], Tensor] | None" = None
+    of_subject: "Callable[[ScoredImages], float] | None" = None
     needs: str | None = None
     percent: bool = False
 
@@ -44,19 +61,19 @@ class Score:
         return {1: "↑", -1: "↓", 0: ""}[self.good]
 
 
-def clip_t(images: "SubjectImages") -> "Tensor":
+def clip_t(images: ScoredImages) -> "Tensor":
     """(N,) cosine of each image with its own prompt."""
     from utils.scores.similarity import clip_t
 
     return clip_t(images.features("clip"), images.model("clip").text_features(images.texts))
 
 
-def blip_t(images: "SubjectImages") -> "Tensor":
+def blip_t(images: ScoredImages) -> "Tensor":
     """(N,) BLIP's score of each image with its own prompt."""
     return images.model("blip").scores(images.texts, images.opened)
 
 
-def pres(images: "SubjectImages") -> float:
+def pres(images: ScoredImages) -> float:
     """PRES, its mean over the individuals."""
     from utils.scores.similarity import pres
 
@@ -64,7 +81,7 @@ def pres(images: "SubjectImages") -> float:
     return sum(pres(generated, real) for generated, real in pairs) / len(pairs)
 
 
-def div(images: "SubjectImages") -> float:
+def div(images: ScoredImages) -> float:
     """DIV over the prompts of the subject."""
     from utils.scores.similarity import div
 

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.learners.registry import LEARNERS
 from utils.training.masked_prompts import prepare_mlm
+from utils.training.methods import Stage
 
 if TYPE_CHECKING:
     from diffusers import DDPMScheduler
@@ -210,15 +212,16 @@ def prepare_losses(base: Any, config: Any) -> dict[str, Any]:
     return {loss.name: loss.prepare(base, config) for loss in wanted}
 
 
-def losses_of(config: Any, prior: bool, text: bool, output: bool = True) -> list[Loss]:
-    """The terms of a stage. prior: whether it has class images; text: whether it trains in the text path;
-    output: whether it trains what prompts without a modifier token meet.
-    """
+def losses_of(config: Any, stage: Stage) -> list[Loss]:
+    """The terms of a stage: those that the run has and that reach what the stage trains."""
+    learners = [LEARNERS[name] for name in stage.trains]
+    text = any(each.text for each in learners)
+    output = not all(each.tokens_only for each in learners)
     return [
         loss
         for loss in LOSSES.values()
         if loss.weight(config) is not None
-        and (prior or not loss.prior)
+        and (stage.prior or not loss.prior)
         and (text or not loss.text)
         and (output or not loss.output)
     ]

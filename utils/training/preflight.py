@@ -185,12 +185,7 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
         )
         terms = ["L_denoise"] + [
             f"{loss.weight(config):g} · L_{loss.name.removeprefix('loss_')}"
-            for loss in losses_of(
-                config,
-                stage.prior,
-                any(each.text for each in learners),
-                not all(each.tokens_only for each in learners),
-            )
+            for loss in losses_of(config, stage)
         ]
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 

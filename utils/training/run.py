@@ -95,11 +95,8 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
     )
     accelerator.free_memory()
     model, optimizer = accelerator.prepare(ConceptModel(run.base), optimizer)
-    learners = [LEARNERS[learner] for learner in stage.trains]
-    reach = (any(each.text for each in learners), not all(each.tokens_only for each in learners))
-    losses = losses_of(config, stage.prior, *reach)
     parameters = [parameter for group in groups for parameter in group["params"]]
-    return StageRun(stage, losses, parameters, model, optimizer, lr_scheduler)
+    return StageRun(stage, losses_of(config, stage), parameters, model, optimizer, lr_scheduler)
 
 
 def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:

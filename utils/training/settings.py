@@ -12,7 +12,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from utils.bases.pretrained import HUB_ID
-from utils.bases.registry import BASES, REPOSITORY, Base, base_row, shown
+from utils.bases.registry import BASES, REPOSITORY, Base, base_row, portable
 from utils.errors import UserError, exit_on_user_error, short
 from utils.training.optimizers import OPTIMIZERS
 
@@ -46,7 +46,7 @@ def training_flags(row: Base, arguments: Sequence[str]) -> list[str]:
         flags += [flag for flag in read_setting(row.settings, SEMANTIC) if flag.startswith("--spl_weight=")]
     if given.optimizer in OPTIMIZERS and OPTIMIZERS[given.optimizer].own_rate:  # the rates are AdamW's
         flags = [flag for flag in flags if not RATE.match(flag)]
-    return [f"--pretrained_model_name_or_path={shown(row.path)}", *flags]
+    return [f"--pretrained_model_name_or_path={portable(row.path)}", *flags]
 
 
 def main() -> None:

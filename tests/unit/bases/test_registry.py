@@ -15,7 +15,7 @@ from utils.bases.registry import (
     describe_base,
     judge_path,
     model_path,
-    shown,
+    portable,
 )
 
 TOON = REPOSITORY / "data" / "toon" / "sd"
@@ -59,8 +59,10 @@ def test_judges_by_the_name_of_a_base_and_by_path(tmp_path, monkeypatch):
     assert judge_path("toon", "blip") == embedded
     assert judge_path("sd15", "blip") == "Salesforce/blip-itm-large-coco"
     monkeypatch.chdir(tmp_path)
-    assert judge_path("data/toon/blip", "blip") == embedded and shown(embedded) == "data/toon/blip"
-    assert judge_path("owner/blip", "blip") == "owner/blip" == model_path("owner/blip") == shown("owner/blip")
+    assert judge_path("data/toon/blip", "blip") == embedded and portable(embedded) == "data/toon/blip"
+    assert (
+        judge_path("owner/blip", "blip") == "owner/blip" == model_path("owner/blip") == portable("owner/blip")
+    )
     monkeypatch.chdir(REPOSITORY)
     assert judge_path("data/toon/blip", "blip") == "data/toon/blip"
     assert os.path.samefile(model_path("data/toon/blip"), embedded)

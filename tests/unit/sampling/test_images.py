@@ -161,6 +161,7 @@ def test_check_base_asks_the_hub_for_the_index_of_that_revision(tmp_path, monkey
         return str(index)
 
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", download)
+    monkeypatch.setattr("utils.bases.pretrained.hub_answers", lambda: True)
     check_base("owner/name", "v1")
     with pytest.raises(UserError, match="a model that the Hub gives out"):
         load_pipeline("owner/gone", "cpu", revision="v2")

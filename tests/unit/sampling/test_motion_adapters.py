@@ -75,5 +75,6 @@ def test_what_is_no_adapter(tiny_base, tmp_path, monkeypatch):
         raise OSError
 
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", gone)
+    monkeypatch.setattr("utils.bases.pretrained.hub_answers", lambda: True)
     with pytest.raises(UserError, match="a model that the Hub gives out"):
         check_adapter("owner/gone", tiny_base)

@@ -192,6 +192,7 @@ def test_a_hub_id_is_judged_by_its_config_alone(tmp_path, monkeypatch):
         return str(config)
 
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", download)
+    monkeypatch.setattr("utils.bases.pretrained.hub_answers", lambda: True)
     config.write_text('{"model_type": "clip"}')
     check_clip("owner/name")
     with pytest.raises(UserError, match="DINO model owner/name is a clip"):
