@@ -3,7 +3,7 @@
 python -m scripts.benchmark train --base sd15    the training step beside that of the published scripts
 python -m scripts.benchmark growth --base toon   how the step's time and memory grow: a table and a plot
 python -m scripts.benchmark sample               sampling with a concept beside sampling the base
-python -m scripts.benchmark evaluate             1,000 toon pictures through every metric
+python -m scripts.benchmark evaluate             1,000 toon images through every metric
 
 Bases have random weights, which the command makes: what weights say changes neither time nor memory.
 """
@@ -39,7 +39,7 @@ class BenchmarkConfig:
     )
     output_dir: Path = option(Path("results/speed"), "growth: folder of the table and the plot")
     num_inference_steps: int = option(10, "sample: denoising steps", minimum=1)
-    pictures: int | None = option(None, "evaluate: images that are scored (default: 1000)", minimum=1)
+    images: int | None = option(None, "evaluate: images that are scored (default: 1000)", minimum=1)
     metrics: str = option(",".join(SCORES), "evaluate: joined by commas")
     clip: str = option(TOON.judges["clip"], "evaluate: CLIP of CLIP-T and CLIP-I")
     dino: str = option(TOON.judges["dino"], "evaluate: DINO of DINO-I, PRES and DIV")

@@ -23,14 +23,14 @@ from utils.evaluation.shots import class_shots, shots_of
 from utils.images import save_png
 from utils.scores.table import SCORES
 
-SIDE = 64  # of toon's pictures
+SIDE = 64  # of toon's images
 TOON = base_row("toon")
 
 
 def benchmark_evaluate(config: Any) -> None:
-    """Seconds per metric, and whether memory grows with the pictures: a quarter of them first, then all."""
+    """Seconds per metric, and whether memory grows with the images: a quarter of them first, then all."""
     metrics, models = config.metrics.split(","), {kind: getattr(config, kind) for kind in TOON.judges}
-    pictures = config.pictures or 1000
+    images = config.images or 1000
     if unknown := [name for name in metrics if name not in SCORES]:
         raise UserError(f"unknown metric '{short(unknown[0])}'; choose of {', '.join(SCORES)}")
     check_metrics(metrics, models, config.blip_head)
@@ -38,16 +38,16 @@ def benchmark_evaluate(config: Any) -> None:
     spent: dict[str, float] = defaultdict(float)
     with TemporaryDirectory() as folder:
         results = Path(folder)
-        (subject,) = benchmark(results / "pictures", ["dog_0"])
+        (subject,) = benchmark(results / "images", ["dog_0"])
         draw([subject])
-        for count in sorted({-(-pictures // 4), pictures}):
+        for count in sorted({-(-images // 4), images}):
             scorer = Scorer(metrics, models, config.blip_head, device, Obedience())
             for kind in needed_kinds(metrics):
                 scorer.model(kind)  # loaded before the clock starts
             spent.clear()
             _time_parts(scorer, spent)
             seconds = _score_renders(results, subject, count, scorer)
-            print(f"{count} pictures: {seconds:.1f} s, {count / seconds:.1f} images/s, peak {peak()}")
+            print(f"{count} images: {seconds:.1f} s, {count / seconds:.1f} images/s, peak {peak()}")
     for part, seconds in sorted(spent.items(), key=lambda entry: -entry[1]):
         print(f"  {part}: {seconds:.1f} s")
     print(f"  files, and the rest: {seconds_left(spent, seconds):.1f} s")
@@ -58,7 +58,7 @@ def seconds_left(spent: dict[str, float], total: float) -> float:
 
 
 def _score_renders(results: Path, subject: Any, count: int, scorer: Scorer) -> float:
-    """Renders `count` pictures and 20 of the class, then scores them; seconds of the scoring."""
+    """Renders `count` images and 20 of the class, then scores them; seconds of the scoring."""
     seeds = range(max(2, -(-count // len(subject.templates))))  # DIV needs two of a prompt
     shots = shots_of(subject, f"renders-{count}", seeds)[:count]
     (of_class,) = class_shots(subject, f"renders-{count}", range(20))
@@ -83,7 +83,7 @@ def _time_parts(scorer: Scorer, spent: dict[str, float]) -> None:
 
     calls = {
         "clip": (
-            ("image_features", "CLIP pictures (CLIP-T, CLIP-I)"),
+            ("image_features", "CLIP images (CLIP-T, CLIP-I)"),
             ("text_features", "CLIP prompts (CLIP-T)"),
         ),
         "dino": (("image_features", "DINO (DINO-I, PRES, DIV)"),),

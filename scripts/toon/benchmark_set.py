@@ -1,7 +1,7 @@
-"""The toon benchmark: 12 individuals that tuning never sees, 5 plain pictures each, and 26 prompts.
+"""The toon benchmark: 12 individuals that tuning never sees, 5 plain images each, and 26 prompts.
 
-Its prompts ask for what the pictures never show: places, worn things, neighbours, other colours, two of them
-at once. What they state, the recogniser can read off a picture.
+Its prompts ask for what the images never show: places, worn things, neighbours, other colours, two of them
+at once. What they state, the recogniser can read off an image.
 """
 
 import random
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.draw_examples import pictures
+from scripts.toon.draw_examples import plain_scenes
 from scripts.toon.render import render
 from scripts.toon.world import (
     ANIMALS,
@@ -73,7 +73,7 @@ def look_of(i: int) -> Look:
 
 
 def benchmark(folder: Path, names: Sequence[str] = ()) -> list[Subject]:
-    """The subjects, or those named; their pictures belong into folder/<name>, where `draw` puts them.
+    """The subjects, or those named; their images belong into folder/<name>, where `draw` puts them.
 
     Raises UserError for a name that is not one of them.
     """
@@ -92,18 +92,18 @@ def benchmark(folder: Path, names: Sequence[str] = ()) -> list[Subject]:
 
 
 def draw(subjects: Sequence[Subject]) -> None:
-    """Renders the pictures that are not there yet."""
+    """Renders the images that are not there yet."""
     for subject in subjects:
         i = int(subject.name.rpartition("_")[2])
         folder = subject.individuals[0].folder
         folder.mkdir(parents=True, exist_ok=True)
-        for j, scene in enumerate(pictures(look_of(i), f"benchmark/{i}")):
+        for j, scene in enumerate(plain_scenes(look_of(i), f"benchmark/{i}")):
             if not (folder / f"{j}.png").is_file():
                 save_png(render(scene, SIDE), folder / f"{j}.png", {})
 
 
 class Obedience:
-    """Which words of its prompt a picture obeys, as the recogniser reads it."""
+    """Which words of its prompt an image obeys, as the recogniser reads it."""
 
     def __init__(self) -> None:
         from scripts.toon.recogniser import FOLDER

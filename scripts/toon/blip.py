@@ -1,7 +1,7 @@
-"""The toon world's BLIP: how well a picture fits a caption, by cosine (ITC) and by a match head (ITM).
+"""The toon world's BLIP: how well an image fits a caption, by cosine (ITC) and by a match head (ITM).
 
-It judges generated pictures, so its renders are disturbed as the recogniser's are, and it knows all triples
-of things, those that the UNet's training never sees among them. B pictures and captions, L tokens,
+It judges generated images, so its renders are disturbed as the recogniser's are, and it knows all triples
+of things, those that the UNet's training never sees among them. B images and captions, L tokens,
 P projection width.
 """
 
@@ -41,7 +41,7 @@ def make_tokenizer() -> BertTokenizer:
 
 
 def build(tokenizer: BertTokenizer, size: int) -> BlipForImageTextRetrieval:
-    """Pictures 4 x 128, captions 3 x 128; for ITM every layer of the captions' tower looks at the picture."""
+    """Images 4 x 128, captions 3 x 128; for ITM every layer of the captions' tower looks at the image."""
     tower = {
         "hidden_size": WIDTH,
         "intermediate_size": 4 * WIDTH,
@@ -56,7 +56,7 @@ def build(tokenizer: BertTokenizer, size: int) -> BlipForImageTextRetrieval:
         "sep_token_id": tokenizer.sep_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    # transformers starts positions and the class embedding at 1e-10 unless told otherwise.
+    # transformers starts positions and the class embedding at 1e-10 unless initializer_range says otherwise.
     vision = tower | {
         "num_hidden_layers": 4,
         "image_size": size,
@@ -77,14 +77,14 @@ def batch_of(seed: str, count: int) -> tuple[list[Scene], list[str]]:
 
 
 def fits(batch: list[Scene], captions: list[str]) -> Tensor:
-    """(B, B) bool: whether caption j is true of picture i. Captions leave out nothing but, at times, the
+    """(B, B) bool: whether caption j is true of image i. Captions leave out nothing but, at times, the
     colour."""
     facts = [attributes(scene) for scene in batch]
     colours = [fact.pop("colour") for fact in facts]
-    tells = [colour in text.split() for colour, text in zip(colours, captions, strict=True)]
+    named = [colour in text.split() for colour, text in zip(colours, captions, strict=True)]
     order = range(len(batch))
     rows = [
-        [facts[i] == facts[j] and (not tells[j] or colours[i] == colours[j]) for j in order] for i in order
+        [facts[i] == facts[j] and (not named[j] or colours[i] == colours[j]) for j in order] for i in order
     ]
     return torch.tensor(rows)
 
@@ -95,12 +95,12 @@ def retrieval_loss(
     """BLIP's ITC + ITM (Li et al. 2022), without its momentum encoder and queue, at a fixed temperature.
 
     pixels: (B, 3, S, S) in [-1, 1]; tokens: ids and mask (B, L); true: (B, B) as `fits` gives it.
-    ITM sees B right pairs, B pictures with a wrong caption and B captions with a wrong picture.
+    ITM sees B right pairs, B images with a wrong caption and B captions with a wrong image.
     """
     patches = blip.vision_model(pixel_values=pixels).last_hidden_state  # (B, 1 + patches, D)
     images, texts = unit_features(Blip1(blip), patches, tokens)
     cosines = images @ texts.T
-    # A picture is not to be pushed away from another one's caption that is true of it too.
+    # An image is not to be pushed away from another one's caption that is true of it too.
     others = true & ~torch.eye(len(true), dtype=torch.bool, device=true.device)
     logits = (cosines.float() / TEMPERATURE).masked_fill(others, -1e4)  # (B, B)
     diagonal = torch.arange(len(logits), device=logits.device)
@@ -123,7 +123,7 @@ def hard_negatives(logits: Tensor, true: Tensor, rng: torch.Generator) -> Tensor
 
 
 def unit_features(parts: Blip1, patches: Tensor, tokens: BatchEncoding) -> tuple[Tensor, Tensor]:
-    """(pictures (B, P), captions (B, P)), unit vectors."""
+    """(images (B, P), captions (B, P)), unit vectors."""
     images, texts = parts.image_features(patches).squeeze(1), parts.text_features(tokens)
     return F.normalize(images, dim=-1), F.normalize(texts, dim=-1)
 
@@ -141,7 +141,7 @@ def retrieval(
     batches: int = 8,
     batch_size: int = 128,
 ) -> float:
-    """Share of held-out pictures whose own caption has the highest cosine among `batch_size`."""
+    """Share of held-out images whose own caption has the highest cosine among `batch_size`."""
     hits = 0
     for b in range(batches):
         batch = scenes(f"retrieval/{b}", batch_size, held_out=True)
@@ -157,12 +157,12 @@ def retrieval(
 def one_thing_wrong(
     blip: BlipForImageTextRetrieval, tokenizer: BertTokenizer, size: int, count: int = 1024
 ) -> tuple[float, float]:
-    """(share of unseen pictures whose cosine prefers their caption to one with one thing wrong, share of
+    """(share of unseen images whose cosine prefers their caption to one with one thing wrong, share of
     these 2 x `count` pairs that the match head decides rightly)."""
     preferred, decided = [], []
     for start in range(0, count, 64):
         batch, captions = batch_of(f"one-thing-wrong/{start}", 128)
-        # Of two twins that differ in colour a caption may tell neither apart: those are left out.
+        # Of two twins that differ in colour a caption may fit both: those are left out.
         clear = ~fits(batch, captions)[torch.arange(64), torch.arange(64, 128)]
         patches = blip.vision_model(
             pixel_values=to_pixels(batch[:64], size).to(blip.device)

@@ -1,6 +1,6 @@
-"""The toon world's CLIPModel: its two towers, its losses, and how well pictures and captions meet.
+"""The toon world's CLIPModel: its two towers, its losses, and how well images and captions meet.
 
-B pictures and captions, L tokens, D text width.
+B images and captions, L tokens, D text width.
 """
 
 import random
@@ -64,7 +64,7 @@ def captions_of(batch: list[Scene], seed: str, parts: float = 0.0) -> list[str]:
 def with_twins(batch: list[Scene], seed: str) -> list[Scene]:
     """(2B,) every scene, and after all of them its twin, with no triple that training never sees.
 
-    A batch drawn at random is told apart by places and colours alone; twins make every word count.
+    A batch drawn at random is separated by places and colours alone; twins make every word count.
     """
     rng = random.Random(seed)
 
@@ -77,7 +77,7 @@ def with_twins(batch: list[Scene], seed: str) -> list[Scene]:
 
 
 def facts_of(batch: list[Scene]) -> dict[str, Tensor]:
-    """For each of VALUES (B,) the index of its value, -100 where a picture has none."""
+    """For each of VALUES (B,) the index of its value, -100 where an image has none."""
     parts = [part_facts(scene.subject) for scene in batch]
     return targets(batch) | {
         name: torch.tensor([values.index(facts[name]) if name in facts else -100 for facts in parts])
@@ -99,9 +99,9 @@ def stated(batch: list[Scene], captions: list[str]) -> dict[str, Tensor]:
 
 
 def reading_loss(readers: nn.Linear, embeds: Tensor, facts: dict[str, Tensor]) -> Tensor:
-    """Attributes read linearly off unit features (B, D), pictures' and captions' with the same weights.
+    """Attributes read linearly off unit features (B, D), images' and captions' with the same weights.
 
-    Web-scale CLIP needs none of it. With 10^5 pictures the contrast alone settles for places and colours, and
+    Web-scale CLIP needs none of it. With 10^5 images the contrast alone settles for places and colours, and
     the words "cat" and "pig" stay the same to the text encoder.
     """
     logits = readers(WIDTH**0.5 * embeds.float()).split([len(values) for values in VALUES.values()], 1)
@@ -122,7 +122,7 @@ def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
 def retrieval(
     clip: CLIPModel, tokenizer: CLIPTokenizer, size: int, batches: int = 8, batch_size: int = 128
 ) -> float:
-    """Share of held-out pictures whose own caption scores highest among `batch_size`."""
+    """Share of held-out images whose own caption scores highest among `batch_size`."""
     hits = 0
     for b in range(batches):
         batch = scenes(f"retrieval/{b}", batch_size, held_out=True)
@@ -136,7 +136,7 @@ def retrieval(
 
 @torch.no_grad()
 def animals_named(clip: CLIPModel, tokenizer: CLIPTokenizer, size: int, count: int = 512) -> float:
-    """Share of held-out pictures of animals that prefer their caption to those with another animal's name."""
+    """Share of held-out images of animals that prefer their caption to those with another animal's name."""
     drawn = [
         scene for scene in scenes("animals-named", count, held_out=True) if scene.subject.kind in ANIMALS
     ]

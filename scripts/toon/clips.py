@@ -14,10 +14,10 @@ from scripts.toon.world import Scene, sample_scene
 FRAMES = 16
 CYCLES = 2  # strides, jumps or waves per clip: at 8 frames a second one a second, and the clip can be looped
 POSE_SHARES = {"running": 45, "jumping": 20, "waving": 20, "sitting": 7, "standing": 8}
-TRAVEL = 0.28  # of the picture's width, how far a runner gets
+TRAVEL = 0.28  # of the image's width, how far a runner gets
 RETURNING = ("grass", "pool")  # where runners turn half-way and come back
 FOLLOWED = ("beach", "street")  # where the camera follows them past the background
-DRIFT = 0.25  # of the picture's width, how far the camera goes
+DRIFT = 0.25  # of the image's width, how far the camera goes
 AT_REST = (0.0,) * FRAMES  # a camera that stays
 
 
@@ -46,7 +46,7 @@ def _scene_of_pose(rng: random.Random, pose: str) -> Scene:
 
 
 def _run(scene: Scene) -> Clip:
-    """A runner sets out to the right. The place settles whether it crosses the picture, turns half-way and
+    """A runner sets out to the right. The place settles whether it crosses the image, turns half-way and
     comes back, or is followed by the camera; beside a neighbour it runs on the spot."""
     progress = [i / (FRAMES - 1) for i in range(FRAMES)]
     scene = replace(scene, faces_left=False)
@@ -72,7 +72,7 @@ def sample_clip(rng: random.Random) -> Clip:
 
 
 def draw_frame(scene: Scene, camera: float, size: int) -> Image.Image:
-    """The scene at `size` pixels, out of a picture wider by DRIFT whose background the camera passes."""
+    """The scene at `size` pixels, out of an image wider by DRIFT whose background the camera passes."""
     wide = round(size * (1 + DRIFT))
     left = round(camera * (wide - size))
     there = replace(

@@ -1,6 +1,6 @@
 """The toon world's DINO: a ViTModel whose CLS token separates individuals, whatever the scene.
 
-N individuals, two views of each in training: B = 2N pictures; D width.
+N individuals, two views of each in training: B = 2N images; D width.
 """
 
 import random
@@ -38,7 +38,7 @@ def build(size: int) -> ViTModel:
 
 
 def move(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Flip, enlarge and shift each picture (B, 3, H, W): as a generator may, who knows no ranges."""
+    """Flip, enlarge and shift each image (B, 3, H, W): as a generator may, who knows no ranges."""
     b = pixels.shape[0]
     scale = 1 + 0.3 * (torch.rand(b, 1, generator=rng) - 0.5)
     shift = 0.2 * (torch.rand(b, 2, generator=rng) - 0.5)
@@ -61,7 +61,7 @@ def contrastive_loss(features: Tensor, kind: Tensor) -> Tensor:
     a margin to other classes.
 
     features: (2N, D) unit vectors, the i-th and the (N + i)-th of one individual; kind: (2N,) their classes.
-    Each must find its other view among the 2N - 1 pictures; the scenes are drawn, so its disturbance is
+    Each must find its other view among the 2N - 1 images; the scenes are drawn, so its disturbance is
     another place and pose.
     """
     count = len(features)
@@ -79,9 +79,9 @@ def auc(positive: Tensor, negative: Tensor) -> float:
 
 
 def separation(features: Tensor, who: Tensor, kind: Tensor) -> dict[str, float]:
-    """How far apart the pairs of pictures lie, each unordered pair once.
+    """How far apart the pairs of images lie, each unordered pair once.
 
-    features: (B, D) unit vectors; who, kind: (B,) individual and class of each picture.
+    features: (B, D) unit vectors; who, kind: (B,) individual and class of each image.
     """
     cosine = features @ features.T  # (B, B)
     pair = torch.ones_like(cosine, dtype=torch.bool).triu(1)
@@ -102,10 +102,10 @@ def separation(features: Tensor, who: Tensor, kind: Tensor) -> dict[str, float]:
 def judge(
     model: ViTModel, size: int, each: int = 20, count: int = 4, disturbed: bool = False
 ) -> dict[str, float]:
-    """`separation` on `each` held-out individuals of every class, `count` pictures of each, and the mean
-    cosine to a picture of its twin: of another class, and with two parts otherwise.
+    """`separation` on `each` held-out individuals of every class, `count` images of each, and the mean
+    cosine to an image of its twin: of another class, and with two parts otherwise.
 
-    disturbed: moved, blurred and noisy, as generated pictures are; else clean renders.
+    disturbed: moved, blurred and noisy, as generated images are; else clean renders.
     """
     looks = individuals("dino-test", [kind for kind in KINDS for _ in range(each)])
     twins = [
@@ -131,7 +131,7 @@ def report(model: ViTModel, size: int, each: int, count: int) -> None:
     for name, disturbed in (("clean", False), ("disturbed", True)):
         found = judge(model, size, each, count, disturbed)
         print(
-            f"dino, {n} held-out individuals, {n * count} {name} pictures: "
+            f"dino, {n} held-out individuals, {n * count} {name} images: "
             f"AUC of same-individual pairs {found['auc_same_class']:.4f} against same-class, "
             f"{found['auc_any']:.4f} against any; "
             f"mean cosine same individual {found['same_individual']:.3f}, "

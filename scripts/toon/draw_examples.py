@@ -1,4 +1,4 @@
-"""Draw the example concepts of data/: a dog, a teddy bear and a barn, five pictures each on plain grounds."""
+"""Draw the example concepts of data/: a dog, a teddy bear and a barn, five images each on plain grounds."""
 
 import random
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ EXAMPLES = {
 }
 
 
-def pictures(look: Look, seed: str, count: int = 5) -> list[Scene]:
+def plain_scenes(look: Look, seed: str, count: int = 5) -> list[Scene]:
     """Plain grounds, changing size and place; an animal also sits once and waves once."""
     rng = random.Random(seed)
     poses = ["standing"] * count
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, look in EXAMPLES.items():
         folder = config.output_dir / name
         folder.mkdir(parents=True, exist_ok=True)
-        for i, scene in enumerate(pictures(look, f"examples/{name}")):
+        for i, scene in enumerate(plain_scenes(look, f"examples/{name}")):
             save_png(render(scene, config.resolution), folder / f"{i}.png", {})
         print(f"saved {folder}")
 

@@ -38,7 +38,7 @@ def near_twin(look: Look, rng: random.Random) -> Look:
 
 
 def visibly_differ(one: RGB | str | None, other: RGB | str | None) -> bool:
-    """Whether two colours, markings or collars (None: it has none) can be told apart in a picture."""
+    """Whether two colours, markings or collars (None: it has none) are visibly different in an image."""
     if isinstance(one, tuple) and isinstance(other, tuple):
         return max(abs(a - b) for a, b in zip(one, other, strict=True)) > 40
     return one != other
@@ -46,7 +46,7 @@ def visibly_differ(one: RGB | str | None, other: RGB | str | None) -> bool:
 
 def hard_kinds(rng: random.Random, count: int) -> list[str]:
     """The classes of a batch: seven in eight from one to three classes, so that colours and markings must
-    tell individuals apart; the others from any."""
+    separate individuals; the others from any."""
     few = rng.sample(KINDS, rng.randint(1, 3))
     return [rng.choice(few if i % 8 else KINDS) for i in range(count)]
 
@@ -54,7 +54,7 @@ def hard_kinds(rng: random.Random, count: int) -> list[str]:
 def batch_of(seed: str, count: int) -> list[Look]:
     """`count` individuals: a half drawn freely, and a twin of each, by turns of another class and of its own.
 
-    Without twins, the colours alone tell a batch apart, and a cat in a dog's colours passes for the dog.
+    Without twins, the colours alone separate a batch, and a cat in a dog's colours passes for the dog.
     """
     rng = random.Random(seed)
     looks = individuals(seed, hard_kinds(rng, count // 2))

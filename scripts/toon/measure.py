@@ -1,4 +1,4 @@
-"""Measure the embedded models that pictures of the world alone can judge: the numbers of data/toon/README.md.
+"""Measure the embedded models that images of the world alone can judge: the numbers of data/toon/README.md.
 
 Each training program prints the same of its own model at the end; the UNet has prompt_accuracy.py, the motion
 adapter motion_accuracy.py.

@@ -1,11 +1,11 @@
 """Judge the motion adapter on a personalised model, with prompts that no training clip was described by.
 
-Needs a trained concept of an animal. For four poses in four situations: clips, and still pictures of the same
+Needs a trained concept of an animal. For four poses in four situations: clips, and still images of the same
 prompts and seeds by the same sampler.
-identity         DINO-I to the concept's pictures: of the frames, of the stills, and of stills of the class
+identity         DINO-I to the concept's images: of the frames, of the stills, and of stills of the class
 smoothness       likeness (DINO) and change of successive frames, in true and in shuffled order, and the same
                  of clips that the renderer drew of these poses on plain grounds
-displacement     how far the subject goes on plain grounds when told to run, to jump and to sit, and the same
+displacement     how far the subject goes on plain grounds when it should run, jump and sit, and the same
                  measure on clips that the renderer drew
 prompt accuracy  the share of frames, and of stills, in which the recogniser finds what the prompt states
 """

@@ -46,10 +46,10 @@ def prompts_of(kind: str, subject: str) -> list[Prompt]:
     return [(with_article(f"a {describe(scene, subject)}"), stated(scene, colour=False)) for scene in scenes]
 
 
-def obeyed(pictures: Sequence[Image.Image], facts: Sequence[dict[str, str]]) -> dict[str, float]:
-    """attribute -> share of the pictures told it that show it; "all": that show everything they are told."""
+def obeyed(images: Sequence[Image.Image], facts: Sequence[dict[str, str]]) -> dict[str, float]:
+    """attribute -> share of the images asked for it that show it; "all": that show all they are asked for."""
     hits: dict[str, list[bool]] = defaultdict(list)
-    for wanted, read in zip(facts, Recogniser().read(list(pictures)), strict=True):
+    for wanted, read in zip(facts, Recogniser().read(list(images)), strict=True):
         right = {name: read[name] == value for name, value in wanted.items()}
         for name, hit in (right | {"all": all(right.values())}).items():
             hits[name].append(hit)
@@ -74,7 +74,7 @@ def film(video: "AnimateDiffPipeline", texts: Sequence[str], seeds: Sequence[int
 
 
 def stills(pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> list[Image.Image]:
-    """A picture for each text, seeds 0, 1, …, with the clips' settings."""
+    """An image for each text, seeds 0, 1, …, with the clips' settings."""
     settings = {name: value for name, value in SETTINGS.items() if name != "window_stride"}
     return list(sample(pipeline, texts, range(len(texts)), batch_size=16, **settings))
 

@@ -1,6 +1,6 @@
-"""How much, how far and how smoothly a clip moves, measured on its pictures.
+"""How much, how far and how smoothly a clip moves, measured on its images.
 
-A clip is a list of F pictures, H = W pixels; D width of any unit features of its frames.
+A clip is a list of F images, H = W pixels; D width of any unit features of its frames.
 """
 
 import random

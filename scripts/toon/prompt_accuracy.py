@@ -1,10 +1,10 @@
-"""How many of a prompt's words the pictures obey, read off them by the recogniser.
+"""How many of a prompt's words the images obey, read off them by the recogniser.
 
 Without --concept: random prompts to the base model, those with three words that its training never held
 together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
 base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
-Only what a prompt states is judged; "all" counts the pictures that obey every stated word. Likeness is CLIP-I
-on the embedded data/toon/clip to the concept's own pictures: of 16 pictures for the plain prompt and of those
+Only what a prompt states is judged; "all" counts the images that obey every stated word. Likeness is CLIP-I
+on the embedded data/toon/clip to the concept's own images: of 16 images for the plain prompt and of those
 for the situations, where places and other things keep it low.
 """
 
@@ -61,7 +61,7 @@ def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
 
 
 def situations(kind: str, subject: str) -> list[Prompt]:
-    """What the pictures of the concept never show: places, worn things, neighbours, poses, two at once."""
+    """What the images of the concept never show: places, worn things, neighbours, poses, two at once."""
     plain = Scene(Look(kind, None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0)))
     poses = [{"pose": pose} for pose in ("sitting", "running", "jumping")]
     changes = [*ONE_CHANGE, *poses, *TWO_CHANGES, {"pose": "running", "place": "beach"}]
@@ -73,34 +73,34 @@ def situations(kind: str, subject: str) -> list[Prompt]:
 def draw(
     pipeline: StableDiffusionPipeline,
     prompts: list[Prompt],
-    images: int,
+    per_prompt: int,
     grid: Path,
     **settings: float,
 ) -> list[Image.Image]:
-    """`images` pictures of each prompt, one prompt's after the other's; the first ones also in `grid`.
+    """`per_prompt` images of each prompt, one prompt's after the other's; the first ones also in `grid`.
     settings: of utils.sampling.sample."""
     from tqdm import tqdm
 
     from utils.sampling.grids import save_grid
     from utils.sampling.images import sample
 
-    texts = [text for text, _ in prompts for _ in range(images)]
-    seeds = [1000 * i + j for i in range(len(prompts)) for j in range(images)]
+    texts = [text for text, _ in prompts for _ in range(per_prompt)]
+    seeds = [1000 * i + j for i in range(len(prompts)) for j in range(per_prompt)]
     drawn = sample(pipeline, texts, seeds, **settings)
-    pictures = list(tqdm(drawn, grid.stem, total=len(texts)))
+    images = list(tqdm(drawn, grid.stem, total=len(texts)))
     shown = min(len(prompts), 24)
     grid.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(pictures[: shown * images], [text for text, _ in prompts[:shown]], grid)
-    return pictures
+    save_grid(images[: shown * per_prompt], [text for text, _ in prompts[:shown]], grid)
+    return images
 
 
-def obeyed(prompts: list[Prompt], images: int, pictures: list[Image.Image]) -> dict[str, tuple[float, int]]:
-    """attribute -> (share of pictures that obey it, number of pictures whose prompt states it)."""
+def obeyed(prompts: list[Prompt], per_prompt: int, images: list[Image.Image]) -> dict[str, tuple[float, int]]:
+    """attribute -> (share of images that obey it, number of images whose prompt states it)."""
     from scripts.toon.recogniser import Recogniser
 
     hits: dict[str, list[bool]] = defaultdict(list)
     for (_, facts), read in zip(
-        [p for p in prompts for _ in range(images)], Recogniser().read(pictures), strict=True
+        [p for p in prompts for _ in range(per_prompt)], Recogniser().read(images), strict=True
     ):
         right = {name: read[name] == value for name, value in facts.items()}
         for name, hit in (right | {"all": all(right.values())}).items():
@@ -145,11 +145,11 @@ class Flags:
 
 
 def judge(
-    config: Flags, pipeline: StableDiffusionPipeline, name: str, prompts: list[Prompt], images: int
+    config: Flags, pipeline: StableDiffusionPipeline, name: str, prompts: list[Prompt], per_prompt: int
 ) -> tuple[dict[str, tuple[float, int]], list[Image.Image]]:
     """The shares that `obeyed` counts, which are printed too, and the images."""
-    drawn = draw(pipeline, prompts, images, config.output_dir / f"{name}.png", **config.settings)
-    shares = obeyed(prompts, images, drawn)
+    drawn = draw(pipeline, prompts, per_prompt, config.output_dir / f"{name}.png", **config.settings)
+    shares = obeyed(prompts, per_prompt, drawn)
     line = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
     print(f"{name}: {line}", flush=True)
     return shares, drawn

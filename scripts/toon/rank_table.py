@@ -99,8 +99,8 @@ def table(config: Flags) -> tuple[list[str], dict[str, Any]]:
 
     concept = trained_concept(config.concept)
     prompts = situations(concept.cls_token, concept.subject)
-    pictures = [open_image(path) for path in list_images(concept.instance_data_dir)[0]]
-    real = DinoEncoder(DINO, "cpu").image_features(pictures)  # (R, D)
+    instance_images = [open_image(path) for path in list_images(concept.instance_data_dir)[0]]
+    real = DinoEncoder(DINO, "cpu").image_features(instance_images)  # (R, D)
     weights = read_concept(config.concept).weights.values()
     full = max(min(value.shape) for value in weights)
     lines, numbers, exact = [HEAD], {}, None

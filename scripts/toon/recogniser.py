@@ -1,6 +1,6 @@
-"""The judge of toon pictures: a ResNet, trained on renders alone, that reads attributes off a picture.
+"""The judge of toon images: a ResNet, trained on renders alone, that reads attributes off an image.
 
-It never sees the models it judges. B pictures.
+It never sees the models it judges. B images.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from scripts.toon.training import device, generator, scenes, to_pixels
 from scripts.toon.world import ATTRIBUTES, Scene, attributes
-from utils.images import to_pixels as picture_to_pixels
+from utils.images import to_pixels as image_to_pixels
 
-SIDE = 128  # pictures are resized to this, so that the stem's fourfold reduction keeps small things
+SIDE = 128  # images are resized to this, so that the stem's fourfold reduction keeps small things
 FOLDER = Path("data/toon/recogniser")
 
 
@@ -56,7 +56,7 @@ def targets(batch: list[Scene]) -> dict[str, Tensor]:
 
 
 def disturb(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Blur, noise and colour shifts, as generated pictures have; each picture gets its own strengths."""
+    """Blur, noise and colour shifts, as generated images have; each image gets its own strengths."""
     b, size = pixels.shape[0], pixels.shape[-1]
     blur = torch.rand(b, 1, 1, 1, generator=rng)
     soft = F.interpolate(F.avg_pool2d(pixels, 2), size=(size, size), mode="bilinear")
@@ -67,7 +67,7 @@ def disturb(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class Recogniser:
-    """`Recogniser().read(pictures)` -> one dictionary of attribute values per PIL picture."""
+    """`Recogniser().read(images)` -> one dictionary of attribute values per PIL image."""
 
     def __init__(self, folder: Path = FOLDER, device: str = "cpu"):
         self.model = (
@@ -75,14 +75,14 @@ class Recogniser:
         )
 
     @torch.no_grad()
-    def read(self, pictures: list[Image.Image], batch_size: int = 64) -> list[dict[str, str]]:
+    def read(self, images: list[Image.Image], batch_size: int = 64) -> list[dict[str, str]]:
         facts: list[dict[str, str]] = []
-        for start in range(0, len(pictures), batch_size):
+        for start in range(0, len(images), batch_size):
             batch = [
                 p.convert("RGB").resize((SIDE, SIDE), Image.BILINEAR)
-                for p in pictures[start : start + batch_size]
+                for p in images[start : start + batch_size]
             ]
-            x = torch.stack([picture_to_pixels(picture) for picture in batch])
+            x = torch.stack([image_to_pixels(image) for image in batch])
             best = {
                 name: part.argmax(1)
                 for name, part in split(self.model(x.to(self.model.device)).logits).items()

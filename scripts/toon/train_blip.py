@@ -1,4 +1,4 @@
-"""Train the toon world's BLIP, which scores how well a picture fits a caption, and save it."""
+"""Train the toon world's BLIP, which scores how well an image fits a caption, and save it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     loss_of = loss_at(blip, tokenizer, size, config.batch_size, config.seed)
     fit(blip, loss_of, config.steps, config.lr, config.work_dir / "blip.pt", weight_decay=0.05)
     hits = retrieval(blip, tokenizer, size)
-    print(f"blip: {hits:.1%} of 1,024 held-out pictures find their caption among 128")
+    print(f"blip: {hits:.1%} of 1,024 held-out images find their caption among 128")
     preferred, decided = one_thing_wrong(blip, tokenizer, size)
-    print(f"blip: {preferred:.1%} of unseen pictures prefer their caption to one with one thing wrong (ITC)")
+    print(f"blip: {preferred:.1%} of unseen images prefer their caption to one with one thing wrong (ITC)")
     print(f"blip: the match head (ITM) decides {decided:.1%} of such pairs rightly")
     blip.half().save_pretrained(config.output_dir)
     square = {"height": size, "width": size}

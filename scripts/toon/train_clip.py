@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     trained = nn.ModuleList([clip, readers])
     fit(trained, loss_of, config.steps, config.lr, config.work_dir / "clip.pt", weight_decay=0.05)
     hits = toon.retrieval(clip, tokenizer, size)
-    print(f"clip: {hits:.1%} of 1,024 held-out pictures find their caption among 128")
+    print(f"clip: {hits:.1%} of 1,024 held-out images find their caption among 128")
     named = toon.animals_named(clip, tokenizer, size)
     print(f"clip: {named:.1%} of held-out animals prefer their name to the four others'")
     toon.text_encoder_of(clip).half().save_pretrained(folder / "sd" / "text_encoder")

@@ -14,7 +14,7 @@ class Flags(TrainingFlags):
 
     output_dir: Path = option(Path("data/toon/sd"), "pipeline without its UNet", exists=True)
     dino: Path = option(Path("data/toon/dino"), "whose features to hold", exists=True)
-    pictures: int = option(20_000, "distinct training scenes", minimum=1)
+    images: int = option(20_000, "distinct training scenes", minimum=1)
     channels: tuple[int, ...] = option((64, 128, 192), "of each level", minimum=16, several=True)
     steps: int = steps_option(16_000)
     batch_size: int = option(16, "images a step", minimum=1)
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_pretrained(config.output_dir / "vae", torch_dtype=torch.float32)
     dino = ViTModel.from_pretrained(config.dino, add_pooling_layer=False, dtype=torch.float32)
-    data, count = f"{config.seed}/unet", config.pictures
+    data, count = f"{config.seed}/unet", config.images
     shown = (data, count, config.resolution)
     latents = cached(config.work_dir / "latents.pt", toon.latents_of(vae.to(device()).eval(), *shown))
     patches = cached(config.work_dir / "patches.pt", toon.patches_of(dino.to(device()).eval(), *shown))

@@ -16,7 +16,7 @@ from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
 from utils.files import check_writable_folder, read_json, write_json
-from utils.images import to_pixels as picture_to_pixels
+from utils.images import to_pixels as image_to_pixels
 from utils.tensor_files import write_pickle
 
 CHECKPOINT_EVERY = 250
@@ -30,11 +30,11 @@ def scenes(seed: str, count: int, held_out: bool = False) -> list[Scene]:
 
 def to_pixels(batch: list[Scene], size: int) -> Tensor:
     """Render: (B, 3, size, size) float32 in [-1, 1]."""
-    return torch.stack([picture_to_pixels(render(scene, size)) for scene in batch])
+    return torch.stack([image_to_pixels(render(scene, size)) for scene in batch])
 
 
 def subject_mask(pixels: Tensor, empty: Tensor, side: int) -> Tensor:
-    """(B, 1, side, side): 1 where pictures differ from those of their scenes `without_subject`, else 0."""
+    """(B, 1, side, side): 1 where images differ from those of their scenes `without_subject`, else 0."""
     different = (pixels - empty).abs().amax(1, keepdim=True) > 0.05
     return F.adaptive_max_pool2d(different.float(), side)
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.draw_examples import pictures
+from scripts.toon.draw_examples import plain_scenes
 from scripts.toon.world import sample_look
 from utils.bases.registry import BASES, REPOSITORY
 from utils.errors import UserError, exit_on_user_error
@@ -85,7 +85,7 @@ def individual(i: int, folder: Path) -> Individual:
     kind = KINDS[i % len(KINDS)]
     look, images = sample_look(random.Random(f"tuning/{i}"), kind), folder / f"individual-{i}"
     images.mkdir(parents=True, exist_ok=True)
-    for j, scene in enumerate(pictures(look, f"tuning/{i}")):
+    for j, scene in enumerate(plain_scenes(look, f"tuning/{i}")):
         if not (images / f"{j}.png").is_file():
             save_png(render(scene, 256), images / f"{j}.png", {})
     return Individual(i, kind, images)

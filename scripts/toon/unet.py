@@ -1,10 +1,10 @@
 """The toon world's UNet2DConditionModel: its cached latents, its loss, and the pipeline that it completes.
 
 Timesteps are drawn evenly: what stands where is settled where there is much noise. Beside its own loss the
-UNet is taught to hold, on its way down, what data/toon/dino sees in the clean picture (REPA, Yu et al. 2024,
+UNet is taught to hold, on its way down, what data/toon/dino sees in the clean image (REPA, Yu et al. 2024,
 arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
 
-B pictures, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V = 128 features of a patch.
+B images, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V = 128 features of a patch.
 """
 
 import math
@@ -54,7 +54,7 @@ def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
 
 
 def noise_schedule() -> DDIMScheduler:
-    """SD 1.5's noise levels with SD 2's target: the velocity, which is the picture where all is noise.
+    """SD 1.5's noise levels with SD 2's target: the velocity, which is the image where all is noise.
     A small network learns to compose from it sooner than from the noise."""
     return DDIMScheduler(
         beta_start=0.00085,
@@ -91,7 +91,7 @@ def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator
 
 @torch.no_grad()
 def patches_of(dino: ViTModel, seed: str, count: int, size: int) -> Iterator[Tensor]:
-    """(64, V, p, p) fp16 at a time: what DINO's last layer says of every patch of the clean pictures."""
+    """(64, V, p, p) fp16 at a time: what DINO's last layer says of every patch of the clean images."""
     for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
         pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
         features = dino(pixels).last_hidden_state[:, 1:]  # (B, p·p, V), without the class token
@@ -100,7 +100,7 @@ def patches_of(dino: ViTModel, seed: str, count: int, size: int) -> Iterator[Ten
 
 
 def standardised(patches: Tensor) -> Tensor:
-    """(N, V, p, p), in place: each feature with mean 0 and deviation 1 over the first 2,000 pictures."""
+    """(N, V, p, p), in place: each feature with mean 0 and deviation 1 over the first 2,000 images."""
     some = patches[:2000].float()
     mean, std = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True)
     return patches.sub_(mean.half()).div_(std.half())
@@ -126,7 +126,7 @@ class AlignedUNet(nn.Module):
 
 
 def share(scene: Scene) -> int:
-    """How often a picture is drawn: worn things and poses are rarer than the other words, and smaller."""
+    """How often an image is drawn: worn things and poses are rarer than the other words, and smaller."""
     return 1 + (scene.worn != "nothing") + (scene.pose != "standing")
 
 
@@ -161,14 +161,14 @@ def aligned_loss(
     model: AlignedUNet,
     scheduler: DDIMScheduler,
     encode: Callable[[list[str]], Tensor],
-    pictures: list[Scene],
+    images: list[Scene],
     latents: Tensor,
     patches: Tensor,
     batch_size: int,
     seed: str,
 ) -> Callable[[int], Tensor]:
     """The loss of a step, a function of (seed, step). latents: (N, 9, h, w); patches: (N, V, p, p)."""
-    shares = torch.tensor([float(share(scene)) for scene in pictures])
+    shares = torch.tensor([float(share(scene)) for scene in images])
 
     def loss_of(step: int) -> Tensor:
         rng = generator(f"{seed}/step/{step}")
@@ -179,8 +179,7 @@ def aligned_loss(
         timesteps = torch.randint(1000, (batch_size,), generator=rng).to(device())
         words = random.Random(f"{seed}/captions/{step}")
         captions = [
-            "" if words.random() < CAPTION_DROPOUT else caption(pictures[i], words, NAME_PARTS)
-            for i in chosen
+            "" if words.random() < CAPTION_DROPOUT else caption(images[i], words, NAME_PARTS) for i in chosen
         ]
         noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
         velocity, seen = model(noisy, timesteps, encode(captions))

@@ -1,6 +1,6 @@
 """The toon world: what a scene holds, how scenes are drawn at random, and the captions that describe them.
 
-A `Scene` is a complete description of one picture. `render.py` draws it, `caption` puts it into words,
+A `Scene` is a complete description of one image. `render.py` draws it, `caption` puts it into words,
 `attributes` states it as labels. Nothing here depends on torch.
 """
 
@@ -49,7 +49,7 @@ PLACE_WORDS = {
 }
 WORN_WORDS = {"headphones": "headphones", "sunglasses": "sunglasses", "hat": "a hat", "scarf": "a scarf"}
 
-# What plain pictures of an individual never show, so that prompts ask for it: one thing changed, two at once.
+# What plain images of an individual never show, so that prompts ask for it: one thing changed, two at once.
 ONE_CHANGE: tuple[dict[str, str], ...] = (
     *({"place": place} for place in PLACES[1:]),
     *({"worn": worn} for worn in WORN[1:]),
@@ -103,7 +103,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Scene:
-    """One picture. Lengths are fractions of its side; `phase` in [0, 1) is the moment of a movement."""
+    """One image. Lengths are fractions of its side; `phase` in [0, 1) is the moment of a movement."""
 
     subject: Look
     place: str = "plain"
@@ -155,7 +155,7 @@ def place_subject(rng: random.Random, scene: Scene) -> Scene:
 
 
 def without_subject(scene: Scene) -> Scene:
-    """The same scene, its subject out of the picture."""
+    """The same scene, its subject out of the image."""
     return replace(scene, x=9.0, pose="standing")
 
 
@@ -189,7 +189,7 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
 
 
 def twin(scene: Scene, rng: random.Random) -> Scene:
-    """The same scene with one thing changed that captions tell: class, colour, place, worn thing or pose."""
+    """The same scene with one thing changed that captions name: class, colour, place, worn thing or pose."""
     look, animal = scene.subject, scene.subject.kind in ANIMALS
     poses = animal and look.kind != "teddy bear"
     thing = rng.choice(["class", "colour", "place"] + ["worn"] * animal + ["pose"] * poses)

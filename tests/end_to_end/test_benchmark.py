@@ -13,7 +13,7 @@ from utils.errors import UserError
 
 def test_scoring_is_timed_model_by_model(tmp_path, capsys):
     models = [f"--{name}={model}" for name, model in write_scorers(tmp_path).items()]
-    benchmark.main(["evaluate", "--pictures=60", *models])
+    benchmark.main(["evaluate", "--images=60", *models])
     told = capsys.readouterr().out
     found = re.findall(r"^(\d+) pictures: [\d.]+ s, [\d.]+ images/s, peak (\d+) MiB", told, re.MULTILINE)
     assert [int(count) for count, _ in found] == [15, 60]
@@ -76,5 +76,5 @@ def test_a_variant_that_is_none_is_refused(monkeypatch):
 
 def test_numbers_that_time_nothing_are_told(monkeypatch):
     monkeypatch.setattr(scoring, "Scorer", None)
-    with pytest.raises(UserError, match="--pictures 0: give a number of at least 1"):
-        benchmark.main(["evaluate", "--pictures=0"])
+    with pytest.raises(UserError, match="--images 0: give a number of at least 1"):
+        benchmark.main(["evaluate", "--images=0"])

@@ -24,7 +24,7 @@ def largest_change(before: torch.nn.Module, after: torch.nn.Module) -> float:
 def test_the_unet_learns_from_where_it_was_and_refuses_another_runs_checkpoints(tmp_path):
     sd = shutil.copytree(SD, tmp_path / "sd")
     flags = [f"--output_dir={sd}", f"--work_dir={tmp_path / 'work'}", f"--init_from={SD / 'unet'}"]
-    flags += ["--pictures=8", "--batch_size=4", "--lr=1e-3"]
+    flags += ["--images=8", "--batch_size=4", "--lr=1e-3"]
     done = run("train_unet", *flags)
     assert done.returncode == 0, done.stderr
     before = UNet2DConditionModel.from_pretrained(SD / "unet", torch_dtype=torch.float32)

@@ -137,7 +137,7 @@ COMMANDS = {
     "merge_concepts": Command(
         "scripts.merge_concepts", "MergeConfig", ("concept1", "concept2", "--output=out")
     ),
-    "benchmark, evaluate": Command("scripts.benchmark", "BenchmarkConfig", ("evaluate", "--pictures=1")),
+    "benchmark, evaluate": Command("scripts.benchmark", "BenchmarkConfig", ("evaluate", "--images=1")),
     "benchmark, train": Command("scripts.benchmark", "BenchmarkConfig", ("train", "--steps=1")),
     "context_prompts": Command("scripts.context_prompts", "Config", ()),
     "pretrain_contextualizer": Command("scripts.pretrain_contextualizer", "Config", ("--base=sd",)),

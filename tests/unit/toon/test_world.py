@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from scripts.toon.draw_examples import EXAMPLES, pictures
+from scripts.toon.draw_examples import EXAMPLES, plain_scenes
 from scripts.toon.prompt_accuracy import situations, stated
 from scripts.toon.render import render
 from scripts.toon.training import scenes
@@ -97,7 +97,7 @@ def test_there_are_thousands_of_individuals_and_no_part_has_a_colour_outside_its
 
 def test_examples_are_individuals_of_the_world_on_plain_grounds():
     for name, look in EXAMPLES.items():
-        drawn = pictures(look, f"examples/{name}")
+        drawn = plain_scenes(look, f"examples/{name}")
         assert len(drawn) == 5
         assert {(s.place, s.worn, s.neighbour) for s in drawn} == {("plain", "nothing", "nothing")}
         assert (
