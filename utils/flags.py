@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from utils.errors import UserError, short
-from utils.limits import check_fields as check_fields
+from utils.limits import check_fields
 from utils.limits import check_limits as check_limits
 
 Config = TypeVar("Config")
@@ -64,7 +64,9 @@ def parse(
     replaced: Mapping[str, str] | None = None,
 ) -> Config:
     """The configuration of a command line, checked; parameters as in `parser_of`."""
-    return config(**vars(parser_of(config, description, replaced).parse_args(argv)))
+    given = config(**vars(parser_of(config, description, replaced).parse_args(argv)))
+    check_fields(given)  # also for a configuration that checks nothing else
+    return given
 
 
 def parser_of(config: type, description: str, replaced: Mapping[str, str] | None = None) -> ArgumentParser:

@@ -79,6 +79,7 @@ def no_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for owner in (diffusers.DiffusionPipeline, diffusers.ModelMixin, transformers.PreTrainedModel):
             patch.setattr(owner, "from_pretrained", loads)
+        patch.setattr("scripts.toon.training.write_json", loads)  # what a toon training begins with
         yield
 
 

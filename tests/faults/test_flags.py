@@ -69,6 +69,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, pictures: A
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree(tiny_base, folder / "sd")
+        shutil.copytree(tiny_base, folder / "words" / "sd")
         (folder / "drawn").mkdir()
         shutil.copytree(pictures("dog"), folder / "dog")
         write_adapter(folder / "adapter")
@@ -142,6 +143,26 @@ COMMANDS = {
     "context_prompts": Command("scripts.context_prompts", "Config", ()),
     "pretrain_contextualizer": Command("scripts.pretrain_contextualizer", "Config", ("--base=sd",)),
 }
+TOON = {
+    "tokenizer": "--output_dir=out",
+    "draw_examples": "--output_dir=out --resolution=16",
+    "benchmark_set": "--output_dir=out",
+    "measure": f"--models={REPOSITORY}/data/toon",
+    "motion_accuracy": "--base=sd --motion_adapter=adapter --concept=concept1 --dino=scorers/dino",
+    "prompt_accuracy": "--base=sd --num_inference_steps=2",
+    "tune": "--output_dir=out --work_dir=out",
+    "train_autoencoder": "--output_dir=out --work_dir=out",
+    "train_blip": "--output_dir=out --work_dir=out",
+    "train_clip": "--output_dir=words --work_dir=out",
+    "train_dino": "--output_dir=out --work_dir=out",
+    "train_motion": "--output_dir=out --work_dir=out --base=sd",
+    "train_recogniser": "--output_dir=out --work_dir=out",
+    "train_unet": "--output_dir=sd --work_dir=out --dino=scorers/dino",
+}
+COMMANDS |= {
+    f"toon {name}": Command(f"scripts.toon.{name}", "Flags", tuple(flags.split()))
+    for name, flags in TOON.items()
+}
 
 # What looks like junk but is not: (flag, what is wrong). Output folders are made.
 LEGAL = {
@@ -207,6 +228,17 @@ def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     return place
+
+
+def test_every_command_is_walked():
+    files = [
+        *REPOSITORY.glob("*.py"),
+        *REPOSITORY.glob("scripts/*.py"),
+        *REPOSITORY.glob("scripts/toon/*.py"),
+    ]
+    programs = [path for path in files if "exit_on_user_error(main)" in path.read_text()]
+    modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in programs}
+    assert {command.module for command in COMMANDS.values()} == modules
 
 
 @pytest.mark.parametrize("name", COMMANDS)
