@@ -4,7 +4,7 @@ import torch
 
 from utils.bases.pretrained import pipeline_class
 from utils.bases.sd import StableDiffusion
-from utils.errors import UserError
+from utils.errors import UserError, short
 
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}  # _class_name in model_index.json -> adapter
 
@@ -12,8 +12,10 @@ FAMILIES = {"StableDiffusionPipeline": StableDiffusion}  # _class_name in model_
 def family_of(base: str, revision: str | None = None) -> type[StableDiffusion]:
     """The adapter of a base model, a folder or a Hub id. Raises UserError for a family that has none."""
     name = pipeline_class(base, revision)
-    if name not in FAMILIES:
-        raise UserError(f"base model {base} is a {name}; give one of {', '.join(FAMILIES)} (SD 1.x or 2.x)")
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UserError(
+            f"base model {base} is a {short(name)}; give one of {', '.join(FAMILIES)} (SD 1.x or 2.x)"
+        )
     return FAMILIES[name]
 
 

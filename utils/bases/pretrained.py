@@ -2,6 +2,8 @@
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from ssl import SSLError
 from threading import Thread
@@ -12,7 +14,7 @@ from urllib.request import Request, urlopen
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
-from utils.errors import UserError
+from utils.errors import UserError, short
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -45,9 +47,12 @@ def read_config(
         raise UserError(f"{kind} {model} is neither an existing folder nor a Hub id of the form owner/name")
     file = folder / name if folder.is_dir() else _fetched(str(model), kind, name, revision)
     try:
-        return json.loads(file.read_text())
-    except ValueError:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
         raise UserError(f"{file} is not JSON; give one that {writer} wrote") from None
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is a JSON {type(config).__name__}, no object; give one that {writer} wrote")
+    return config
 
 
 def _fetched(model: str, kind: str, name: str, revision: str | None) -> Path:
@@ -96,3 +101,20 @@ def hub_answers(seconds: float = 4.0) -> bool:
     asking.start()
     asking.join(seconds)
     return bool(answers)
+
+
+@contextmanager
+def readable(kind: str, model: str | Path) -> Iterator[None]:
+    """Whatever a library raises at a model's files, which may be a stranger's, becomes one line.
+
+    kind: what the model is called in errors. Only for calls that read files: the cause may be anything.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        reason = short(error, 200) or type(error).__name__
+        raise UserError(
+            f"{kind} {model} cannot be loaded ({reason}); it is damaged or of another kind: give another"
+        ) from error

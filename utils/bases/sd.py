@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel
 from transformers.utils import logging as transformers_logging
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
-from utils.bases.pretrained import pipeline_class
+from utils.bases.parts import check_index, check_values, load_parts, read_tokenizer
+from utils.bases.pretrained import read_config, readable
 from utils.bases.text import feature_at, tokenize
-from utils.errors import UserError
 from utils.learners.token_rows import ModifierTokens, check_tokens, check_within_limit, install
 
 if TYPE_CHECKING:
@@ -30,8 +30,10 @@ def check_base(base: str | Path, revision: str | None = None) -> None:
 
     Reads its model_index.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
-    if (name := pipeline_class(base, revision)) != "StableDiffusionPipeline":
-        raise UserError(f"base model {base} is a {name}; give a Stable Diffusion 1.x or 2.x")
+    index = read_config(
+        base, "base model", "model_index.json", "StableDiffusionPipeline.save_pretrained", revision
+    )
+    check_index(index, base)
 
 
 def load_pipeline(
@@ -43,19 +45,21 @@ def load_pipeline(
 ) -> "StableDiffusionPipeline":
     """The base model as a stock pipeline: no safety checker, no progress bars, its own scheduler.
 
-    Raises UserError as `check_base` and `choose_device_dtype` do.
+    Raises UserError as `check_base`, `load_parts` and `choose_device_dtype` do.
     """
     check_base(base, revision)
     device, dtype = choose_device_dtype(device, dtype)
-    with without_progress_bars():
+    with without_progress_bars(), readable("base model", base):
         pipeline = _pipeline_class().from_pretrained(
             base,
+            **load_parts(base, dtype, revision, variant),
             dtype=dtype,
             revision=revision,
             variant=variant,
             safety_checker=None,
             requires_safety_checker=False,
         )
+    check_values(pipeline, base)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline.to(device)
 
@@ -127,18 +131,21 @@ class StableDiffusion:
     def outline(cls, base: str, revision: str | None) -> "StableDiffusion":
         """The same from the configuration files alone: modules without numbers, for a plan."""
         own = {"pretrained_model_name_or_path": base, "revision": revision}
-        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", revision=revision)
-        with torch.device("meta"):
-            text_encoder = CLIPTextModel(
-                CLIPTextConfig.from_pretrained(base, subfolder="text_encoder", revision=revision)
+        with readable("base model", base):
+            tokenizer = read_tokenizer(base, revision)
+            with torch.device("meta"):
+                text_encoder = CLIPTextModel(
+                    CLIPTextConfig.from_pretrained(base, subfolder="text_encoder", revision=revision)
+                )
+                config = UNet2DConditionModel.load_config(**own, subfolder="unet")
+                unet = UNet2DConditionModel.from_config(config)
+                vae = AutoencoderKL.from_config(AutoencoderKL.load_config(**own, subfolder="vae"))
+            scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(**own, subfolder="scheduler"))
+            parts = SimpleNamespace(
+                unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
             )
-            unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(**own, subfolder="unet"))
-            vae = AutoencoderKL.from_config(AutoencoderKL.load_config(**own, subfolder="vae"))
-        scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(**own, subfolder="scheduler"))
-        parts = SimpleNamespace(
-            unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
-        )
-        return cls(parts, own)
+            check_values(parts, base)
+            return cls(parts, own)
 
     def original(self, component: str) -> nn.Module:
         """A component as its files hold it, float32 on the CPU: "unet" or "text_encoder"."""

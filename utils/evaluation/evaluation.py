@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
-from transformers import CLIPTokenizer
 
 from utils.bases.devices import check_processes, choose_device_dtype
+from utils.bases.parts import read_tokenizer
 from utils.bases.registry import as_dict, portable
 from utils.bases.sd import check_base
 from utils.concepts.formats import read_concept
@@ -162,7 +162,7 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
     for method in source.trained:
         check_flags(source.subjects[0], method, base, source.train_flags, source.base.settings)
     for subject in source.subjects:
-        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+        tokenizer = read_tokenizer(base)
         tokens = [individual.token for individual in subject.individuals]
         tokenizer.add_tokens(tokens)
         for prompt in subject.prompts:

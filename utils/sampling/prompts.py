@@ -85,11 +85,10 @@ def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence
 
     The tokenizer would spell an unknown one in letters and cut off a late one: images would show anything.
     """
-    from transformers import CLIPTokenizer
-
+    from utils.bases.parts import read_tokenizer
     from utils.learners.token_rows import check_within_limit
 
-    tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer")
+    tokenizer = read_tokenizer(base)
     mentioned = {token for prompt in prompts for token in re.findall(r"<[^<>\s]+>", prompt)}
     known = [token for concept in concepts for token in concept.rows]
     for token in sorted(mentioned.difference(known)):

@@ -1,0 +1,95 @@
+"""The parts of a Stable Diffusion with weights: loaded one by one, each whole and finite or refused."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from utils.bases.pretrained import readable
+from utils.errors import UserError, short
+
+WITH_WEIGHTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+TARGETS = ("epsilon", "v_prediction")
+OLD_BUFFER = "position_ids"  # a constant that text encoders of 2022 hold beside their weights
+PARTS = {
+    "unet": ("UNet2DConditionModel",),
+    "vae": ("AutoencoderKL",),
+    "text_encoder": ("CLIPTextModel",),
+    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+}
+
+
+def check_index(index: dict[str, Any], base: str | Path) -> None:
+    """Raises UserError unless model_index.json is a StableDiffusionPipeline's, its parts of their classes."""
+    name = index.get("_class_name")
+    if name != "StableDiffusionPipeline":
+        raise UserError(f"base model {base} is a {short(name)}; give a Stable Diffusion 1.x or 2.x")
+    for part, classes in PARTS.items():
+        value = index.get(part)
+        if not isinstance(value, list) or len(value) != 2 or value[1] not in classes:
+            raise UserError(
+                f"base model {base}: its model_index.json has {short(repr(value))} as {part}, "
+                f"not a {classes[0]}; give a Stable Diffusion 1.x or 2.x"
+            )
+
+
+def load_parts(
+    base: str | Path, dtype: torch.dtype, revision: str | None, variant: str | None
+) -> dict[str, nn.Module]:
+    """{"unet": …, "vae": …, "text_encoder": …} on the CPU.
+
+    Raises UserError for a part whose files are missing, damaged, incomplete, of other shapes or not finite:
+    the libraries would draw what is missing at random, and pass over what is too much.
+    """
+    how = {"revision": revision, "variant": variant, "output_loading_info": True}
+    parts = {}
+    for name, kind in WITH_WEIGHTS.items():
+        types = {"dtype" if kind is CLIPTextModel else "torch_dtype": dtype}
+        with readable(f"{name} of base model", base):
+            parts[name], report = kind.from_pretrained(base, subfolder=name, **how, **types)
+        for wrong in ("missing", "unexpected", "mismatched"):
+            keys = sorted(map(str, report.get(f"{wrong}_keys") or ()))
+            if keys := [key for key in keys if not key.endswith(OLD_BUFFER)]:
+                raise UserError(
+                    f"{name} of base model {base} has {len(keys)} {wrong} weights, e.g. {short(keys[0])}; "
+                    "it is damaged or of another kind: give another"
+                )
+        check_finite(parts[name], f"{name} of base model {base}")
+    return parts
+
+
+def check_finite(module: nn.Module, name: str) -> None:
+    """Raises UserError, beginning with `name`, for a weight that is NaN or infinite."""
+    for key, value in module.named_parameters():
+        if value.numel() and not all(end.isfinite() for end in value.detach().aminmax()):
+            raise UserError(f"{name}: {key} is not finite; it is damaged: give another")
+
+
+def check_values(parts: Any, base: str | Path) -> None:
+    """Raises UserError for configurations without the numbers that training and sampling calculate with.
+
+    parts: has unet, vae and scheduler.
+    """
+    factor = parts.vae.config.scaling_factor
+    values = {
+        "unet: sample_size": (parts.unet.config.sample_size, 1),
+        "scheduler: num_train_timesteps": (parts.scheduler.config.num_train_timesteps, 1),
+        "vae: scaling_factor": (factor if type(factor) is int else int(isinstance(factor, float)), 1),
+    }
+    for name, (value, least) in values.items():
+        if type(value) is not int or value < least:
+            raise UserError(f"base model {base}: {name} is no number of at least {least}; it is damaged")
+    if (target := parts.scheduler.config.prediction_type) not in TARGETS:
+        raise UserError(f"base model {base} predicts {short(target)}; give one of {', '.join(TARGETS)}")
+
+
+def read_tokenizer(base: str | Path, revision: str | None = None) -> CLIPTokenizer:
+    """The base's tokenizer. Raises UserError for damaged files, and for one that reads no words."""
+    with readable("tokenizer of base model", base):
+        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", revision=revision)
+    if type(tokenizer.model_max_length) is not int or tokenizer.model_max_length < 3:
+        raise UserError(f"base model {base}: its tokenizer's model_max_length is no number of at least 3")
+    return tokenizer
