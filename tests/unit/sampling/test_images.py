@@ -1,5 +1,7 @@
 """Sampling, its files, and the loading of a base model, on the tiny pipeline."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,15 @@ def test_tokenize_pads_and_cuts_to_the_models_length(pipeline):
     assert torch.equal(ids[0, 1:3], ids[1, 1:3]) and (ids[0, 3:] == tokenizer.eos_token_id).all()
 
 
+INDEX = {
+    "_class_name": "StableDiffusionPipeline",
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "vae": ["diffusers", "AutoencoderKL"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+}
+
+
 def test_check_base_on_folders_and_names(tmp_path):
     index = tmp_path / "model_index.json"
     with pytest.raises(UserError, match="has no model_index.json"):
@@ -140,7 +151,7 @@ def test_check_base_on_folders_and_names(tmp_path):
     index.write_text('{"_class_name": "StableDiffusionXLPipeline"}')
     with pytest.raises(UserError, match="is a StableDiffusionXLPipeline"):
         check_base(tmp_path)
-    index.write_text('{"_class_name": "StableDiffusionPipeline"}')
+    index.write_text(json.dumps(INDEX))
     check_base(tmp_path)
     for missing in (tmp_path / "nothing", "data/toon/nothing", index):  # the Hub is not asked
         with pytest.raises(UserError, match="is not a folder, though .* is one"):
@@ -152,7 +163,7 @@ def test_check_base_on_folders_and_names(tmp_path):
 
 def test_check_base_asks_the_hub_for_the_index_of_that_revision(tmp_path, monkeypatch):
     index, asked = tmp_path / "index.json", []
-    index.write_text('{"_class_name": "StableDiffusionPipeline"}')
+    index.write_text(json.dumps(INDEX))
 
     def download(repository, file, revision):
         asked.append((repository, file, revision))
