@@ -13,9 +13,11 @@ import train_classdiffusion
 from utils.bases.sd import encode_images, load_pipeline
 from utils.bases.text import tokenize
 from utils.concepts.load import load_concept
+from utils.tensor_files import read_metadata
 from utils.training.dataset import InstanceDataset, collate
 from utils.training.methods import METHODS
 from utils.training.noise import draw_noise
+from utils.training.state import STATE_FILE
 
 CLASS = {"num_class_images": 2, "class_prompt": "a photo of a dog"}
 
@@ -92,6 +94,47 @@ def test_dreambooths_first_loss_is_the_papers(train, tiny_base, pictures, class_
     assert log(out)[0]["loss_denoise"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_textual_inversions_first_loss_is_the_papers(train, tiny_base, tmp_path):
+    """||eps - eps_theta(z_t, t, c(S*))||^2 as a mean, S* in a template for the noun and starting as it."""
+    settings = {"method": "textual_inversion", "instance_prompt": None, "hflip": True}
+    out = train(tmp_path, seed=3, max_train_steps=1, **settings)
+    base = load_pipeline(tiny_base, "cpu")
+    from utils.training.config import read_config
+
+    (concept,) = read_config(out / "training_config.json")[0].concepts()
+    items = InstanceDataset([concept], METHODS["textual_inversion"], 16, 2, seed=3, hflip=True, noaug=False)
+    batch = collate([items.instance_item(number) for number in (0, 1)])
+    prompts = [caption.replace("<new1>", "dog") for caption in batch.captions]
+    assert all(caption.count("<new1>") == 1 and "dog" not in caption for caption in batch.captions)
+    draws = draw_noise(3, [("instance", 0), ("instance", 1)], (4, 8, 8), 1000)
+    with torch.no_grad():
+        latents = encode_images(base.vae, batch.pixels, draws.posterior_noise)
+        alpha = base.scheduler.alphas_cumprod[draws.timesteps].reshape(2, 1, 1, 1)
+        noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * draws.noise
+        text = base.text_encoder(tokenize(base.tokenizer, prompts)).last_hidden_state
+        expected = F.mse_loss(base.unet(noisy, draws.timesteps, text).sample, draws.noise).item()
+    assert log(out)[0]["loss_denoise"] == pytest.approx(expected, rel=1e-5)
+    assert log(out)[0]["loss"] == log(out)[0]["loss_denoise"]
+
+
+def test_a_trained_text_encoder_is_in_effect_without_the_token(
+    train, runs, tiny_base, class_images, tmp_path
+):
+    settings = {"method": "dreambooth", "trains": "unet+text_encoder", "initializer_token": "ktn"}
+    out = train(tmp_path, learning_rate=1e-2, **settings, **class_images)
+    untouched, loaded = load_pipeline(tiny_base, "cpu"), load_pipeline(tiny_base, "cpu")
+    load_concept(loaded, out)
+    ids = tokenize(loaded.tokenizer, ["a photo of a cat on the beach"])
+    with torch.no_grad():
+        before, after, trained = (
+            each.text_encoder(ids).last_hidden_state for each in (untouched, loaded, runs[0].base.pipeline)
+        )
+    change = (trained - before).abs().max()
+    assert change > 0.05
+    # Differences are stored in bfloat16: an error of at most 0.4 % of each change of a weight.
+    assert (after - trained).abs().max() < 0.02 * change
+
+
 @pytest.mark.parametrize("trains", ["unet", "unet+text_encoder", "text_encoder+token_rows"])
 def test_a_saved_concept_predicts_what_the_trained_model_does(train, runs, tiny_base, tmp_path, trains):
     out = train(tmp_path, method="kv_only", trains=trains, learning_rate=1e-2)
@@ -130,5 +173,11 @@ def test_two_stage_resumes_before_at_and_after_the_boundary(train, tmp_path, cut
     whole = train(tmp_path / "whole", **settings)
     rest = train(tmp_path / "rest", resume_from_checkpoint=whole / f"checkpoint-{cut}", **settings)
     assert log(rest) == log(whole)[cut:]
+    for step in range(cut + 1, 5):  # the optimizer's moments and the schedule too, not the weights alone
+        states = [folder / f"checkpoint-{step}" / STATE_FILE for folder in (whole, rest)]
+        assert read_metadata(states[0], "state") == read_metadata(states[1], "state")
+        tensors = [load_file(state) for state in states]
+        assert tensors[0].keys() == tensors[1].keys() and any("exp_avg" in name for name in tensors[0])
+        assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
     for name in ("unet.safetensors", "<new1>.safetensors"):
         assert (whole / name).read_bytes() == (rest / name).read_bytes()

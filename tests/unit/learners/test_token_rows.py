@@ -5,7 +5,7 @@ import torch
 
 from tests.tiny_models import tiny_pipeline
 from utils.errors import UserError
-from utils.learners.token_rows import ModifierTokens, check_tokens, install
+from utils.learners.token_rows import ModifierTokens, check_tokens, first_ids, install
 
 
 @pytest.fixture
@@ -26,6 +26,32 @@ def test_tokens_follow_the_vocabulary_and_start_as_their_initialisers(pipeline):
     assert modifier_tokens.table is table and table.num_embeddings == vocabulary
     assert torch.equal(modifier_tokens.rows, table.weight[initializers])
     assert ids_of(pipeline, "a <new2> dog")[0, 2] == vocabulary + 1
+
+
+def test_class_words_start_from_the_mean_of_their_pieces(pipeline):
+    """Textual inversion's start, exactly; the table's rows of "teddy" and "bear" are its pieces'."""
+    table = pipeline.text_encoder.get_input_embeddings().weight.detach().clone()
+    dog, teddy, bear = pipeline.tokenizer.convert_tokens_to_ids(["dog</w>", "teddy</w>", "bear</w>"])
+    words = ["teddy bear", "dog"]
+    rows = install(pipeline.text_encoder, pipeline.tokenizer, ["<new1>", "<new2>"], words, "class").rows
+    assert torch.equal(rows[0], (table[teddy] + table[bear]) / 2)
+    assert torch.equal(rows[1], table[dog])
+
+
+def test_what_a_first_word_names(pipeline):
+    tokenizer = pipeline.tokenizer
+    dog, teddy, bear = tokenizer.convert_tokens_to_ids(["dog</w>", "teddy</w>", "bear</w>"])
+    letters = tokenizer.convert_tokens_to_ids(["s", "k", "s</w>"])
+    assert first_ids(tokenizer, "dog", "class") == first_ids(tokenizer, "dog", "word") == [dog]
+    assert first_ids(tokenizer, "teddy bear", "class") == [teddy, bear]
+    assert first_ids(tokenizer, "sks", "class") == letters  # a class may be of pieces
+    assert first_ids(tokenizer, "dog", "piece") == [dog] and first_ids(tokenizer, "s", "piece") == letters[:1]
+    assert first_ids(tokenizer, "s", "word") == letters[2:]  # as prompts read it: the letter that ends a word
+    for word in ("teddy bear", "sks", ""):
+        with pytest.raises(UserError, match="is not a single token of the vocabulary: try sks, a rare word"):
+            first_ids(tokenizer, word, "word")
+    with pytest.raises(UserError, match="is not a single token of the vocabulary: try ktn, pll or ucd"):
+        first_ids(tokenizer, "teddy bear", "piece")
 
 
 def test_other_prompts_are_encoded_exactly_as_before(pipeline):
