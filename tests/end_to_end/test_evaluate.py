@@ -305,7 +305,7 @@ def test_embedding_adjustment_turns_what_shows_the_concept(
     given = [f"--concept={concept}", f"--prompts_file={prompts}", *(f"--{n}={m}" for n, m in scorers.items())]
     monkeypatch.setattr("utils.evaluation.runs.score_subject", lambda *_: None)
     monkeypatch.setattr("utils.evaluation.evaluation.write_table", lambda *_: None)
-    evaluate.evaluate(
+    utils.evaluation.evaluation.evaluate(
         evaluate.parse(
             [*SAMPLING, *given, "--embedding_adjustment=1", f"--output_dir={tmp_path / 'results'}"]
         ),

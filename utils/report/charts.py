@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 import matplotlib
 from markupsafe import Markup
@@ -23,24 +24,9 @@ DASHES = ("-", (0, (5, 2)), (0, (1, 1.2)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), (0,
 COLOURS = {f"#0{i}0203": f"var(--c{i})" for i in range(SERIES)}
 TEXT, GRID = "#0a0b0c", "#0d0e0f"
 COLOURS |= {TEXT: "var(--minor)", GRID: "var(--grid)"}
-STYLE = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "font.size": 9.5,
-    "axes.edgecolor": TEXT,
-    "axes.labelcolor": TEXT,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.unicode_minus": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
-    "xtick.color": TEXT,
-    "ytick.color": TEXT,
-    "ytick.left": False,
-}
+STYLE = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("report.mplstyle"), use_default_template=False
+)
 
 
 @dataclass(frozen=True)

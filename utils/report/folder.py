@@ -1,12 +1,12 @@
 """The results folder of scripts.evaluate, as the report reads it."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from utils.errors import UserError
+from utils.files import read_records
 
 FILES = {"settings.json": dict, "subjects.json": list, "table.json": dict}
 WRITER = "scripts.evaluate"
@@ -34,13 +34,13 @@ class Results:
     def seeds(self) -> list[int]:
         return self.table["seeds"]
 
-    def records(self, method: str, subject: str) -> Iterator[dict[str, Any]]:
+    def records(self, method: str, subject: str) -> list[dict[str, Any]]:
         """One dictionary per image; nothing where the method did not draw the subject."""
-        return _json_lines(self.folder / method / subject / "records.jsonl")
+        return read_records(self.folder / method / subject / "records.jsonl")
 
     def log(self, method: str, subject: str) -> list[dict[str, float]]:
         """The training's lines, one per step; empty where there is no log."""
-        return list(_json_lines(self.folder / method / subject / "concept" / "log.jsonl"))
+        return read_records(self.folder / method / subject / "concept" / "log.jsonl")
 
     def real_images(self, subject: dict[str, Any]) -> list[Path]:
         """The subject's own images that are still there, as recorded or under its folder."""
@@ -74,17 +74,3 @@ def read_results(folder: Path) -> Results:
     ):
         raise UserError(f"{folder / 'table.json'} holds no metrics, rows or seeds; run {WRITER} again")
     return Results(folder, **parts)
-
-
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file, without the last line if a kill tore it."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                if not line.endswith("\n"):
-                    return
-                raise UserError(f"{path}, line {number} is not JSON ({error}); run {WRITER} again") from error

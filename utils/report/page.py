@@ -12,7 +12,7 @@ from utils.report import words
 from utils.report.curves import loss_charts, trade_off
 from utils.report.folder import Results, read_results
 from utils.report.prompts import clip_t_means, ordered, prompt_scores, words_overall
-from utils.report.samples import SMALL, data_uri, make_plan, native_side, note, sample_subjects
+from utils.report.samples import OPEN_SUBJECTS, SMALL, data_uri, make_plan, native_side, sample_subjects
 from utils.scores.table import score_row
 from utils.training.methods import METHODS
 
@@ -53,6 +53,7 @@ def page(results: Results) -> Iterator[str]:
     environment.globals |= {"score_row": score_row, "data_uri": data_uri, "ordered": ordered}
     scores, side = prompt_scores(results), native_side(results)
     plan = None if side is None else make_plan(results, side)
+    found = [(pair, words.certain(results, pair)) for pair in results.table.get("paired", [])]
     per_subject: dict[str, list[dict]] = {}
     for row in results.table.get("per_subject", []):
         per_subject.setdefault(row["subject"], []).append(row)
@@ -70,9 +71,11 @@ def page(results: Results) -> Iterator[str]:
         percent=any(score_row(name).percent for name in results.metrics),
         winners={name: words.best(results, name) for name in results.metrics},
         trade_off=trade_off(results),
-        findings=words.findings(results),
+        findings=[(pair, ways) for pair, ways in found if ways is not None],
         plan=plan,
-        note=plan and note(results, plan, side),
+        native_side=side,
+        most_prompts=max(len(subject["prompts"]) for subject in results.subjects),
+        OPEN_SUBJECTS=OPEN_SUBJECTS,
         samples=plan and sample_subjects(results, plan),
         losses=list(loss_charts(results)),
         prompt_scores=scores,

@@ -90,26 +90,6 @@ def native_side(results: Results) -> int | None:
     return None
 
 
-def note(results: Results, plan: Plan, side: int) -> str:
-    """What the grids show and what they leave out."""
-    words = [
-        "Rows are prompts, columns are methods; images of a row share their seeds and none was selected."
-    ]
-    if BASE in results.methods:
-        words.append("The base model does not know the subject and is given its class word.")
-    if plan.seeds < len(results.seeds):
-        words.append(f"Of {len(results.seeds)} seeds, the first {plan.seeds} of each prompt are shown.")
-    if plan.prompts < max(len(subject["prompts"]) for subject in results.subjects):
-        words.append(f"To keep this file small, at most {plan.prompts} prompts of a subject are shown.")
-    if plan.side < side:
-        words.append(f"Images are shrunk from {side} to {plan.side} pixels.")
-    elif side <= SMALL:
-        words.append(f"Images have {side} pixels a side and are shown enlarged.")
-    if len(results.subjects) > OPEN_SUBJECTS:
-        words.append(f"{OPEN_SUBJECTS} subjects stand open; select another to see it.")
-    return " ".join(words)
-
-
 def sample_subjects(results: Results, plan: Plan) -> Iterator[dict[str, Any]]:
     """Each subject, those that stand open first, with its real images and its grids of cells."""
     names = opened(results.subjects)

@@ -65,29 +65,20 @@ def best(results: Results, name: str) -> str | None:
     return winner if all(excludes_zero(pairs.get(frozenset((winner, other)))) for other in others) else None
 
 
-def findings(results: Results) -> list[str]:
-    """What each pair of trained methods differs in for sure, in a sentence."""
-    sentences = []
-    for pair in results.table.get("paired", []):
-        found = [(score_row(name), pair["metric"].get(name)) for name in results.metrics]
-        if BASE in (pair["a"], pair["b"]) or not has_intervals([pair]):
-            continue
-        ways: dict[str, list[str]] = {}
-        for row, interval in found:
-            if excludes_zero(interval):
-                gain = row.good * interval["mean"]
-                way = "better" if gain > 0 else "worse" if gain < 0 else "different"
-                difference = written(interval["mean"], row.percent, signed=True)
-                ways.setdefault(way, []).append(f"{row.label} ({difference})")
-        head, sure = f"{label(pair['a'])} against {label(pair['b'])}: ", sum(map(len, ways.values()))
-        words = [
-            f"{way} in {', '.join(ways[way])}" for way in ("better", "worse", "different") if way in ways
-        ]
-        rest = "; the other intervals include 0." if sure < len(found) else "."
-        sentences.append(
-            head + ("; ".join(words) + rest if words else "no difference whose interval excludes 0.")
-        )
-    return sentences
+def certain(results: Results, pair: Mapping[str, Any]) -> dict[str, list[str]] | None:
+    """In what two trained methods differ for sure: "better", "worse" or "different" -> scores with their
+    differences. None where the base is one of them, or where there are no intervals."""
+    if BASE in (pair["a"], pair["b"]) or not has_intervals([pair]):
+        return None
+    ways: dict[str, list[str]] = {"better": [], "worse": [], "different": []}
+    for row, interval in ((score_row(name), pair["metric"].get(name)) for name in results.metrics):
+        if excludes_zero(interval):
+            gain = row.good * interval["mean"]
+            difference = written(interval["mean"], row.percent, signed=True)
+            ways["better" if gain > 0 else "worse" if gain < 0 else "different"].append(
+                f"{row.label} ({difference})"
+            )
+    return {way: scores for way, scores in ways.items() if scores}
 
 
 def title_of(results: Results) -> str:
