@@ -1,7 +1,4 @@
-"""Read a trained concept from any layout in use: the official one, HF's, Adobe's two, LoRAs, embeddings.
-
-Shapes: C channels of a cross-attention layer, D text width, r rank of a compressed layer.
-"""
+"""Read a trained concept from any layout in use: the official one, HF's, Adobe's two, LoRAs, embeddings."""
 
 import json
 import pickle
@@ -16,6 +13,7 @@ from torch import Tensor
 
 from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
 from utils.concepts.foreign import refuse_foreign
+from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_metadata
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
@@ -158,12 +156,12 @@ def _one_file(folder: Path, found: dict[str, Path], stem: str) -> Path:
 def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:
     """Tell the layouts apart by their keys."""
     if "unet" in content:
-        return _parse_adobe(content, path)
+        return parse_adobe(content, path)
     if "state_dict" in content:
         refuse_foreign(content, path)
-        return _parse_compvis(content, path)
+        return parse_compvis(content, path)
     if any("_custom_diffusion." in key for key in content):
-        return ConceptWeights(_parse_processors(content, path))
+        return ConceptWeights(parse_processors(content, path))
     if is_kv_lora(content):
         return _parse_lora(content, path)
     refuse_foreign(content, path)
@@ -176,69 +174,3 @@ def _parse_lora(content: dict[str, Any], path: Path) -> ConceptWeights:
     rows = _read_token_files(files_beside(path))
     classes = tuple(noted.get("classes", ())) if rows else ()
     return ConceptWeights(deltas=deltas_of(content, path), rows=rows, base=noted.get("base"), classes=classes)
-
-
-def _parse_processors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """Official and HF: `….attn2.processor.to_k_custom_diffusion.weight`; in .bin an empty dict per attn1."""
-    weights = {}
-    for key, value in content.items():
-        match = re.fullmatch(r"(.+\.attn2)\.processor\.(to_[kvq]|to_out)_custom_diffusion\.(.+)", key)
-        if match and isinstance(value, Tensor):
-            weights[".".join(match.groups())] = value.detach()
-        elif not (key.endswith(".attn1.processor") and value == {}):
-            raise UserError(f"{path}: unexpected entry {key}")
-    return weights
-
-
-def _parse_adobe(content: dict[str, Any], path: Path) -> ConceptWeights:
-    """Adobe's delta.bin: {"unet": {parameter name: weight}, "modifier_token": {token: row}}."""
-    if unexpected := sorted(content.keys() - {"unet", "modifier_token"}):
-        # "text_encoder" is one: a whole fine-tuned text encoder, which no concept of this project has.
-        raise UserError(f"{path}: unexpected entries {unexpected}; K/V and token rows can be loaded, no more")
-    weights, deltas = _split_compressed(content["unet"], path)
-    return ConceptWeights(weights, deltas, token_rows(content.get("modifier_token", {}), path))
-
-
-def _parse_compvis(content: dict[str, Any], path: Path) -> ConceptWeights:
-    """Adobe's delta_epoch=*.ckpt: {"state_dict": {CompVis name: weight, "embed": (tokens, D) or flattened}}.
-
-    Quirk: the tokens' names are not stored; as in Adobe's own converter they are <new1>, <new2>, ...
-    """
-    named = {key: value for key, value in content["state_dict"].items() if key != "embed"}
-    weights, deltas = _split_compressed(
-        {_diffusers_name(key, path): value for key, value in named.items()}, path
-    )
-    embed = content["state_dict"].get("embed")
-    if embed is None:
-        return ConceptWeights(weights, deltas)
-    width = next(
-        value for name, value in (weights | deltas).items() if name.endswith("attn2.to_k.weight")
-    ).shape[1]
-    rows = {f"<new{i}>": row for i, row in enumerate(embed.detach().reshape(-1, width), start=1)}  # (D,) each
-    return ConceptWeights(weights, deltas, rows)
-
-
-def _diffusers_name(key: str, path: Path) -> str:
-    """A CompVis parameter's name in diffusers. A level of Stable Diffusion is three CompVis blocks."""
-    pattern = r"model\.diffusion_model\.(?:(input|output)_blocks\.(\d+)|middle_block)\.1\.(.+\.attn2\..+)"
-    match = re.fullmatch(pattern, key)
-    if match is None:
-        raise UserError(f"{path}: unexpected entry {key}")
-    side, index, rest = match.groups()
-    if side is None:
-        return f"mid_block.attentions.0.{rest}"
-    level, module = divmod(int(index) - (side == "input"), 3)  # input block 0 is the first convolution
-    return f"{'down' if side == 'input' else 'up'}_blocks.{level}.attentions.{module}.{rest}"
-
-
-def _split_compressed(entries: dict[str, Any], path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Full weights, and products of Adobe's compressed pairs {"u": (C, r), "v": (r, D)}."""
-    weights, deltas = {}, {}
-    for name, value in entries.items():
-        if isinstance(value, Tensor):
-            weights[name] = value.detach()
-        elif isinstance(value, dict) and value.keys() == {"u", "v"}:
-            deltas[name] = value["u"].float() @ value["v"].float()  # (C, D)
-        else:
-            raise UserError(f"{path}: unexpected entry {name}")
-    return weights, deltas
