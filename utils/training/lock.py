@@ -85,6 +85,24 @@ def _holder(descriptor: int) -> str:
     return who if who.isprintable() else "another process"
 
 
+def holder(folder: str | Path) -> dict | None:
+    """Who holds the folder: pid, host, since; None while nobody does or where there are no locks.
+
+    Empty for a process that has only just taken it. It tries the lock, for a moment: not for a folder whose
+    run is about to begin.
+    """
+    path = Path(folder) / LOCK_FILE
+    if fcntl is None or not path.is_file():
+        return None
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            text = os.pread(file.fileno(), 4096, 0)
+            return json.loads(text) if text.endswith(b"\n") else {}
+    return None
+
+
 def lock_of_run(folder: str | Path) -> AbstractContextManager:
     """The lock of a training's output folder, which the first of its processes holds for all."""
     return RunLock(folder) if int(os.environ.get("RANK", 0)) == 0 else nullcontext()

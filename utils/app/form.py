@@ -1,0 +1,101 @@
+"""What the page asks to be trained, as the flags of train_classdiffusion.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.bases.registry import base_row
+from utils.errors import UserError
+from utils.training.config import TrainConfig, build_parser, parse_config
+from utils.training.methods import METHODS
+from utils.training.settings import read_setting, training_flags
+
+TOKEN = "<new1>"
+PARTS = 4  # of a training: after each a checkpoint and samples, so that little is lost and progress shows
+SAMPLES = 2  # images at a time
+# What the page calls what the command's messages name.
+LABELS = {
+    "--modifier_token": "Token",
+    "--cls_token": "Class word",
+    "--max_train_steps": "Steps",
+    "--seed": "Seed",
+    "--method": "Method",
+    "--prompt": "prompt",
+}
+
+
+@dataclass(frozen=True)
+class Form:
+    """The fields of the page. cls: the class word; prompt: of the samples, "" for the usual one."""
+
+    cls: str
+    base: str = "toon"
+    method: str = "classdiffusion"
+    steps: int | None = None  # None: the base's own
+    seed: int = 0
+    token: str = TOKEN
+    prompt: str = ""
+
+    @property
+    def subject(self) -> str:
+        """How prompts name the concept, "<new1> dog"."""
+        return METHODS[self.method].subject.format(token=self.token, cls=self.cls)
+
+
+def default_steps(base: str, method: str) -> int:
+    """The steps that scripts/settings gives the base and the method."""
+    given = build_parser().parse_args(read_setting(base_row(base).settings, method))
+    return getattr(given, "max_train_steps", TrainConfig.max_train_steps)
+
+
+def default_prompts(subject: str) -> list[str]:
+    """Likeness first, then whether the concept still obeys a prompt."""
+    return [f"a photo of a {subject}", f"a {subject} on the beach", f"a {subject} in the snow"]
+
+
+def flags_of(form: Form, images: Path, output: Path) -> list[str]:
+    """The flags: the base's own (as scripts/train_single.sh takes them), then those of the form.
+
+    Raises UserError for a form without a class word.
+    """
+    if not form.cls.strip():
+        raise UserError("no class word: write what your images show, e.g. dog")
+    steps = form.steps or default_steps(form.base, form.method)
+    part = max(1, -(-steps // PARTS))
+    given = {
+        "method": form.method,
+        "instance_data_dir": images,
+        "modifier_token": form.token,
+        "cls_token": form.cls,
+        "output_dir": output,
+        "max_train_steps": form.steps if form.steps is not None else steps,
+        "seed": form.seed,
+        "validation_prompt": form.prompt.strip() or default_prompts(form.subject)[1],
+        "validation_steps": part,
+        "num_validation_images": SAMPLES,
+        "checkpointing_steps": part,
+        "checkpoints_total_limit": 1,
+        "resume_from_checkpoint": "latest",  # a new folder has none, and the run begins
+    }
+    own = training_flags(base_row(form.base), [f"--method={form.method}"])
+    return [*own, *(f"--{name}={value}" for name, value in given.items())]
+
+
+def plan(form: Form) -> list[str]:
+    """What trains on what, a line for each stage, from the base's configuration files alone.
+
+    Raises UserError as the command does for these settings. No image is read.
+    """
+    from utils.training.preflight import attach_all, check_learners, describe_stages, outline_of
+
+    config = parse_config(flags_of(form, Path("unread"), Path("unwritten")))
+    check_learners(config)
+    attached = attach_all(outline_of(config), config)
+    sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
+    return list(describe_stages(config, sizes))
+
+
+def in_words_of_the_page(message: str) -> str:
+    """A command's message in one line, flags by the labels of their fields."""
+    for flag, label in LABELS.items():
+        message = message.replace(f"{flag} ", f"{label} ")
+    return " ".join(message.split())

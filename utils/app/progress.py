@@ -1,0 +1,69 @@
+"""How a training is doing: its log as curves, its state and the time left in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from utils.app.jobs import Job
+from utils.app.trainer import FAILED, STOPPED, STOPPING, TRAINED, Status
+from utils.report.charts import Curve, line_chart
+from utils.report.curves import EXACT, LOSSES, SMOOTHED_SHARE, smooth, thin
+from utils.report.words import known
+
+SHOWN = [name for name in LOSSES if name != "loss"]
+FEWEST_POINTS = 3  # of a curve
+
+
+def curves(log: Sequence[dict[str, Any]], steps: int) -> list[tuple[str, str, Markup]]:
+    """(title, what it is, the chart) for each loss in the log: smoothed over the raw values.
+
+    steps: of the whole training; a running mean covers one in twenty of them.
+    """
+    charts = []
+    for series, name in enumerate(SHOWN):
+        points = [(record["step"], record[name]) for record in log if known(record.get(name))]
+        if len(points) < FEWEST_POINTS:
+            continue
+        window = 1 if name == EXACT else max(1, steps // SMOOTHED_SHARE)
+        values = smooth([value for _, value in points], window)
+        line = thin(list(zip((step for step, _ in points), values, strict=True)))
+        curve = Curve(name, series, line, [] if window == 1 else [thin(points)])
+        title, meaning = LOSSES[name]
+        description = f"{title}, {values[0]:.3g} at first, {values[-1]:.3g} now"
+        charts.append((title, meaning, line_chart(name, [curve], "Step", title, description)))
+    return charts
+
+
+def in_words(job: Job, status: Status) -> str:
+    """One sentence on where the training is."""
+    of = f"step {status.step} of {status.steps}"
+    if status.state == TRAINED:
+        return f"Trained, {status.steps} steps. Write prompts below."
+    if status.state == STOPPING:
+        return f"Stopping: it saves after {'this step' if status.step else 'loading'} ({of})."
+    if status.state == FAILED:
+        return f"It ended with an error: {status.message}"
+    if status.state == STOPPED:
+        why = f" ({status.message})" if status.message else ""
+        rest = f"goes on from step {status.saved}" if status.saved else "begins anew, with the same images"
+        return f"Stopped after {of}{why}. Resume {rest}."
+    if status.step:
+        left = f", {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
+        return f"Training, {of}{left}."
+    return before_the_first_step(*job.class_images())
+
+
+def before_the_first_step(drawn: int, wanted: int) -> str:
+    if drawn < wanted and drawn:
+        return f"Drawing class images, {drawn} of {wanted}."
+    return "Loading the base model." if not wanted else "Loading the base model, then drawing class images."
+
+
+def duration(seconds: float) -> str:
+    """'about 40 s', 'about 3 min', 'about 2 h'."""
+    if seconds < 90:
+        return f"about {max(5, round(seconds / 5) * 5)} s"
+    if seconds < 90 * 60:
+        return f"about {round(seconds / 60)} min"
+    return f"about {round(seconds / 3600)} h"

@@ -1,0 +1,192 @@
+"""One training at a time, in a process of its own, which is asked to save when the app ends.
+
+What a job's state is comes from its files, so that it is right also after a new start of the app.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from utils.app import child
+from utils.app.form import Form, flags_of
+from utils.app.jobs import Job, list_jobs, new_folder, save_job
+from utils.app.uploads import gather, plain_names
+from utils.bases.registry import REPOSITORY
+from utils.errors import UserError
+from utils.files import one_line
+from utils.training.config import parse_config
+from utils.training.lock import holder
+
+TRAINING, STOPPING, TRAINED, STOPPED, FAILED = "training", "stopping", "trained", "stopped", "failed"
+
+
+@dataclass(frozen=True)
+class Status:
+    """state: one of the five above. step: the last in the log; saved: that of the newest checkpoint."""
+
+    state: str
+    step: int
+    steps: int
+    saved: int
+    message: str = ""  # the error of a failed training
+    seconds_left: float | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.state in (TRAINING, STOPPING)
+
+
+class Trainer:
+    """Starts, stops and resumes the trainings of a folder; `close` before the program ends."""
+
+    def __init__(self, folder: Path, script: Path = REPOSITORY / "train_classdiffusion.py"):
+        self.folder, self._script = folder.absolute(), script
+        self._own: tuple[str, subprocess.Popen] | None = None  # the latest training of this program
+        self._asked = ""  # the job that was asked to stop
+        self._pace: tuple[float, int] | None = None  # (when, at which step) this process was first seen
+        self._mutex = threading.Lock()
+        # The kernel tells a child of the end of the *thread* that started it, and a server's threads end when
+        # they are idle; this one lives as long as the program.
+        self._starter = ThreadPoolExecutor(max_workers=1)
+
+    def begin(self, form: Form, uploads: Sequence[str | Path]) -> Job:
+        """Checks everything as the training command does, then keeps the images and starts it.
+
+        Raises UserError for a mistake, with nothing written, and while another training runs.
+        """
+        from utils.training.preflight import check_run
+
+        with self._mutex, TemporaryDirectory(prefix="classdiffusion-") as name:
+            self._check_free()
+            images = Path(name)
+            gather(uploads, images)
+            with plain_names(images):
+                config = parse_config(flags_of(form, images, self.folder / "concept"))
+                check_run(config)
+            folder = new_folder(self.folder, form.cls)
+            try:
+                with one_line("write", folder):
+                    shutil.copytree(images, folder / "images")
+                flags = flags_of(form, folder / "images", folder / "concept")
+                job = Job(folder, form, tuple(flags), config.max_train_steps)
+                save_job(job)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+            self._launch(job)
+            return job
+
+    def resume(self, job: Job) -> None:
+        """Goes on from the newest checkpoint, from the beginning if there is none."""
+        with self._mutex:
+            self._check_free()
+            if job.is_trained:
+                raise UserError(f"{job.name} is trained already")
+            self._launch(job)
+
+    def stop(self) -> Job:
+        """Asks the running training to save after its step and end; returns its job."""
+        job = self.running()
+        if job is None:
+            raise UserError("no training runs")
+        if self._asked == job.name:
+            raise UserError(f"{job.name} is stopping already: it saves after this step")
+        if self._is_own(job):
+            self._own[1].send_signal(signal.SIGINT)
+        elif who := holder(job.concept):
+            if who["host"] != socket.gethostname():
+                raise UserError(f"{job.name} trains on {who['host']}: stop it there")
+            os.kill(who["pid"], signal.SIGINT)
+        self._asked = job.name
+        return job
+
+    def running(self) -> Job | None:
+        """The job that trains now; also one of an earlier start of the app that is still saving."""
+        return next((job for job in list_jobs(self.folder) if self._is_running(job)), None)
+
+    def status(self, job: Job) -> Status:
+        log = job.log()
+        step = log[-1]["step"] if log else 0
+        status = Status(STOPPED, step, job.steps, job.saved_step())
+        if self._is_running(job):
+            asked = self._asked == job.name
+            left = None if asked else self._seconds_left(job, step)
+            return replace(status, state=STOPPING if asked else TRAINING, seconds_left=left)
+        if job.is_trained:
+            return replace(status, state=TRAINED)
+        last = job.last_line()
+        if self._asked == job.name:
+            return status
+        if last.startswith("error:") or re.match(r"[\w.]*(Error|Exception)\b", last):
+            return replace(status, state=FAILED, message=last.removeprefix("error:").strip())
+        if self._own and self._own[0] == job.name and (code := self._own[1].poll()) and code < 0:
+            return replace(status, message=f"its process was ended by {signal.Signals(-code).name}")
+        return status
+
+    def close(self) -> None:
+        """Asks a training of this program to stop and waits until it has saved."""
+        if self._own is not None and self._own[1].poll() is None:
+            name, process = self._own
+            if self._asked != name:
+                self._asked = name
+                process.send_signal(signal.SIGINT)
+            process.wait()
+        self._starter.shutdown()
+
+    def _check_free(self) -> None:
+        if (job := self.running()) is not None:
+            status = self.status(job)
+            raise UserError(
+                f"{job.name} is training (step {status.step} of {status.steps}), and trainings come one at a "
+                "time: stop it, or wait for its end"
+            )
+
+    def _launch(self, job: Job) -> None:
+        self._asked, self._pace = "", None
+        self._own = (job.name, self._starter.submit(self._start, job).result())
+
+    def _start(self, job: Job) -> subprocess.Popen:
+        """In a session of its own: were Ctrl-C to reach it twice, it would end at once."""
+        command = [sys.executable, child.__file__, str(os.getpid())]
+        command += [sys.executable, str(self._script), *job.flags]
+        with job.printed.open("w") as file:
+            return subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                cwd=REPOSITORY,
+                env=os.environ | {"PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
+
+    def _is_own(self, job: Job) -> bool:
+        return self._own is not None and self._own[0] == job.name and self._own[1].poll() is None
+
+    def _is_running(self, job: Job) -> bool:
+        """Our process, from its start; another's from when it holds the folder.
+
+        The lock of our own process is not tried: that could make it fail when it takes it.
+        """
+        if self._own is not None and self._own[0] == job.name:
+            return self._own[1].poll() is None
+        return holder(job.concept) is not None
+
+    def _seconds_left(self, job: Job, step: int) -> float | None:
+        """From the steps since this program first saw the training make one; None before two."""
+        if self._pace is None:
+            self._pace = (time.monotonic(), step) if step > job.saved_step() else None
+            return None
+        since, first = self._pace
+        return (time.monotonic() - since) / (step - first) * (job.steps - step) if step > first else None

@@ -1,0 +1,90 @@
+"""Uploaded images: copied together, checked by the commands' own functions, shown small."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from utils.errors import UserError
+from utils.images import check_images, list_images, open_image
+from utils.report.samples import data_uri
+
+FEWEST, MOST = 3, 6  # images that the method was made for
+THUMBNAIL = 128  # pixels
+NONE = "no images: drop 3 to 6 images of one thing, or use the example"
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    name: str
+    uri: str
+    width: int  # of the image itself, in pixels
+    height: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """The images as they will be read, and what there is to say of them."""
+
+    thumbnails: list[Thumbnail]
+    notes: list[str]
+
+
+def gather(uploads: Sequence[str | Path], folder: Path) -> None:
+    """Copies the uploads into an empty folder; a second file of a name gets a number.
+
+    Raises UserError when there are none.
+    """
+    if not uploads:
+        raise UserError(NONE)
+    for upload in map(Path, uploads):
+        name, number = upload.name, 2
+        while (folder / name).exists():
+            name, number = f"{upload.stem}-{number}{upload.suffix}", number + 1
+        shutil.copyfile(upload, folder / name)
+
+
+def preview(uploads: Sequence[str | Path]) -> Preview:
+    """Decodes every image, as a training does before it starts; nothing stays on the disk.
+
+    Raises UserError, which names the file, for one that cannot be read, and when there are none.
+    """
+    with TemporaryDirectory(prefix="classdiffusion-") as name:
+        folder = Path(name)
+        gather(uploads, folder)
+        with plain_names(folder):
+            images, skipped = list_images(folder)
+            check_images(images)
+            thumbnails = [_thumbnail(path) for path in images]
+    return Preview(thumbnails, _notes(len(images), skipped))
+
+
+class plain_names:
+    """`with plain_names(folder):` a UserError of inside loses the folder, which its reader never saw."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, UserError):
+            message = str(error).replace(f"{self.folder}/", "").replace(str(self.folder), "your files")
+            raise UserError(message) from error
+
+
+def _thumbnail(path: Path) -> Thumbnail:
+    uri, _ = data_uri(path, THUMBNAIL)
+    return Thumbnail(path.name, uri, *open_image(path).size)
+
+
+def _notes(count: int, skipped: Sequence[Path]) -> list[str]:
+    notes = [f"{path.name} is left out: it is not an image" for path in skipped]
+    if count < FEWEST:
+        notes.append(
+            f"{count} image{'s' * (count > 1)} will do, but with {FEWEST} to {MOST}, before different "
+            "backgrounds, the model can tell your subject from what is around it"
+        )
+    return notes

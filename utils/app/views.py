@@ -1,0 +1,98 @@
+"""Parts of the page as HTML, from templates that escape what they are given."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from utils.app.drawing import Drawing
+from utils.app.jobs import Job
+from utils.app.progress import curves, in_words
+from utils.app.trainer import FAILED, Status
+from utils.app.uploads import Preview
+from utils.bases.registry import REPOSITORY, shown
+from utils.report.samples import SMALL, data_uri, evenly
+
+SAMPLE_SETS = 4  # shown of a training
+NOTHING_YET = "Nothing is trained yet: add images and a class word, then press Train."
+SIDE = 384  # pixels that larger images are shown with
+TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def message(text: str) -> str:
+    """A mistake, announced to screen readers; nothing for no text."""
+    return TEMPLATES.get_template("message.html").render(text=text)
+
+
+def notes(lines: Sequence[str]) -> str:
+    return TEMPLATES.get_template("notes.html").render(lines=lines)
+
+
+def thumbnails(preview: Preview) -> str:
+    return TEMPLATES.get_template("thumbnails.html").render(preview=preview)
+
+
+def training(job: Job | None, status: Status | None) -> str:
+    """State, bar, charts and samples of a job; one line when there is none."""
+    if job is None or status is None:
+        return TEMPLATES.get_template("empty.html").render(text=NOTHING_YET)
+    log, sets = job.log(), job.samples()
+    chosen = [sets[i] for i in evenly(SAMPLE_SETS, len(sets))]
+    samples = [(step, [_image(path) for path in paths]) for step, paths in chosen]
+    command = f"python train_classdiffusion.py {' '.join(map(_quoted, job.flags))}"
+    return TEMPLATES.get_template("training.html").render(
+        job=job,
+        status=status,
+        failed=status.state == FAILED,
+        sentence=in_words(job, status),
+        charts=curves(log, job.steps),
+        samples=samples,
+        prompt=_flag(job, "validation_prompt"),
+        command=command,
+    )
+
+
+def grid(drawing: Drawing, files: Sequence[Path]) -> str:
+    """A row of images for each prompt; places stand open for those that are not drawn yet."""
+    shots = [_image(path) for path in files]
+    shots += [None] * (len(drawing.pairs) - len(shots))
+    columns = len(drawing.pairs) // len(drawing.prompts)
+    rows = [
+        (prompt, [(drawing.pairs[at + i][1], shots[at + i]) for i in range(columns)])
+        for prompt, at in zip(drawing.prompts, range(0, len(shots), columns), strict=True)
+    ]
+    done = len(files) == len(drawing.pairs)
+    return TEMPLATES.get_template("grid.html").render(
+        rows=rows, done=len(files), total=len(shots), folder=shown(drawing.folder) if done else ""
+    )
+
+
+def downloads(offers: Mapping[str, str | None]) -> str:
+    """Why a layout is not offered; one line where nothing is trained."""
+    if not offers:
+        return TEMPLATES.get_template("empty.html").render(text="A trained concept can be downloaded here.")
+    return notes([reason for reason in offers.values() if reason])
+
+
+def _image(path: Path) -> tuple[str, bool]:
+    """(data URI, whether it is small and to be enlarged pixel by pixel)."""
+    uri, size = data_uri(path, SIDE)
+    return uri, max(size) <= SMALL
+
+
+def _flag(job: Job, name: str) -> str:
+    values = [flag.partition("=")[2] for flag in job.flags if flag.startswith(f"--{name}=")]
+    return values[-1]
+
+
+def _quoted(flag: str) -> str:
+    """For a shell, paths of this repository as seen from its root."""
+    from shlex import quote
+
+    return quote(flag.replace(f"{REPOSITORY}/", ""))
