@@ -1,5 +1,6 @@
 """What the page asks to be trained, as the flags of train_classdiffusion.py."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ LABELS = {
     "--seed": "Seed",
     "--method": "Method",
     "--prompt": "prompt",
+    "--format lora": "the LoRA",
+    "--format diffusers": "python -m scripts.export with that format, diffusers",
 }
 
 
@@ -97,5 +100,5 @@ def plan(form: Form) -> list[str]:
 def in_words_of_the_page(message: str) -> str:
     """A command's message in one line, flags by the labels of their fields."""
     for flag, label in LABELS.items():
-        message = message.replace(f"{flag} ", f"{label} ")
+        message = re.sub(rf"{flag}(?![\w-])", label, message)
     return " ".join(message.split())

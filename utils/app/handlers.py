@@ -60,13 +60,14 @@ class Handlers:
     def plan(self, cls: str, base: str, method: str, steps: int | None, token: str) -> str:
         """What trains on what; before there is a class word, of any."""
         try:
-            lines = plan(Form(cls=cls.strip() or "thing", base=base, method=method, steps=steps, token=token))
+            lines = plan(Form(cls=cls or "thing", base=base, method=method, steps=steps, token=token))
             return views.notes([METHODS[method].source, *lines])
         except UserError as error:
             return views.message(in_words_of_the_page(str(error)))
 
     def _train(self, uploads: list[str] | None, *fields: Any) -> Any:
-        form = Form(**dict(zip(Form.__dataclass_fields__, fields, strict=True)))
+        given = dict(zip(Form.__dataclass_fields__, fields, strict=True))  # None: an empty field
+        form = Form(**{"cls": ""} | {name: value for name, value in given.items() if value is not None})
         job = self.trainer.begin(form, uploads or [])
         return gr.update(choices=self._choices(), value=job.name)
 

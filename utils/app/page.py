@@ -4,6 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from utils.app import views
 from utils.app.downloads import LAYOUTS
 from utils.app.form import LABELS, TOKEN, Form, default_steps
 from utils.app.handlers import Handlers
@@ -42,8 +43,9 @@ def build(trainer: Trainer, downloads: Path) -> gr.Blocks:
             with gr.Column(min_width=320, elem_classes="panel"):
                 draw = _draw()
             with gr.Column(min_width=320, elem_classes="panel"):
-                gr.HTML("<h2>4 &ensp;Take away</h2>")
-                take = _downloads()
+                draw["grid"] = gr.HTML(views.empty(views.NO_IMAGES), elem_id="grid")
+        with gr.Row(elem_classes="columns"), gr.Column(min_width=320, elem_classes="panel"):
+            take = _downloads()
         _connect(page, handlers, form, view, draw, take)
     return page
 
@@ -76,10 +78,10 @@ def _settings() -> dict[str, gr.components.Component]:
             [(each.title, name) for name, each in METHODS.items()],
             value=METHOD,
             label=LABELS["--method"],
-            min_width=140,
+            min_width=220,
             elem_id="method",
         )
-        base = gr.Dropdown(list(BASES), value=BASE, label="Base model", min_width=140, elem_id="base")
+        base = gr.Dropdown(list(BASES), value=BASE, label="Base model", min_width=220, elem_id="base")
     with gr.Row():
         steps = gr.Number(
             default_steps(BASE, METHOD),
@@ -145,11 +147,11 @@ def _draw() -> dict[str, gr.components.Component]:
         "draw": draw,
         "end": end,
         "message": gr.HTML(elem_id="draw-message"),
-        "grid": gr.HTML(elem_id="grid"),
     }
 
 
 def _downloads() -> dict[str, gr.components.Component]:
+    gr.HTML("<h2>4 &ensp;Download</h2>")
     return {
         "why": gr.HTML(elem_id="why"),
         **{

@@ -11,7 +11,7 @@ from utils.report.charts import Curve, line_chart
 from utils.report.curves import EXACT, LOSSES, SMOOTHED_SHARE, smooth, thin
 from utils.report.words import known
 
-SHOWN = [name for name in LOSSES if name != "loss"]
+SHOWN = ("loss_denoise", *(name for name in LOSSES if name not in ("loss_denoise", "loss")))
 FEWEST_POINTS = 3  # of a curve
 
 
@@ -21,17 +21,18 @@ def curves(log: Sequence[dict[str, Any]], steps: int) -> list[tuple[str, str, Ma
     steps: of the whole training; a running mean covers one in twenty of them.
     """
     charts = []
-    for series, name in enumerate(SHOWN):
+    for name in SHOWN:
         points = [(record["step"], record[name]) for record in log if known(record.get(name))]
         if len(points) < FEWEST_POINTS:
             continue
         window = 1 if name == EXACT else max(1, steps // SMOOTHED_SHARE)
         values = smooth([value for _, value in points], window)
         line = thin(list(zip((step for step, _ in points), values, strict=True)))
-        curve = Curve(name, series, line, [] if window == 1 else [thin(points)])
+        curve = Curve(name, 0, line, [] if window == 1 else [thin(points)])
         title, meaning = LOSSES[name]
         description = f"{title}, {values[0]:.3g} at first, {values[-1]:.3g} now"
-        charts.append((title, meaning, line_chart(name, [curve], "Step", title, description)))
+        sentence = f"{meaning[0].upper()}{meaning[1:]}"
+        charts.append((title, sentence, line_chart(name, [curve], "Step", "", description)))
     return charts
 
 
@@ -48,6 +49,8 @@ def in_words(job: Job, status: Status) -> str:
         why = f" ({status.message})" if status.message else ""
         rest = f"goes on from step {status.saved}" if status.saved else "begins anew, with the same images"
         return f"Stopped after {of}{why}. Resume {rest}."
+    if status.step == status.steps:
+        return f"Training, {of}: drawing samples and saving."
     if status.step:
         left = f", {duration(status.seconds_left)} left" if status.seconds_left is not None else ""
         return f"Training, {of}{left}."

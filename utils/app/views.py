@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.app.drawing import Drawing
+from utils.app.form import in_words_of_the_page
 from utils.app.jobs import Job
 from utils.app.progress import curves, in_words
 from utils.app.trainer import FAILED, Status
@@ -15,6 +16,7 @@ from utils.report.samples import SMALL, data_uri, evenly
 
 SAMPLE_SETS = 4  # shown of a training
 NOTHING_YET = "Nothing is trained yet: add images and a class word, then press Train."
+NO_IMAGES = "Images appear here, a row for each prompt."
 SIDE = 384  # pixels that larger images are shown with
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),
@@ -30,6 +32,11 @@ def message(text: str) -> str:
     return TEMPLATES.get_template("message.html").render(text=text)
 
 
+def empty(text: str) -> str:
+    """What stands where there is nothing yet."""
+    return TEMPLATES.get_template("empty.html").render(text=text)
+
+
 def notes(lines: Sequence[str]) -> str:
     return TEMPLATES.get_template("notes.html").render(lines=lines)
 
@@ -41,7 +48,7 @@ def thumbnails(preview: Preview) -> str:
 def training(job: Job | None, status: Status | None) -> str:
     """State, bar, charts and samples of a job; one line when there is none."""
     if job is None or status is None:
-        return TEMPLATES.get_template("empty.html").render(text=NOTHING_YET)
+        return empty(NOTHING_YET)
     log, sets = job.log(), job.samples()
     chosen = [sets[i] for i in evenly(SAMPLE_SETS, len(sets))]
     samples = [(step, [_image(path) for path in paths]) for step, paths in chosen]
@@ -76,8 +83,8 @@ def grid(drawing: Drawing, files: Sequence[Path]) -> str:
 def downloads(offers: Mapping[str, str | None]) -> str:
     """Why a layout is not offered; one line where nothing is trained."""
     if not offers:
-        return TEMPLATES.get_template("empty.html").render(text="A trained concept can be downloaded here.")
-    return notes([reason for reason in offers.values() if reason])
+        return empty("A trained concept can be downloaded here.")
+    return notes([in_words_of_the_page(reason) for reason in offers.values() if reason])
 
 
 def _image(path: Path) -> tuple[str, bool]:

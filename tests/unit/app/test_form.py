@@ -1,0 +1,75 @@
+"""The page's fields as flags of the training command, and its messages."""
+
+from pathlib import Path
+
+import pytest
+
+from utils.app.form import Form, default_prompts, default_steps, flags_of, in_words_of_the_page, plan
+from utils.bases.registry import BASES
+from utils.errors import UserError
+from utils.training.config import TrainConfig, parse_config
+from utils.training.methods import METHODS
+
+
+def config(form: Form) -> TrainConfig:
+    return parse_config(flags_of(form, Path("/images"), Path("/out")))
+
+
+def test_a_training_has_the_settings_of_its_base_and_method():
+    found = config(Form("dog"))
+    assert (found.method, found.learning_rate, found.token_learning_rate) == ("classdiffusion", 2e-4, 1e-3)
+    assert (found.max_train_steps, found.hflip, found.lambda_spl) == (300, True, 1.0)
+    assert (found.cls_token, found.modifier_token, found.seed) == ("dog", "<new1>", 0)
+    assert (found.instance_data_dir, found.output_dir) == ("/images", "/out")
+    assert (found.resume_from_checkpoint, found.checkpoints_total_limit) == ("latest", 1)
+    assert found.validation_prompt == "a <new1> dog on the beach"
+
+
+def test_fields_win_over_the_settings():
+    found = config(Form("dog", "sd15", "textual_inversion", 10, 7, "<x>", " one <x> "))
+    assert found.pretrained_model_name_or_path == BASES["sd15"].path
+    assert (found.method, found.max_train_steps, found.seed) == ("textual_inversion", 10, 7)
+    assert (found.modifier_token, found.validation_prompt) == ("<x>", "one <x>")
+    assert (found.learning_rate, found.gradient_accumulation_steps) == (5e-4, 4)
+
+
+@pytest.mark.parametrize(("steps", "part"), [(300, 75), (3, 1), (1, 1), (10, 3)])
+def test_a_training_is_saved_and_shown_four_times_at_most(steps: int, part: int):
+    found = config(Form("dog", steps=steps))
+    assert found.checkpointing_steps == found.validation_steps == part
+    assert -(-steps // part) <= 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_can_be_asked_for(method: str):
+    assert config(Form("dog", method=method)).max_train_steps == default_steps("toon", method) >= 300
+
+
+def test_default_steps_are_those_of_the_settings():
+    assert default_steps("toon", "dreambooth") == 400
+    assert default_steps("sd15", "textual_inversion") == 3000
+
+
+def test_the_plan_says_what_trains_on_what():
+    (line,) = plan(Form("dog", steps=40))
+    assert line == "steps 1 to 40: rows 128 at 0.002, K/V 294,912 at 0.0004; loss L_denoise + 1 · L_spl"
+    first, second = plan(Form("dog", method="two_stage"))
+    assert first.startswith("steps 1 to 240: rows 128") and second.startswith("steps 241 to 400: ")
+
+
+def test_a_plan_of_mistaken_settings_is_refused():
+    with pytest.raises(UserError, match="--max_train_steps 1: --method two_stage has 2 stages"):
+        plan(Form("dog", method="two_stage", steps=1))
+
+
+def test_prompts_name_the_concept_as_its_method_does():
+    assert default_prompts(Form("dog").subject)[0] == "a photo of a <new1> dog"
+    assert default_prompts(Form("dog", method="xti").subject)[2] == "a <new1> in the snow"
+
+
+def test_messages_speak_of_fields_in_one_line():
+    given = (
+        "--modifier_token has '<new1>\n': and --max_train_steps 0, not --prompts_file, use --format lora, so"
+    )
+    said = "Token has '<new1> ': and Steps 0, not --prompts_file, use the LoRA, so"
+    assert in_words_of_the_page(given) == said
