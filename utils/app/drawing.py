@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from utils.app.jobs import Job
-from utils.bases.registry import base_row, shown
+from utils.app.jobs import TRAINED_FILE, Job
 from utils.errors import UserError
 from utils.files import one_line
 from utils.images import save_png
+from utils.sampling.drawing import Drawing, prepare
 from utils.sampling.grids import save_grid, slugs
-from utils.sampling.prompts import check_modifier_tokens, read_prompts
 from utils.sampling.settings import DrawingFlags
 
 if TYPE_CHECKING:
@@ -25,16 +24,17 @@ MOST_IMAGES = 64  # of one request
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """One request, all of it checked. jobs: (prompt, seed), row by row as the grid shows them."""
+class Request:
+    """One request, all of it checked. pairs: (prompt, seed), row by row as the grid shows them."""
 
-    concept: Path
-    base: str
-    prompts: list[str]
+    drawing: Drawing
     pairs: list[tuple[str, int]]
-    settings: dict
     folder: Path
     notes: list[str]
+
+    @property
+    def prompts(self) -> list[str]:
+        return self.drawing.prompts
 
 
 def lines_of(text: str) -> list[str]:
@@ -42,27 +42,22 @@ def lines_of(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def prepare(job: Job, text: str, count: int, seed: int) -> Drawing:
+def request_of(job: Job, text: str, count: int, seed: int) -> Request:
     """Raises UserError for what inference.py refuses, and for no prompt at all. Writes nothing."""
-    from utils.concepts.formats import read_concept
-
     if not job.is_trained:
         raise UserError(f"{job.name} is not trained yet: wait for its end, or resume it")
-    prompts = read_prompts(lines_of(text), None)
+    prompts = lines_of(text)
     if not prompts:
         raise UserError(f"no prompt: write one a line, e.g. a {job.form.subject} in the snow")
-    if not 1 <= count * len(prompts) <= MOST_IMAGES:
-        raise UserError(f"{count} x {len(prompts)} images: ask for 1 to {MOST_IMAGES} at a time")
-    flags = DrawingFlags(concept=(job.concept,), prompt=tuple(prompts), seed=seed)
-    concept = read_concept(job.concept)
-    row = base_row(concept.base or job.form.base)
-    check_modifier_tokens(prompts, row.path, [concept])
-    pairs = [(prompt, seed + i) for prompt in prompts for i in range(count)]
+    flags = DrawingFlags(concept=(job.concept,), prompt=tuple(prompts), seed=seed, output_dir=job.folder)
+    drawing = prepare(flags, flags.concept, lambda _: [])
+    if not 1 <= count * len(drawing.prompts) <= MOST_IMAGES:
+        raise UserError(f"{count} x {len(drawing.prompts)} images: ask for 1 to {MOST_IMAGES} at a time")
+    pairs = [(prompt, seed + i) for prompt in drawing.prompts for i in range(count)]
     drawn = job.folder / "drawn"
     numbers = [int(path.name) for path in drawn.glob("*") if path.name.isdecimal()]
-    folder = drawn / str(max(numbers, default=0) + 1)
-    notes = without_token(prompts, concept)
-    return Drawing(job.concept, row.path, prompts, pairs, flags.settings(row.sampling), folder, notes)
+    notes = without_token(drawing.prompts, drawing.concepts[0])
+    return Request(drawing, pairs, drawn / str(max(numbers, default=0) + 1), notes)
 
 
 def without_token(prompts: Sequence[str], concept: "ConceptWeights") -> list[str]:
@@ -82,33 +77,29 @@ class Painter:
         self._lock = threading.Lock()
         self._kept: tuple[tuple[Path, int], StableDiffusionPipeline] | None = None
 
-    def draw(self, drawing: Drawing) -> Iterator[Path]:
+    def draw(self, request: Request) -> Iterator[Path]:
         """Yields each image's file as it is written, row by row; the grid, grid.png, comes last."""
         from utils.sampling.images import sample
 
+        drawing, folder = request.drawing, request.folder
         with self._lock:
             pipeline = self._pipeline(drawing)
-            with one_line("make", drawing.folder):
-                drawing.folder.mkdir(parents=True)
-            stems = dict(zip(drawing.prompts, slugs(drawing.prompts), strict=True))
-            record = drawing.settings | {"base": shown(drawing.base), "concept": str(drawing.concept)}
+            with one_line("make", folder):
+                folder.mkdir(parents=True)
+            stems = dict(zip(request.prompts, slugs(request.prompts), strict=True))
             images = []
-            drawn = sample(pipeline, *zip(*drawing.pairs, strict=True), batch_size=BATCH, **drawing.settings)
-            for (prompt, seed), image in zip(drawing.pairs, drawn, strict=True):
-                path = drawing.folder / f"{stems[prompt]}_{seed}.png"
-                save_png(image, path, {"prompt": prompt, "seed": seed} | record)
+            drawn = sample(pipeline, *zip(*request.pairs, strict=True), batch_size=BATCH, **drawing.settings)
+            for (prompt, seed), image in zip(request.pairs, drawn, strict=True):
+                path = folder / f"{stems[prompt]}_{seed}.png"
+                save_png(image, path, {"prompt": prompt, "seed": seed} | drawing.record)
                 images.append(image)
                 yield path
-            save_grid(images, drawing.prompts, drawing.folder / "grid.png", record)
+            save_grid(images, request.prompts, folder / "grid.png", drawing.record)
 
     def _pipeline(self, drawing: Drawing) -> "StableDiffusionPipeline":
-        from utils.bases.sd import load_pipeline
-        from utils.concepts.load import load_concept
-
-        key = (drawing.concept, (drawing.concept / "training_config.json").stat().st_mtime_ns)
+        (concept,) = drawing.paths
+        key = (concept, (concept / TRAINED_FILE).stat().st_mtime_ns)
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # the old one goes before the new one comes
-            pipeline = load_pipeline(drawing.base)
-            load_concept(pipeline, drawing.concept)
-            self._kept = (key, pipeline)
+            self._kept = (key, drawing.load())
         return self._kept[1]

@@ -9,7 +9,7 @@ import gradio as gr
 
 from utils.app import views
 from utils.app.downloads import LAYOUTS, offers, pack
-from utils.app.drawing import Painter, prepare
+from utils.app.drawing import Painter, request_of
 from utils.app.form import Form, default_prompts, default_steps, in_words_of_the_page, plan
 from utils.app.jobs import Job, list_jobs
 from utils.app.trainer import FAILED, STOPPED, TRAINING, Trainer
@@ -107,13 +107,13 @@ class Handlers:
         """The grid, again after each image; notes or a message; the Stop button while it draws."""
         show, hide = gr.update(visible=True), gr.update(visible=False)
         try:
-            drawing = prepare(self._job(name), text, int(count), seed)
-            note = views.notes(drawing.notes)
+            request = request_of(self._job(name), text, int(count), seed)
+            note = views.notes(request.notes)
             files: list[Path] = []
-            yield views.grid(drawing, files), note, show
-            for file in self.painter.draw(drawing):
+            yield views.grid(request, files), note, show
+            for file in self.painter.draw(request):
                 files.append(file)
-                yield views.grid(drawing, files), note, show
+                yield views.grid(request, files), note, show
             yield gr.skip(), note, hide
         except UserError as error:
             yield gr.skip(), views.message(in_words_of_the_page(str(error))), hide

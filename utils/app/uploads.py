@@ -7,8 +7,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from utils.errors import UserError
-from utils.images import check_images, list_images, open_image
+from utils.images import MASK_SUFFIX, check_images, list_images, open_image
 from utils.report.samples import data_uri
+from utils.training.image_captions import read_captions
 
 FEWEST, MOST = 3, 6  # images that the method was made for
 THUMBNAIL = 128  # pixels
@@ -56,8 +57,11 @@ def preview(uploads: Sequence[str | Path]) -> Preview:
         with plain_names(folder):
             images, skipped = list_images(folder)
             check_images(images)
+            captions = read_captions(folder, images)
             thumbnails = [_thumbnail(path) for path in images]
-    return Preview(thumbnails, _notes(len(images), skipped))
+    captioned = {file for _, file in captions.values()}
+    left_out = [path for path in skipped if path not in captioned and not path.name.endswith(MASK_SUFFIX)]
+    return Preview(thumbnails, _notes(len(images), len(captions), left_out))
 
 
 class plain_names:
@@ -80,8 +84,10 @@ def _thumbnail(path: Path) -> Thumbnail:
     return Thumbnail(path.name, uri, *open_image(path).size)
 
 
-def _notes(count: int, skipped: Sequence[Path]) -> list[str]:
-    notes = [f"{path.name} is left out: it is not an image" for path in skipped]
+def _notes(count: int, captions: int, left_out: Sequence[Path]) -> list[str]:
+    notes = [f"{path.name} is left out: it is not an image" for path in left_out]
+    if captions:
+        notes.append(f"{captions} of {count} images have captions of their own")
     if count < FEWEST:
         notes.append(
             f"{count} image{'s' * (count > 1)} will do, but with {FEWEST} to {MOST}, before different "

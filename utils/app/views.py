@@ -5,7 +5,7 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from utils.app.drawing import Drawing
+from utils.app.drawing import Request
 from utils.app.form import in_words_of_the_page
 from utils.app.jobs import Job
 from utils.app.progress import curves, in_words
@@ -65,18 +65,18 @@ def training(job: Job | None, status: Status | None) -> str:
     )
 
 
-def grid(drawing: Drawing, files: Sequence[Path]) -> str:
+def grid(request: Request, files: Sequence[Path]) -> str:
     """A row of images for each prompt; places stand open for those that are not drawn yet."""
     shots = [_image(path) for path in files]
-    shots += [None] * (len(drawing.pairs) - len(shots))
-    columns = len(drawing.pairs) // len(drawing.prompts)
+    shots += [None] * (len(request.pairs) - len(shots))
+    columns = len(request.pairs) // len(request.prompts)
     rows = [
-        (prompt, [(drawing.pairs[at + i][1], shots[at + i]) for i in range(columns)])
-        for prompt, at in zip(drawing.prompts, range(0, len(shots), columns), strict=True)
+        (prompt, [(request.pairs[at + i][1], shots[at + i]) for i in range(columns)])
+        for prompt, at in zip(request.prompts, range(0, len(shots), columns), strict=True)
     ]
-    done = len(files) == len(drawing.pairs)
+    done = len(files) == len(request.pairs)
     return TEMPLATES.get_template("grid.html").render(
-        rows=rows, done=len(files), total=len(shots), folder=shown(drawing.folder) if done else ""
+        rows=rows, done=len(files), total=len(shots), folder=shown(request.folder) if done else ""
     )
 
 

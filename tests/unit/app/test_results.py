@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from scripts import export
 from utils.app import views
 from utils.app.downloads import offers, pack
-from utils.app.drawing import Drawing, Painter, prepare, without_token
+from utils.app.drawing import Painter, Request, request_of, without_token
 from utils.app.form import Form
 from utils.app.jobs import Job, list_jobs, new_folder, read_job, save_job
 from utils.app.trainer import STOPPED, Status
@@ -36,8 +36,9 @@ def job(
     return job
 
 
-def few_steps(drawing: Drawing) -> Drawing:
-    return replace(drawing, settings=drawing.settings | {"num_inference_steps": 3})
+def few_steps(request: Request) -> Request:
+    settings = request.drawing.settings | {"num_inference_steps": 3}
+    return replace(request, drawing=replace(request.drawing, settings=settings))
 
 
 def test_a_job_is_read_back_and_listed(job: Job, tmp_path: Path):
@@ -51,12 +52,12 @@ def test_a_job_is_read_back_and_listed(job: Job, tmp_path: Path):
 
 
 def test_prompts_are_drawn_row_by_row_with_their_settings(job: Job):
-    drawing = prepare(job, "a <new1> dog\n\n a dog \na <new1> dog", 2, 5)
-    assert drawing.pairs == [("a <new1> dog", 5), ("a <new1> dog", 6), ("a dog", 5), ("a dog", 6)]
-    assert drawing.notes == ["“a dog” lacks <new1>: it may show the class, not your subject"]
+    request = request_of(job, "a <new1> dog\n\n a dog \na <new1> dog", 2, 5)
+    assert request.pairs == [("a <new1> dog", 5), ("a <new1> dog", 6), ("a dog", 5), ("a dog", 6)]
+    assert request.notes == ["“a dog” lacks <new1>: it may show the class, not your subject"]
     assert not (job.folder / "drawn").exists(), "preparing writes nothing"
     painter = Painter()
-    files = list(painter.draw(few_steps(drawing)))
+    files = list(painter.draw(few_steps(request)))
     assert [file.name for file in files] == [
         "a-new1-dog_5.png",
         "a-new1-dog_6.png",
@@ -65,8 +66,8 @@ def test_prompts_are_drawn_row_by_row_with_their_settings(job: Job):
     ]
     with Image.open(files[1]) as image:
         assert (image.info["prompt"], image.info["seed"]) == ("a <new1> dog", "6")
-    assert (drawing.folder / "grid.png").is_file() and drawing.folder == job.folder / "drawn" / "1"
-    again = prepare(job, "a <new1> dog", 1, 6)
+    assert (request.folder / "grid.png").is_file() and request.folder == job.folder / "drawn" / "1"
+    again = request_of(job, "a <new1> dog", 1, 6)
     assert again.folder == job.folder / "drawn" / "2"
     (file,) = painter.draw(few_steps(again))  # with the pipeline that was kept
     with Image.open(file) as one, Image.open(files[1]) as other:
@@ -81,19 +82,19 @@ def test_prompts_are_drawn_row_by_row_with_their_settings(job: Job):
         ("a <new2> dog", 1, 0, "prompt mentions <new2>, known are: <new1>"),
         ("a <new1> dog", 65, 0, "65 x 1 images: ask for 1 to 64"),
         ("a <new1> dog", 1, -1, "--seed -1"),
-        ("x" * 1001, 1, 0, "a prompt has at most 1,000"),
+        ("x" * 1001, 1, 0, "has 1,001 characters: give at most 1,000"),
     ],
 )
 def test_prompts_that_inference_refuses_are_refused_with_nothing_written(job: Job, text, count, seed, said):
     with pytest.raises(UserError, match=said):
-        prepare(job, text, count, seed)
+        request_of(job, text, count, seed)
     assert not (job.folder / "drawn").exists()
 
 
 def test_an_unfinished_training_can_neither_be_drawn_nor_taken_away(job: Job, tmp_path: Path):
     (job.concept / "training_config.json").unlink()
     with pytest.raises(UserError, match="dog-1 is not trained yet"):
-        prepare(job, "a <new1> dog", 1, 0)
+        request_of(job, "a <new1> dog", 1, 0)
     with pytest.raises(UserError, match="dog-1 is not trained yet"):
         pack(job, "concept", tmp_path)
     assert offers(job) == {}
@@ -141,6 +142,9 @@ def test_a_preview_shows_every_image_and_says_what_it_leaves_out(
         ("1.png", 24, 20),
     ]
     assert seen.notes == ["notes.txt is left out: it is not an image"]
+    (tmp_path / "1.txt").write_text("a dog asleep")
+    captioned = preview([*sorted(folder.iterdir()), tmp_path / "1.txt"])
+    assert captioned.notes[0] == "1 of 2 images have captions of their own"
     assert preview([same_name]).notes[0].startswith("1 image will do, but with 3 to 6")
 
 
@@ -154,11 +158,11 @@ def test_what_a_user_wrote_is_escaped(job: Job):
 
 
 def test_the_grid_leaves_places_open_until_their_images_are_drawn(job: Job):
-    drawing = prepare(job, "a <new1> dog\na dog", 2, 0)
+    request = request_of(job, "a <new1> dog\na dog", 2, 0)
     first = Image.new("RGB", (8, 8), "red")
     path = job.folder / "first.png"
     first.save(path)
-    html = views.grid(drawing, [path])
+    html = views.grid(request, [path])
     assert html.count("<img") == 1 and html.count('class="open"') == 3
     assert "1 of 4 images" in html and 'class="pixels"' in html
     assert html.index("a &lt;new1&gt; dog") < html.index("seed 1") < html.index("a dog")
