@@ -11,7 +11,8 @@ from utils.app.jobs import Job
 from utils.app.progress import curves, in_words
 from utils.app.trainer import FAILED, Status
 from utils.app.uploads import Preview
-from utils.bases.registry import REPOSITORY, shown
+from utils.bases.registry import REPOSITORY
+from utils.files import shown
 from utils.report.samples import SMALL, data_uri, evenly
 
 SAMPLE_SETS = 4  # shown of a training
