@@ -150,23 +150,16 @@ def numbers_of(plane: Plane, sets: Sets) -> dict[str, dict[str, float]]:
 
 def draw(plane: Plane, panels: Sequence[tuple[str, Sets]], stem: Path) -> list[Path]:
     """A panel for each (title, sets): the base's as rings, the class in grey; after training filled."""
-    names = list(dict.fromkeys(name for _, sets in panels for name in sets if name != REFERENCE))
-    names.sort(key=lambda name: (name != CONCEPT_AFTER, name != CLASS_AFTER))
-    drawn = [
-        (
-            title,
-            [
-                Cloud(
-                    name,
-                    None if name == REFERENCE else names.index(name),
-                    plane.project(features),
-                    name in (CONCEPT_AFTER, CLASS_AFTER),
-                )
-                for name, features in sets.items()
-            ],
-        )
-        for title, sets in panels
-    ]
+    series: dict[str, int | None] = {REFERENCE: None, CONCEPT_AFTER: 0, CONCEPT_BEFORE: 0, CLASS_AFTER: 1}
+    for name in dict.fromkeys(name for _, sets in panels for name in sets):
+        series.setdefault(name, len(series) - 2)  # other classes
+    drawn = []
+    for title, sets in panels:
+        clouds = [
+            Cloud(name, series[name], plane.project(features), name in (CONCEPT_AFTER, CLASS_AFTER))
+            for name, features in sets.items()
+        ]
+        drawn.append((title, clouds))
     labels = tuple(f"component {i} ({share:.0%})" for i, share in enumerate(plane.explained, start=1))
     return save_clouds(drawn, labels, stem)
 
