@@ -24,7 +24,7 @@ MASK_SUFFIX = ".mask.png"  # dog.mask.png says where the subject of dog.jpg is (
 
 
 def is_image(path: Path) -> bool:
-    """Whether `path` is a file that is named like a picture, not hidden and not another picture's mask."""
+    """Whether `path` is a file that is named like a picture, not hidden and no mask of one."""
     name = path.name.lower()
     named = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
     return path.is_file() and named and not name.endswith(MASK_SUFFIX)

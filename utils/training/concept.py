@@ -70,13 +70,21 @@ class ConceptFlags:
 
     heading = "concept"
 
-    instance_data_dir: str | None = option(None, "folder with the concept's images", set_by_evaluation=True)
-    instance_prompt: str | None = option(
+    instance_data_dir: str | None = option(
         None,
-        "caption of these images (default: a photo of a <new1> dog, with your token and class)",
+        "folder with the concept's images; dog.txt beside dog.jpg, or a line of metadata.jsonl (file_name, "
+        "text), is an image's own caption, in which the token or the class word stands for the concept",
         set_by_evaluation=True,
     )
-    class_data_dir: str | None = option(None, "folder of the class images (default: inside output_dir)")
+    instance_prompt: str | None = option(
+        None,
+        "caption of these images, where they have none of their own (default: a photo of a <new1> dog, with your token and class)",
+        set_by_evaluation=True,
+    )
+    class_data_dir: str | None = option(
+        None,
+        "folder of the class images, whose captions may lie beside them too (default: inside output_dir)",
+    )
     class_prompt: str | None = option(None, "prompt of the class images, e.g. 'a photo of a dog'")
     concepts_list: str | None = option(
         None, "JSON list of concepts, instead of the four flags above", set_by_evaluation=True
