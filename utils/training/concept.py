@@ -78,7 +78,8 @@ class ConceptFlags:
     )
     instance_prompt: str | None = option(
         None,
-        "caption of these images, where they have none of their own (default: a photo of a <new1> dog, with your token and class)",
+        "caption of images that have none of their own (default: a photo of a <new1> dog, with your token "
+        "and class)",
         set_by_evaluation=True,
     )
     class_data_dir: str | None = option(
