@@ -18,7 +18,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoProcessor, AutoTokenizer, BatchEncoding, PreTrainedTokenizerBase
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
-from utils.bases.pretrained import read_config
+from utils.bases.parts import check_finite
+from utils.bases.pretrained import read_config, readable
 from utils.bases.registry import BASES, BLIP_HEADS, portable
 from utils.errors import UserError, short
 from utils.scores.blip_families import FAMILIES, Blip1, Blip2
@@ -50,7 +51,7 @@ class BLIP2T:
         self.device, self.dtype = choose_device_dtype(device)
         self.model_id, self.head, self.family = portable(model), head, family.name
         self.name = f"{self.model_id} ({family.name} {head.upper()})"
-        with without_progress_bars():
+        with without_progress_bars(), readable("BLIP model", model):
             weights, report = family.model_class.from_pretrained(
                 model, dtype=self.dtype, output_loading_info=True
             )
@@ -59,9 +60,11 @@ class BLIP2T:
                 f"BLIP model {model} lacks {len(report['missing_keys'])} tensors, e.g. "
                 f"{sorted(report['missing_keys'])[0]}; its scores would be random: give a complete one"
             )
+        check_finite(weights, f"BLIP model {model}")
         self.parts = family(weights.to(self.device).eval())
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.text_limit = family.text_limit(weights.config)
+        with readable("BLIP model", model):
+            self.processor = AutoProcessor.from_pretrained(model)
+            self.text_limit = family.text_limit(weights.config)
 
     def text_similarity(
         self, prompt: str | Sequence[str], image: Image.Image | Sequence[Image.Image]
@@ -128,11 +131,12 @@ def check_blip(model: str | Path, head: str) -> type[Blip1] | type[Blip2]:
         raise UserError(f"unknown head {short(head)!r}; choose one of {', '.join(BLIP_HEADS)}")
     config = read_config(model, "BLIP model")
     architectures = config.get("architectures") or [f"model of type {config.get('model_type')}"]
-    if architectures[0] not in FAMILIES:
-        raise UserError(f"BLIP model {model} is a {architectures[0]}; give a {' or '.join(FAMILIES)}")
+    name = architectures[0] if isinstance(architectures, list) else architectures
+    if not isinstance(name, str) or name not in FAMILIES:
+        raise UserError(f"BLIP model {model} is a {short(name)}; give a {' or '.join(FAMILIES)}")
     check_files(model, "image processor", "preprocessor_config.json", "processor_config.json")
     check_files(model, "tokenizer", "tokenizer.json", "vocab.txt")
-    return FAMILIES[architectures[0]]
+    return FAMILIES[name]
 
 
 def check_prompts(model: str | Path, prompts: Sequence[str]) -> None:
@@ -140,8 +144,9 @@ def check_prompts(model: str | Path, prompts: Sequence[str]) -> None:
     for prompt in prompts:
         if not prompt.strip():
             raise UserError("a prompt is empty; say what the image should show")
-    limit = check_blip(model, BLIP_HEADS[0]).text_limit(AutoConfig.from_pretrained(model))
-    _tokenize(AutoTokenizer.from_pretrained(model), list(prompts), limit, str(model))
+    with readable("BLIP model", model):
+        limit = check_blip(model, BLIP_HEADS[0]).text_limit(AutoConfig.from_pretrained(model))
+        _tokenize(AutoTokenizer.from_pretrained(model), list(prompts), limit, str(model))
 
 
 def pair_up(prompts: Sequence[str], images: Sequence[AnImage]) -> tuple[list[str], list[AnImage]]:

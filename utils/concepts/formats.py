@@ -11,13 +11,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from utils.bases.pretrained import readable
 from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
 from utils.concepts.foreign import refuse_foreign
 from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_metadata
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.folders import read_folder
+from utils.limits import check_text
 
 WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
 ADOBE_FILE = "delta.bin"
@@ -33,7 +35,20 @@ def read_concept(path: Path, token: str | None = None) -> ConceptWeights:
     Raises UserError if files are missing or ambiguous, or if their content is not a concept's.
     """
     refuse_image(path)
-    return named(_read(path), token, path)
+    with readable("concept", path):
+        concept = named(_read(path), token, path)
+        _check_finite(concept, path)
+    return concept
+
+
+def _check_finite(concept: ConceptWeights, path: Path) -> None:
+    """Raises UserError for what is no tensor of finite numbers, before a base model loads for it."""
+    for tensors in (concept.weights, concept.deltas, concept.rows, *concept.parts.values()):
+        for name, value in tensors.items():
+            if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
+                raise UserError(f"{path}: {short(name)} is no tensor of numbers; train or download it again")
+            if not value.isfinite().all():
+                raise UserError(f"{path}: {short(name)} is not finite; train or download it again")
 
 
 def _read(path: Path) -> ConceptWeights:
@@ -80,6 +95,8 @@ def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None)
         wanted = f"{WEIGHTS_STEM}(.safetensors|.bin)"
         raise UserError(f"no {wanted} in {folder}; give a concept's directory, or one token file")
     weights = _parse(read_file(weights_file), weights_file).weights if weights_file else {}
+    if weights_file and not weights:
+        raise UserError(f"{weights_file} holds no K/V; train or download the concept again")
     if manifest is None:  # official and HF: every other weights file beside the K/V is a token's
         files = [f for f in found.values() if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
         return ConceptWeights(weights, rows=_read_token_files(files))
@@ -127,11 +144,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """concept.json of format 2, or of format 1 as if it were. Raises UserError for anything else."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); train or download the concept again") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} is not valid JSON ({short(error, 200)}); train or download the concept again"
+        ) from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found not in (1, 2):
-        raise UserError(f"{path} has format {found}; this version reads formats 1 and 2")
+    if type(found) is not int or found not in (1, 2):
+        raise UserError(f"{path} has format {short(found)}; this version reads formats 1 and 2")
     if found == 1:
         manifest["files"] = {KV: WEIGHTS_STEM} if manifest.get("kv") else {}
     words = ("modifier_tokens", "classes")
@@ -142,7 +161,25 @@ def read_manifest(path: Path) -> dict[str, Any]:
         isinstance(token, str) for token in [*manifest["modifier_tokens"], *manifest["files"].values()]
     ):
         raise UserError(f"{path} has a token or a file that is not a name; train or download it again")
+    _check_words(manifest, path)
     return manifest
+
+
+def _check_words(manifest: dict[str, Any], path: Path) -> None:
+    """Raises UserError for texts that are none, or of several lines: they stand in prompts and messages."""
+    facts = [manifest.get(name) for name in ("base", "method", "base_digest", "subject")]
+    words = [each for each in [*facts, *manifest["classes"]] if each is not None]
+    for word in [*words, *manifest["modifier_tokens"]]:
+        if not isinstance(word, str):
+            raise UserError(
+                f"{path} has {short(repr(word))} where a text belongs; train or download it again"
+            )
+        check_text(str(path), word)
+    if len(manifest["classes"]) not in (0, len(manifest["modifier_tokens"])):
+        raise UserError(f"{path} has not one class for each token; train or download it again")
+    left = manifest.get("subject", "").replace("{token}", "").replace("{cls}", "")
+    if "{" in left or "}" in left:
+        raise UserError(f"{path} has the subject {short(left)}; {{token}} and {{cls}} may stand there")
 
 
 def _one_file(folder: Path, found: dict[str, Path], stem: str) -> Path:

@@ -83,7 +83,7 @@ def _from_dataset(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
         subjects,
         methods,
         base_row(config.base or data_set.base),
-        tuple(shlex.split(config.train_flags or "")),
+        _words(config.train_flags or ""),
         digest=digest,
         data_set=data_set,
         word_judge=data_set.word_judge and data_set.word_judge(subjects),
@@ -150,6 +150,13 @@ def _from_folder(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> 
         digest=digest_of([*(path for _, path in images), *real, *of_class]),
         word_judge=_word_judge(base, [subject], data_sets),
     )
+
+
+def _words(flags: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(flags))
+    except ValueError as error:  # an open quote
+        raise UserError(f"--train_flags '{short(flags)}' cannot be split into flags ({error})") from None
 
 
 def _check_name(base: str) -> None:

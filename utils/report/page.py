@@ -6,6 +6,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from utils.bases.pretrained import readable
 from utils.evaluation.folder import BASE
 from utils.files import write_atomically
 from utils.report import words
@@ -34,7 +35,8 @@ def write_report(results: Path) -> Path:
         with partial.open("w", encoding="utf-8") as file:
             file.writelines(page(read))
 
-    write_atomically(path, write)
+    with readable("results folder", results):
+        write_atomically(path, write)
     return path
 
 

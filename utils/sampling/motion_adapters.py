@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.bases.pretrained import read_config
+from utils.bases.pretrained import read_config, readable
 from utils.bases.registry import BASES
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.sampling.settings import BETA_SCHEDULES
 
 PUBLISHED = BASES["sd15"].motion_adapter  # AnimateDiff's, for Stable Diffusion 1.5
@@ -20,7 +20,9 @@ def adapter_config(adapter: str | Path) -> dict[str, Any]:
     """
     config = read_config(adapter, "motion adapter", writer="MotionAdapter.save_pretrained")
     if config.get("_class_name") != "MotionAdapter":
-        raise UserError(f"motion adapter {adapter} is a {config.get('_class_name')}; give a MotionAdapter")
+        raise UserError(
+            f"motion adapter {adapter} is a {short(config.get('_class_name'))}; give a MotionAdapter"
+        )
     return config
 
 
@@ -30,6 +32,11 @@ def check_adapter(adapter: str | Path, base: str | Path) -> int:
     Reads configuration files only. The groups of the normalisations count too: diffusers builds them as the
     UNet has them, and an adapter of other groups would load and draw nonsense.
     """
+    with readable("motion adapter", adapter):
+        return _frames_if_it_fits(adapter, base)
+
+
+def _frames_if_it_fits(adapter: str | Path, base: str | Path) -> int:
     config = adapter_config(adapter)
     unet = read_config(base, "base model", "unet/config.json")
     blocks = len(unet["block_out_channels"])
@@ -54,7 +61,12 @@ def check_adapter(adapter: str | Path, base: str | Path) -> int:
                 f"motion adapter {adapter} has {name} {its}, base model {base} {wanted}: it does not fit; "
                 f"give one trained on this base, such as {PUBLISHED} for Stable Diffusion 1.5"
             )
-    return config["motion_max_seq_length"]
+    frames = config["motion_max_seq_length"]
+    if type(frames) is not int or frames < 1:
+        raise UserError(
+            f"motion adapter {adapter} has motion_max_seq_length {short(repr(frames))}: no number"
+        )
+    return frames
 
 
 def recorded_schedule(adapter: str | Path) -> dict[str, Any] | None:

@@ -25,7 +25,8 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from utils.bases.devices import choose_device_dtype, without_progress_bars
-from utils.bases.pretrained import read_config
+from utils.bases.parts import check_finite
+from utils.bases.pretrained import read_config, readable
 from utils.errors import UserError, short
 
 CLIP_ID = "openai/clip-vit-base-patch32"
@@ -156,13 +157,14 @@ def check_dino(model: str | Path) -> None:
 
 def _load(model_class: type[PreTrainedModel], model: str | Path, **settings: Any) -> PreTrainedModel:
     """Raises UserError when weights are missing, which the library would draw at random."""
-    with without_progress_bars():
+    with without_progress_bars(), readable("model", model):
         loaded, found = model_class.from_pretrained(model, output_loading_info=True, **settings)
     if found["missing_keys"]:
         raise UserError(
             f"model {model} lacks {len(found['missing_keys'])} tensors of a {model_class.__name__}, e.g. "
             f"{sorted(found['missing_keys'])[0]}; its scores would be random: give a complete one"
         )
+    check_finite(loaded, f"model {model}")
     return loaded
 
 

@@ -227,8 +227,8 @@ def read_config(path: Path) -> tuple[TrainConfig, list[str]]:
     """
     try:
         saved = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable training configuration ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not a readable training configuration ({short(error, 200)})") from None
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a training configuration: it holds no object")
     known = {each.name for each in fields(TrainConfig)}
