@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from utils.errors import UserError, short
 from utils.flags import option
@@ -132,3 +133,41 @@ class ConceptFlags:
                 raise UserError(f"--concepts_list and --{name} contradict each other: give one of them")
         if self.instance_data_dir is None and self.concepts_list is None:
             raise UserError("--instance_data_dir is missing: give it, or a --concepts_list")
+
+
+def concepts_of(config: Any) -> list[Concept]:
+    """The concepts of a training configuration, from its flags or --concepts_list, one per modifier token.
+
+    Raises UserError for a broken list, a number of concepts other than that of tokens, a prompt without
+    its token, and prior preservation without a class prompt.
+    """
+    entries = [vars(config)]
+    if config.concepts_list is not None:
+        entries = read_concepts_list(Path(config.concepts_list))
+    if len(entries) != len(config.modifier_tokens):
+        raise UserError(
+            f"--modifier_token {config.modifier_token} for {len(entries)} concept(s): give one each"
+        )
+    return [_concept(config, index, entry) for index, entry in enumerate(entries)]
+
+
+def _concept(config: Any, index: int, entry: dict[str, Any]) -> Concept:
+    token, word = config.modifier_tokens[index], config.cls_tokens[index]
+    subject = config.recipe.subject.format(token=token, cls=word or "").strip()
+    prompt = entry.get("instance_prompt") or f"a photo of a {subject}"
+    if token not in prompt:
+        raise UserError(f"'{short(prompt)}' lacks {token}: write it before the class word")
+    class_prompt = entry.get("class_prompt") or (f"a photo of a {word}" if word else None)
+    if config.uses_prior and not class_prompt:
+        raise UserError(f"prior preservation needs a class for {token}: give --cls_token, or class_prompt")
+    class_data_dir = entry.get("class_data_dir") or Path(config.output_dir) / "class_images" / str(index)
+    return Concept(
+        modifier_token=token,
+        initializer_token=config.initializer_tokens[index],
+        cls_token=word,
+        subject=subject,
+        instance_prompt=prompt,
+        instance_data_dir=Path(entry["instance_data_dir"]),
+        class_prompt=class_prompt if config.uses_prior else entry.get("class_prompt"),
+        class_data_dir=Path(class_data_dir) if config.uses_prior else None,
+    )

@@ -8,17 +8,16 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from utils.config_file import CONFIG_HELP, read_flags
 from utils.errors import UserError, short
 from utils.files import write_json
 from utils.flags import check_fields, option, parser_of
-from utils.training.concept import Concept, ConceptFlags, read_concepts_list
+from utils.training.concept import Concept, ConceptFlags, concepts_of
 from utils.training.data_flags import DataFlags
 from utils.training.measure_flags import MeasureFlags
 from utils.training.method_flags import MethodFlags
-from utils.training.methods import Stage
+from utils.training.methods import Stage, share_steps
 from utils.training.optimisation_flags import OptimisationFlags
 from utils.training.output_flags import CheckpointFlags, ReportFlags
 from utils.training.replaced_flags import REPLACED_FLAGS
@@ -134,15 +133,8 @@ class TrainConfig(
         return "word" if given else self.recipe.start
 
     def plan(self) -> Iterator[tuple[Stage, int, int]]:
-        """(stage, its first step, its last step); steps count from 1, and every stage has at least one."""
-        stages, first = self.stages, 1
-        total, done = sum(stage.share for stage in stages), 0.0
-        for number, stage in enumerate(stages):
-            done += stage.share
-            left = len(stages) - number - 1  # stages that still need a step
-            last = min(max(round(self.max_train_steps * done / total), first), self.max_train_steps - left)
-            yield stage, first, last
-            first = last + 1
+        """(stage, its first step, its last step)."""
+        return share_steps(self.stages, self.max_train_steps)
 
     @property
     def repeats(self) -> bool:
@@ -159,42 +151,8 @@ class TrainConfig(
         return (2 if doubled else 1) * self.scaled_rate(rate, processes)
 
     def concepts(self) -> list[Concept]:
-        """The concepts, from the flags or from --concepts_list, one per modifier token.
-
-        Raises UserError for a broken list, a number of concepts other than that of tokens, a prompt without
-        its token, and prior preservation without a class prompt.
-        """
-        entries = [asdict(self)]
-        if self.concepts_list is not None:
-            entries = read_concepts_list(Path(self.concepts_list))
-        if len(entries) != len(self.modifier_tokens):
-            raise UserError(
-                f"--modifier_token {self.modifier_token} for {len(entries)} concept(s): give one each"
-            )
-        return [self._concept(index, entry) for index, entry in enumerate(entries)]
-
-    def _concept(self, index: int, entry: dict[str, Any]) -> Concept:
-        token, word = self.modifier_tokens[index], self.cls_tokens[index]
-        subject = self.recipe.subject.format(token=token, cls=word or "").strip()
-        prompt = entry.get("instance_prompt") or f"a photo of a {subject}"
-        if token not in prompt:
-            raise UserError(f"'{short(prompt)}' lacks {token}: write it before the class word")
-        class_prompt = entry.get("class_prompt") or (f"a photo of a {word}" if word else None)
-        if self.uses_prior and not class_prompt:
-            raise UserError(
-                f"prior preservation needs a class for {token}: give --cls_token, or class_prompt"
-            )
-        class_data_dir = entry.get("class_data_dir") or Path(self.output_dir) / "class_images" / str(index)
-        return Concept(
-            modifier_token=token,
-            initializer_token=self.initializer_tokens[index],
-            cls_token=word,
-            subject=subject,
-            instance_prompt=prompt,
-            instance_data_dir=Path(entry["instance_data_dir"]),
-            class_prompt=class_prompt if self.uses_prior else entry.get("class_prompt"),
-            class_data_dir=Path(class_data_dir) if self.uses_prior else None,
-        )
+        """One per modifier token; raises UserError as `concepts_of` does."""
+        return concepts_of(self)
 
     def save(self, path: Path, **facts: str) -> None:
         """Write the fields, as given, as JSON; facts: what else the run depends on."""

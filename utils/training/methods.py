@@ -1,5 +1,6 @@
 """The personalisation methods, one row each: what trains in which stage, on which view of the images."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -125,3 +126,14 @@ METHODS: dict[str, Method] = {
         ),
     )
 }
+
+
+def share_steps(stages: Sequence[Stage], steps: int) -> Iterator[tuple[Stage, int, int]]:
+    """(stage, its first step, its last step); steps count from 1, and every stage has at least one."""
+    first, total, done = 1, sum(stage.share for stage in stages), 0.0
+    for number, stage in enumerate(stages):
+        done += stage.share
+        left = len(stages) - number - 1  # stages that still need a step
+        last = min(max(round(steps * done / total), first), steps - left)
+        yield stage, first, last
+        first = last + 1
