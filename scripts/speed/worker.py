@@ -90,9 +90,17 @@ def peak_bytes() -> int:
 def timed_step(engine: Any, number: int, count: bool = False) -> dict[str, Any]:
     """A step's terms, seconds of the wall and of the processor and, if asked, floating-point operations."""
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+    from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-    counter = FlopCounterMode(display=False) if count else nullcontext()
+    attention = {  # the CPU's kernels, which torch's counter leaves out
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(
+            *shapes[:3]
+        ),
+        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
+            lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
+        ),
+    }
+    counter = FlopCounterMode(display=False, custom_mapping=attention) if count else nullcontext()
     start, used = time.perf_counter(), time.process_time()
     with counter:
         terms = engine.step(number)
