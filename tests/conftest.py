@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny Stable Diffusion on disk, pictures, the training command run in this process."""
+"""Shared fixtures: a tiny Stable Diffusion on disk, images, the training command run in this process."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.tiny_models import tiny_pipeline
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a saved tiny pipeline for 16 px pictures; tests must not write to it."""
+    """The folder of a saved tiny pipeline for 16 px images; tests must not write to it."""
     folder = tmp_path_factory.mktemp("base")
     tiny_pipeline(folder / "words").save_pretrained(folder / "sd")
     return folder / "sd"
@@ -20,7 +20,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """pictures(name, count=3): a folder of pictures of coloured noise; tests must not write to it."""
+    """pictures(name, count=3): a folder of images of coloured noise; tests must not write to it."""
 
     def folder_of(name: str, count: int = 3) -> Path:
         folder = tmp_path_factory.getbasetemp() / "pictures" / f"{name}-{count}"

@@ -1,4 +1,4 @@
-"""A results folder made by hand: three methods, two subjects, three prompts, two seeds, 8 px pictures."""
+"""A results folder made by hand: three methods, two subjects, three prompts, two seeds, 8 px images."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def interval(mean: float, half: float) -> dict[str, float]:
 
 
 def _write_method(folder: Path, results: Path, method: str, subject: dict, obeyed: bool) -> None:
-    """Pictures, records and, for a trained method, a log."""
+    """Images, records and, for a trained method, a log."""
     (folder / "images").mkdir(parents=True)
     token = "" if method == "base" else "<new1> "
     records = []

@@ -25,7 +25,7 @@ WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] a photo of on the in wearing beach snow 
 
 def write_blip(folder: Path, family: str, image_token: bool = False) -> Path:
     """A saved model with its processor. `image_token`: a BLIP-2 whose forward expects Q places for the
-    picture before the words of every prompt, as checkpoints of today do."""
+    image before the words of every prompt, as checkpoints of today do."""
     tokenizer = BertTokenizer({word: i for i, word in enumerate(WORDS)}, model_max_length=LIMIT)
     pictures = BlipImageProcessorPil(size={"height": SIDE, "width": SIDE})
     text = TOWER | {"vocab_size": len(WORDS), "max_position_embeddings": LIMIT, "pad_token_id": 0}
@@ -53,6 +53,6 @@ def write_blip(folder: Path, family: str, image_token: bool = False) -> Path:
 
 @torch.no_grad()
 def _stir(model: PreTrainedModel) -> None:
-    """Large weights, query tokens and positions: as initialised, every picture would score the same."""
+    """Large weights, query tokens and positions: as initialised, every image would score the same."""
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.3)

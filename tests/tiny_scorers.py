@@ -37,7 +37,7 @@ def write_scorers(folder: Path) -> dict[str, str]:
 
 @torch.no_grad()
 def _stir(model: PreTrainedModel) -> PreTrainedModel:
-    """Large weights: as initialised, every picture would have nearly the same features."""
+    """Large weights: as initialised, every image would have nearly the same features."""
     for parameter in model.parameters():
         parameter.add_(torch.randn_like(parameter), alpha=0.3)
     return model

@@ -1,4 +1,4 @@
-"""scripts.benchmark, on few pictures and few steps."""
+"""scripts.benchmark, on few images and few steps."""
 
 import json
 import re
@@ -15,7 +15,7 @@ def test_scoring_is_timed_model_by_model(tmp_path, capsys):
     models = [f"--{name}={model}" for name, model in write_scorers(tmp_path).items()]
     benchmark.main(["evaluate", "--images=60", *models])
     told = capsys.readouterr().out
-    found = re.findall(r"^(\d+) pictures: [\d.]+ s, [\d.]+ images/s, peak (\d+) MiB", told, re.MULTILINE)
+    found = re.findall(r"^(\d+) images: [\d.]+ s, [\d.]+ images/s, peak (\d+) MiB", told, re.MULTILINE)
     assert [int(count) for count, _ in found] == [15, 60]
     assert 50 < int(found[0][1]) <= int(found[1][1])
     parts = re.findall(r"^  (\w+)[^:]*: [\d.]+ s$", told, re.MULTILINE)

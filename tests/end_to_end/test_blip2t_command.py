@@ -98,7 +98,7 @@ def test_every_line_names_the_model_and_the_last_is_the_mean(model, pictures, ca
     assert first != second and mean == pytest.approx((first + second) / 2, abs=1e-4)
 
 
-def test_entries_that_are_no_pictures_are_skipped_and_said(model, pictures, tmp_path, capsys):
+def test_entries_that_are_no_images_are_skipped_and_said(model, pictures, tmp_path, capsys):
     for name in ("a.png", "b.png"):
         (tmp_path / name).write_bytes((pictures("dog") / "0.png").read_bytes())
     (tmp_path / "notes.txt").write_text("a dog")
@@ -123,7 +123,7 @@ def test_mistakes_are_told_before_the_model_loads(model, tmp_path, pictures, mon
     monkeypatch.setattr("utils.blip2t.BLIP2T", None)
     image, prompt = f"--image={pictures('dog')}", "--prompt=a dog"
     (tmp_path / "empty").mkdir()
-    (tmp_path / "broken.png").write_bytes(b"not a picture")
+    (tmp_path / "broken.png").write_bytes(b"not an image")
     Image.new("RGB", (4, 4)).save(tmp_path / "cut.bmp")
     (tmp_path / "cut.bmp").write_bytes((tmp_path / "cut.bmp").read_bytes()[:60])
     for flags, words in (
@@ -132,9 +132,9 @@ def test_mistakes_are_told_before_the_model_loads(model, tmp_path, pictures, mon
         ([image, "--prompt= "], "--prompt ' ' is empty"),
         ([image, "--prompt=" + "dog " * LIMIT], "shorten it"),
         ([f"--image={tmp_path / 'none.png'}", prompt], "no image at .*none.png"),
-        ([f"--image={tmp_path / 'empty'}", prompt], "no pictures in .*empty"),
-        ([f"--image={tmp_path / 'broken.png'}", prompt], "cannot read picture .*broken.png"),
-        ([f"--image={tmp_path / 'cut.bmp'}", prompt], "cannot read picture .*cut.bmp"),
+        ([f"--image={tmp_path / 'empty'}", prompt], "no images in .*empty"),
+        ([f"--image={tmp_path / 'broken.png'}", prompt], "cannot read image .*broken.png"),
+        ([f"--image={tmp_path / 'cut.bmp'}", prompt], "cannot read image .*cut.bmp"),
         ([image, prompt, "--head=both"], "--head both is unknown: choose from itc, itm"),
         ([image, prompt, "--batch_size=0"], "--batch_size 0: give a number of at least 1"),
         ([image, prompt, "--device=tpu"], "unknown device 'tpu'"),

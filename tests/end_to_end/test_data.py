@@ -110,7 +110,7 @@ def test_saved_configuration_starts_the_same_run(train, folder, tmp_path, dog_fl
         ("0.txt", "a cat", [], "0.txt: 'a cat' does not name the concept"),
         ("0.txt", "a photo of the picture " * 9 + "dog", [], "is cut at 24 tokens, before <new1>"),
         ("metadata.jsonl", "{", [], "metadata.jsonl, line 1 is not JSON"),
-        ("0.mask.png", "", ["--masked_loss"], "cannot read picture"),
+        ("0.mask.png", "", ["--masked_loss"], "cannot read image"),
         ("class/0.txt", "<new1>", ["--with_prior_preservation"], "0.txt: the caption of a class image holds"),
         ("run.toml", "colour = 1", ["--config=run.toml"], "run.toml: unknown key 'colour'"),
         ("0.txt", "dog", ["--caption_dropout=1"], "--caption_dropout 1.0: give a number of at least 0"),

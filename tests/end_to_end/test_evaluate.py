@@ -69,7 +69,7 @@ def flags(dataset, tiny_base, scorers):
 
 
 def environment() -> dict[str, str]:
-    """As many threads as here: another number rounds sums otherwise, and a picture's pixel with them."""
+    """As many threads as here: another number rounds sums otherwise, and an image's pixel with them."""
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "ACCELERATE_USE_CPU": "true"}
 
 
@@ -324,7 +324,7 @@ def test_embedding_adjustment_turns_what_shows_the_concept(
         evaluate.parse(["--dataset=toon", "--embedding_adjustment=2"])
 
 
-def test_pictures_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tmp_path, on_the_cpu):
+def test_images_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tmp_path, on_the_cpu):
     folder = unbroken / "classdiffusion" / "dog"
     given = [f"--generated={folder / 'images'}", f"--generated_class={folder / 'class'}"]
     given += [f"--real={dataset / 'dog'}", "--cls_token=dog", *(f"--{n}={m}" for n, m in scorers.items())]

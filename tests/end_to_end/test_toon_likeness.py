@@ -45,7 +45,7 @@ def test_the_model_is_stock_and_small():
     assert sum(path.stat().st_size for path in DINO.iterdir()) <= 5 * 2**20
 
 
-def test_new_pictures_of_an_individual_score_above_those_of_its_class(encoder):
+def test_new_images_of_an_individual_score_above_those_of_its_class(encoder):
     clean, soft = found(encoder), found(encoder, blurred)
     assert clean["auc_same_class"] >= 0.95
     assert clean["auc_any"] >= 0.97
@@ -64,7 +64,7 @@ def test_an_individual_is_not_taken_for_its_twin_of_another_class_or_with_two_pa
         encoder.image_features(render(scene, 64) for scene in views(shown, f"dino-twins/{name}"))
         for shown, name in ((looks, "first"), (looks, "second"), (twins, "twin"))
     )
-    own, other = clip_t(first, second), clip_t(first, twin)  # (individuals,) picture by picture
+    own, other = clip_t(first, second), clip_t(first, twin)  # (individuals,) image by image
     # .86 against .75 (another class) and .43: colours and markings weigh more than the class does.
     assert own.mean() > other.mean() + 0.08
     assert (own > other).float().mean() >= 0.65  # chance is 50 %

@@ -96,7 +96,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[StableDiffusionPipeline]:
 
 @pytest.fixture
 def quick_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two denoising steps wherever training draws pictures."""
+    """Two denoising steps wherever training draws images."""
 
     def two_steps(pipeline, prompts, seeds, *args, batch_size=4, **kwargs):
         return sample(pipeline, prompts, seeds, num_inference_steps=2, batch_size=batch_size)
@@ -180,7 +180,7 @@ def test_no_safe_serialization_writes_the_official_bin_files(official, base_weig
     assert (out / "<new1>.bin").stat().st_size < 10_000
 
 
-def test_validation_pictures_at_every_multiple_and_at_the_end(official):
+def test_validation_images_at_every_multiple_and_at_the_end(official):
     folder = official[1] / "out" / "validation"
     assert sorted(path.name for path in folder.iterdir()) == ["step-00002", "step-00003"]
     for step in folder.iterdir():
@@ -324,7 +324,7 @@ def test_several_concepts(train, pictures, tiny_base, tmp_path):
         concepts_list=tmp_path / "concepts.json",
         modifier_token="<new1>+<new2>",
         cls_token="teddy bear+barn",
-        max_train_steps=3,  # 6 pictures, each seen once
+        max_train_steps=3,  # 6 images, each seen once
     )
     pipeline = load_pipeline(tiny_base, "cpu")
     tokenizer, table = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings().weight
@@ -363,7 +363,7 @@ def test_prior_preservation(train, base_weights, tmp_path, quick_sampling, monke
         total = line["loss_denoise"] + 0.5 * line["loss_spl"] + 2 * line["loss_prior"]
         assert line["loss"] == pytest.approx(total, abs=1e-6) and line["loss_prior"] > 0.1
 
-    monkeypatch.setattr(utils.training.prior, "sample", None)  # all pictures are there: none is drawn again
+    monkeypatch.setattr(utils.training.prior, "sample", None)  # all images are there: none is drawn again
     again = train(tmp_path / "again", **settings, **weights, class_data_dir=folder)
     assert apart(learned(again), learned(out)) == 0
     without = train(
@@ -609,9 +609,9 @@ def test_dry_run_tells_the_plan_and_writes_nothing(train, tmp_path, capfd):
 
 
 MISTAKES = {
-    "no picture folder": (dict(instance_data_dir="{tmp}/none"), "folder {tmp}/none does not exist"),
-    "empty picture folder": (dict(instance_data_dir="{tmp}/empty"), "no pictures in {tmp}/empty"),
-    "unreadable picture": (dict(instance_data_dir="{tmp}/broken"), "cannot read picture {tmp}/broken/1.png"),
+    "no image folder": (dict(instance_data_dir="{tmp}/none"), "folder {tmp}/none does not exist"),
+    "empty image folder": (dict(instance_data_dir="{tmp}/empty"), "no images in {tmp}/empty"),
+    "unreadable image": (dict(instance_data_dir="{tmp}/broken"), "cannot read image {tmp}/broken/1.png"),
     "prompt without token": (dict(instance_prompt="a photo of a dog"), "'a photo of a dog' lacks <new1>"),
     "known token": (dict(modifier_token="dog"), "'dog' is already in the vocabulary"),
     "initialiser in pieces": (dict(initializer_token="snowman"), "'snowman' is not a single token"),
@@ -651,13 +651,13 @@ MISTAKES = {
         dict(output_dir="{tmp}/list.json"),
         "--output_dir {tmp}/list.json cannot be used: {tmp}/list.json is a file",
     ),
-    "class pictures of something else": (
+    "class images of something else": (
         dict(with_prior_preservation=True, class_prompt="a dog", class_data_dir="{tmp}/cats"),
         "{tmp}/cats/class-00000.png shows 'a cat', not 'a dog'",
     ),
-    "unreadable class picture": (
+    "unreadable class image": (
         dict(with_prior_preservation=True, class_prompt="a dog", class_data_dir="{tmp}/broken"),
-        "cannot read picture {tmp}/broken/1.png",
+        "cannot read image {tmp}/broken/1.png",
     ),
     "unknown flag": (dict(steps=5), "--steps=5"),
 }

@@ -29,12 +29,12 @@ def test_clip_t_is_the_models_logit_over_its_scale(encoder):
         input_ids=tokenize(CLIPTokenizer.from_pretrained(CLIP), prompts),
         pixel_values=CLIPImageProcessorPil.from_pretrained(CLIP)(pictures, return_tensors="pt").pixel_values,
     )
-    cosines = out.logits_per_image / model.logit_scale.exp()  # (pictures, prompts)
+    cosines = out.logits_per_image / model.logit_scale.exp()  # (images, prompts)
     scores = clip_t(encoder.image_features(pictures), encoder.text_features(prompts))
     torch.testing.assert_close(scores, cosines.diagonal(), rtol=0, atol=1e-5)
 
 
-def test_clip_knows_the_example_pictures(encoder):
+def test_clip_knows_the_example_images(encoder):
     folders = ("dog", "teddy_bear", "barn")
     features = [
         encoder.image_features(map(open_image, list_images(Path("data") / folder)[0])) for folder in folders

@@ -48,7 +48,7 @@ def rows_seen(module: torch.nn.Module) -> list[int]:
         ("ab", "xy", ["ax", "by"]),
     ],
 )
-def test_prompts_and_pictures_pair_up(prompts, images, pairs):
+def test_prompts_and_images_pair_up(prompts, images, pairs):
     assert ["".join(pair) for pair in zip(*pair_up(prompts, images), strict=True)] == pairs
 
 
@@ -79,7 +79,7 @@ def test_a_score_is_a_cosine_or_a_probability(folder, blip):
     assert 0 <= matches.min() < matches.max() <= 1
 
 
-def test_transparent_and_grey_pictures_are_scored_as_rgb(blip):
+def test_transparent_and_grey_images_are_scored_as_rgb(blip):
     grey = noise(0).convert("L")
     assert torch.equal(blip.scores(["a dog"], [grey]), blip.scores(["a dog"], [grey.convert("RGB")]))
 
@@ -89,10 +89,10 @@ def test_what_recurs_is_encoded_once(folder):
     pictures, prompts = rows_seen(blip.parts.model.vision_model), rows_seen(blip.parts.model.text_encoder)
     blip.scores(["a dog", "a cat", "a dog", "a dog"], [image] * 4, batch_size=2)
     assert prompts == [2]  # both distinct prompts, for all batches
-    assert pictures == [1, 1]  # the one picture of either batch
+    assert pictures == [1, 1]  # the one image of either batch
 
 
-def test_pictures_are_read_batch_by_batch(folder):
+def test_images_are_read_batch_by_batch(folder):
     blip = BLIP2T(folder, "cpu")
     scored, ahead = rows_seen(blip.parts.model.vision_model), []
 
@@ -191,7 +191,7 @@ def test_a_twin_differs_in_one_thing_that_a_caption_tells():
     assert set(changed) == {"class", "colour", "place", "worn", "pose"}
 
 
-def test_only_a_caption_without_its_colour_fits_a_picture_of_another_colour():
+def test_only_a_caption_without_its_colour_fits_an_image_of_another_colour():
     [scene] = [s for s in scenes("fits", 50) if s.subject.colour == "white"][:1]
     rng = random.Random(0)
     while (other := twin(scene, rng)).subject.colour == scene.subject.colour:
@@ -209,7 +209,7 @@ def test_hard_negatives_are_never_true_and_mostly_the_closest():
     assert true.diagonal().all() and not true.all(1).any()
     logits = torch.zeros(48, 48)
     rows = torch.arange(48)
-    logits[rows, (rows + 24) % 48] = 20.0  # each picture's twin
+    logits[rows, (rows + 24) % 48] = 20.0  # each image's twin
     drawn = torch.stack([hard_negatives(logits, true, generator(f"{i}")) for i in range(20)])  # (20, 48)
     assert not true[rows, drawn].any()
     clear = ~true[rows, (rows + 24) % 48]

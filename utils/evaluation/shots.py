@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: which prompt and seed each has, and where it lies."""
+"""The images of an evaluation: which prompt and seed each has, and where it lies."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,13 +16,13 @@ from utils.sampling.prompts import check_length
 from utils.scores.similarity import with_class, without_modifier
 from utils.training.methods import METHODS
 
-GENERATED = "generated"  # in a method's place: pictures that came from elsewhere
-GRID = "grid.png"  # inference.py writes it beside the pictures
+GENERATED = "generated"  # in a method's place: images that came from elsewhere
+GRID = "grid.png"  # inference.py writes it beside the images
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: what it was asked to show (`prompt`), what it is scored against (`text`), where it is."""
+    """One image: what it was asked to show (`prompt`), what it is scored against (`text`), where it is."""
 
     method: str
     subject: str
@@ -50,7 +50,7 @@ def shots_of(subject: Subject, method: str, seeds: Sequence[int]) -> list[Shot]:
 
 
 def class_shots(subject: Subject, method: str, seeds: Sequence[int]) -> list[list[Shot]]:
-    """For each individual, pictures of its class alone: what PRES asks the personalised model for."""
+    """For each individual, images of its class alone: what PRES asks the personalised model for."""
     groups = []
     for i, each in enumerate(subject.individuals):
         prompt, stem = f"a photo of a {each.cls_token}", f"{method}/{subject.name}/class/{i:02d}"
@@ -62,14 +62,14 @@ def class_shots(subject: Subject, method: str, seeds: Sequence[int]) -> list[lis
 def shots_of_folder(
     folder: Path, prompts_file: Path | None, name: str, token: str, cls_token: str | None
 ) -> list[tuple[Shot, Path]]:
-    """The pictures of a folder with their prompts, and where each is now.
+    """The images of a folder with their prompts, and where each is now.
 
-    A picture's prompt is the text chunk "prompt" of its PNG, as inference.py writes it. A picture without one
+    An image's prompt is the text chunk "prompt" of its PNG, as inference.py writes it. An image without one
     needs `prompts_file`: its file name begins with the number of its line there, from 0, and an underscore,
-    as in 03_7.png. Lines may hold `{}` for "<token> <class>". The pictures of one prompt are one group of
+    as in 03_7.png. Lines may hold `{}` for "<token> <class>". The images of one prompt are one group of
     DIV. The grid.png of inference.py is left out. Scored is the prompt in ordinary words: the token gives way
     to the class or, where that is not given, is removed.
-    Raises UserError for a picture without a prompt, one whose prompt is not in the file, and one that does
+    Raises UserError for an image without a prompt, one whose prompt is not in the file, and one that does
     not open.
     """
 
@@ -99,7 +99,7 @@ def shots_of_folder(
         image = _image(GENERATED, name, index, seed)
         shots.append((Shot(GENERATED, name, cls_token or "", index, prompt, text, seed, image), path))
     if not shots:
-        raise UserError(f"no generated pictures in {folder} besides {GRID}; give the folder that holds them")
+        raise UserError(f"no generated images in {folder} besides {GRID}; give the folder that holds them")
     return shots
 
 

@@ -1,6 +1,6 @@
 """The files a clip is kept in: GIF, animated WebP, MP4 and a contact sheet, each carrying its settings.
 
-A clip is a list of F PIL pictures of one size.
+A clip is a list of F PIL images of one size.
 """
 
 import json

@@ -7,7 +7,7 @@ A clip of a trained concept in Python:
     frames = next(sample_clips(video, ["a <new1> dog jumping on the beach"], seeds=[0], **settings))
     save_gif(frames, "dog.gif", fps=8)                 # utils.sampling.clip_files
 
-Shapes: F frames, H = W pixels; a clip is a list of F PIL pictures.
+Shapes: F frames, H = W pixels; a clip is a list of F PIL images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -125,7 +125,7 @@ def sample_clips(
     window_stride: int = ClipSampling.window_stride,
     free_init: bool = False,
 ) -> Iterator[list[Image.Image]]:
-    """Yields one clip, a list of num_frames pictures, for each pair (prompts[i], seeds[i]), in order.
+    """Yields one clip, a list of num_frames images, for each pair (prompts[i], seeds[i]), in order.
 
     The defaults are ClassDiffusion's. Each clip has its own CPU generator, so it depends on no other clip.
     negative_prompt: has no effect at a guidance_scale of 1 or less.

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from utils.images import save_png
 
-GRID_TILE = 256  # smaller pictures are enlarged to this in the grid
+GRID_TILE = 256  # smaller images are enlarged to this in the grid
 
 
 GRID_GAP = 8

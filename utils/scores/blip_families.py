@@ -1,7 +1,7 @@
 """BLIP-1 and BLIP-2 behind one face: the pieces of their ITC and ITM scores.
 
-Each equals the model's own forward, which computes all pictures with all captions (ITC) and encodes a picture
-anew for every caption (ITM). B pictures or captions, L tokens, V patches of a picture, D width, Q query
+Each equals the model's own forward, which computes all images with all captions (ITC) and encodes an image
+anew for every caption (ITM). B images or captions, L tokens, V patches of an image, D width, Q query
 tokens, P projection width. Features are not normalised.
 """
 
@@ -17,7 +17,7 @@ from transformers import (
 
 
 class Blip1:
-    """The parts of BlipForImageTextRetrieval: one vector per picture, the class token's."""
+    """The parts of BlipForImageTextRetrieval: one vector per image, the class token's."""
 
     name = "BLIP-1"
     model_class = BlipForImageTextRetrieval
@@ -45,7 +45,7 @@ class Blip1:
 
 
 class Blip2:
-    """The parts of Blip2ForImageTextRetrieval: Q vectors per picture, one of each query token.
+    """The parts of Blip2ForImageTextRetrieval: Q vectors per image, one of each query token.
 
     transformers keeps the query tokens and the Q-Former in float32 when the rest is in half precision.
     """

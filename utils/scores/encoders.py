@@ -1,6 +1,6 @@
-"""Pictures and prompts as unit vectors: CLIP's projected features, a DINO's CLS token.
+"""Images and prompts as unit vectors: CLIP's projected features, a DINO's CLS token.
 
-N pictures or prompts, B of a batch, L tokens; P CLIP's projection width, D width of a ViT, S picture side.
+N images or prompts, B of a batch, L tokens; P CLIP's projection width, D width of a ViT, S image side.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +37,7 @@ BICUBIC = 3
 
 
 class ClipEncoder:
-    """A CLIPModel's unit features of pictures and prompts, in its projected space.
+    """A CLIPModel's unit features of images and prompts, in its projected space.
 
     model: a folder or a Hub id; the field's convention is CLIP_ID, and scores by another CLIP (ViT-L/14) are
     not comparable with it. device: default the fastest here; float32 on a CPU, half precision on a GPU.
@@ -52,15 +52,15 @@ class ClipEncoder:
         self.processor = CLIPImageProcessorPil.from_pretrained(model)
         self.tokenizer = CLIPTokenizer.from_pretrained(model)
 
-    def image_features(self, pictures: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
-        """(N, P) float32 unit vectors on the CPU. Pictures are prepared as the model's own processor says;
+    def image_features(self, images: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
+        """(N, P) float32 unit vectors on the CPU. Images are prepared as the model's own processor says;
         an iterator is read batch by batch, so memory does not grow with N."""
 
         def encode(batch: list[Image.Image]) -> Tensor:
             pixels = _pixel_values(self.processor, batch).to(self.device, self.model.dtype)
             return self.model.get_image_features(pixel_values=pixels).pooler_output
 
-        return _unit_features(encode, pictures, batch_size, self.model.config.projection_dim)
+        return _unit_features(encode, images, batch_size, self.model.config.projection_dim)
 
     def text_features(self, prompts: Iterable[str], batch_size: int = 256) -> Tensor:
         """(N, P) float32 unit vectors on the CPU.
@@ -96,14 +96,14 @@ class DinoEncoder:
         published = self.model.config.image_size == DINO_SIZE
         self.processor = dino_processor() if published else ViTImageProcessorPil.from_pretrained(model)
 
-    def image_features(self, pictures: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
+    def image_features(self, images: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
         """(N, D) float32 unit vectors on the CPU; an iterator is read batch by batch."""
 
         def encode(batch: list[Image.Image]) -> Tensor:
             pixels = _pixel_values(self.processor, batch).to(self.device, self.model.dtype)
             return self.model(pixel_values=pixels).last_hidden_state[:, 0]  # CLS
 
-        return _unit_features(encode, pictures, batch_size, self.model.config.hidden_size)
+        return _unit_features(encode, images, batch_size, self.model.config.hidden_size)
 
 
 def dino_processor() -> BaseImageProcessor:
@@ -179,9 +179,9 @@ def _tokens(tokenizer: CLIPTokenizer, prompts: list[str], limit: int, model: str
     return tokens
 
 
-def _pixel_values(processor: BaseImageProcessor, pictures: list[Image.Image]) -> Tensor:
+def _pixel_values(processor: BaseImageProcessor, images: list[Image.Image]) -> Tensor:
     """(B, 3, S, S)"""
-    return processor([picture.convert("RGB") for picture in pictures], return_tensors="pt").pixel_values
+    return processor([image.convert("RGB") for image in images], return_tensors="pt").pixel_values
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
-"""How alike pictures are to their prompts and to other pictures: CLIP-T, CLIP-I, DINO-I, PRES, DIV.
+"""How alike images are to their prompts and to other images: CLIP-T, CLIP-I, DINO-I, PRES, DIV.
 
-N generated pictures or their prompts, M real pictures, P CLIP's projection width, D width of any features.
+N generated images or their prompts, M real images, P CLIP's projection width, D width of any features.
 The encoders that make the features live in encoders.py and are handed on from here.
 """
 
@@ -45,7 +45,7 @@ LINKS = "a an the and or in on at of to by with near wearing holding".split()
 
 
 def clip_t(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """CLIP-T: (N,) raw cosine in [-1, 1] of each picture with its own prompt.
+    """CLIP-T: (N,) raw cosine in [-1, 1] of each image with its own prompt.
 
     image_features, text_features: (N, P) unit vectors, pair by pair. The prompt is to be scored without its
     modifier token: `without_modifier` (Custom Diffusion) or `with_class`. Custom Diffusion's code prints
@@ -56,9 +56,9 @@ def clip_t(image_features: Tensor, text_features: Tensor) -> Tensor:
 
 
 def mean_similarity(generated: Tensor, real: Tensor) -> Tensor:
-    """(N,) mean cosine of each generated picture with all real ones, in [-1, 1].
+    """(N,) mean cosine of each generated image with all real ones, in [-1, 1].
 
-    generated: (N, D), real: (M, D), unit vectors. Its mean over the pictures is CLIP-I or DINO-I.
+    generated: (N, D), real: (M, D), unit vectors. Its mean over the images is CLIP-I or DINO-I.
     """
     assert len(real) and generated.shape[1] == real.shape[1], (generated.shape, real.shape)
     return (generated @ real.T).mean(dim=1)
@@ -69,7 +69,7 @@ def clip_i(generated: Tensor, real: Tensor) -> float:
 
     generated: (N, P), real: (M, P), unit vectors of a ClipEncoder.
     """
-    assert len(generated), "no generated pictures"
+    assert len(generated), "no generated images"
     return mean_similarity(generated, real).mean().item()
 
 
@@ -79,7 +79,7 @@ def dino_i(generated: Tensor, real: Tensor) -> float:
 
 
 def pres(class_generated: Tensor, real: Tensor) -> float:
-    """PRES (DreamBooth): DINO-I of pictures of the *class*, "a photo of a dog", to the real subject.
+    """PRES (DreamBooth): DINO-I of images of the *class*, "a photo of a dog", to the real subject.
 
     Low is good: a high value means that the class has turned into the subject. Unit vectors (N, D), (M, D).
     """
@@ -87,12 +87,12 @@ def pres(class_generated: Tensor, real: Tensor) -> float:
 
 
 def div(features: Tensor, groups: Sequence[Hashable]) -> float:
-    """DIV (DreamBooth): mean distance between pictures of one subject and prompt, in [0, 2]; high is good.
+    """DIV (DreamBooth): mean distance between images of one subject and prompt, in [0, 2]; high is good.
 
-    features: (N, D) unit vectors; groups: (N,) what subject and prompt each picture has. The mean over the
-    groups of the mean 1 - cosine of a group's pairs; a group of one picture has no pair and does not count.
+    features: (N, D) unit vectors; groups: (N,) what subject and prompt each image has. The mean over the
+    groups of the mean 1 - cosine of a group's pairs; a group of one image has no pair and does not count.
     DreamBooth's distance is LPIPS: the values are not comparable with those it prints.
-    Raises UserError when no group has two pictures.
+    Raises UserError when no group has two images.
     """
     members = defaultdict(list)
     for i, group in enumerate(groups):
@@ -105,7 +105,7 @@ def div(features: Tensor, groups: Sequence[Hashable]) -> float:
         if n > 1:
             distances.append(1 - (cosine.sum() - cosine.diagonal().sum()) / (n * (n - 1)))
     if not distances:
-        raise UserError("DIV is given one picture per prompt; it needs two or more of the same prompt")
+        raise UserError("DIV is given one image per prompt; it needs two or more of the same prompt")
     return torch.stack(distances).mean().item()
 
 

@@ -79,22 +79,22 @@ def apply_augmentation(
     top, left = augmentation.top, augmentation.left
     if augmentation.flip:
         image = ImageOps.mirror(image)
-    picture = to_pixels(image.resize((w, h), Image.Resampling.BILINEAR))  # (3, h, w)
+    resized = to_pixels(image.resize((w, h), Image.Resampling.BILINEAR))  # (3, h, w)
     full = _full(size, latent_factor)
     if augmentation.scale >= max(width, height):
-        return picture[:, top : top + height, left : left + width].contiguous(), full
+        return resized[:, top : top + height, left : left + width].contiguous(), full
     pixels = torch.zeros(3, height, width)
-    pixels[:, top : top + h, left : left + w] = picture
+    pixels[:, top : top + h, left : left + w] = resized
     mask = torch.zeros_like(full)
     mask[latent_span(top, h, latent_factor), latent_span(left, w, latent_factor)] = 1
     return pixels, mask
 
 
 def latent_span(start: int, length: int, latent_factor: int) -> slice:
-    """The latents, along one axis, of `length` padded picture pixels from `start`, without the border ring.
+    """The latents, along one axis, of `length` padded image pixels from `start`, without the border ring.
 
     [start // f + 1, (start + length) // f - 1) as in the official code, where a full frame is ringed too
-    (here it never comes to this function) and a small picture has an empty mask, a loss of 0/0 (here it
+    (here it never comes to this function) and a small image has an empty mask, a loss of 0/0 (here it
     counts wherever it touches a latent).
     """
     stop = start + length

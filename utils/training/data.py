@@ -49,10 +49,10 @@ def check_data(config: TrainConfig, base: Any) -> None:
     """
     instances = open_instances(config, base)
     prefix = LONGEST_PREFIX if config.recipe.view == "scaled" and not config.noaug else ""
-    for concept, path in instances.pictures:
+    for concept, path in instances.images:
         if path in instances.captions:
             base.within_limit(prefix + instances.captions[path], [concept.modifier_token])
-    images = [path for _, path in instances.pictures]
+    images = [path for _, path in instances.images]
     if config.masked_loss and len(unmasked(images)) == len(images):
         raise UserError(
             f"--masked_loss has no effect: no image has a mask; give {mask_file(images[0]).name} beside "
@@ -68,7 +68,7 @@ def check_data(config: TrainConfig, base: Any) -> None:
 
 def _captions(config: TrainConfig, instances: InstanceDataset) -> Iterator[str]:
     """Every caption that an image may have."""
-    for concept, path in instances.pictures:
+    for concept, path in instances.images:
         own = instances.captions.get(path)
         yield from captions_of(config.recipe, concept) if own is None else (own,)
 
@@ -101,11 +101,11 @@ def check_instance_images(concept: Concept) -> None:
 
 def describe_data(instances: InstanceDataset, classes: ClassDataset | None) -> Iterator[str]:
     """A line each on captions, masks and buckets, where a run has them."""
-    images = [path for _, path in instances.pictures]
+    images = [path for _, path in instances.images]
     if instances.captions:
         yield _own_captions(images, instances.captions, "the prompt")
     if classes is not None and classes.captions:
-        paths = [path for _, path in classes.pictures]
+        paths = [path for _, path in classes.images]
         yield "class " + _own_captions(paths, classes.captions, "the class prompt")
     if instances.options.masked:
         whole = unmasked(images)

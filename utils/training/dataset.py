@@ -23,7 +23,7 @@ from utils.training.image_captions import class_captions, name_subject, read_cap
 from utils.training.masks import has_mask, latent_cover, mask_file, open_mask
 from utils.training.methods import Method
 
-# A concept has 4-6 pictures, and decoding a photograph costs more than augmenting it.
+# A concept has 4-6 images, and decoding a photograph costs more than augmenting it.
 _cached_image = lru_cache(maxsize=16)(open_image)
 _cached_mask = lru_cache(maxsize=16)(open_mask)
 
@@ -114,28 +114,28 @@ class InstanceDataset:
         self.concepts, self.options = concepts, options
         self.method, self.size, self.latent_factor, self.seed = method, size, latent_factor, seed
         self.hflip, self.noaug = hflip, noaug
-        self.pictures: list[tuple[Concept, Path]] = []
+        self.images: list[tuple[Concept, Path]] = []
         self.skipped: list[Path] = []  # folder entries without a use, for the caller to report
         self.captions: dict[Path, str] = {}
         for concept in concepts:
             images, skipped = list_images(concept.instance_data_dir)
             captions = read_captions(concept.instance_data_dir, images)
             self.captions |= {p: name_subject(text, concept, file) for p, (text, file) in captions.items()}
-            self.pictures += [(concept, path) for path in images]
+            self.images += [(concept, path) for path in images]
             used = {file for _, file in captions.values()} | {mask_file(path) for path in images}
             self.skipped += [path for path in skipped if path not in used]
         buckets = list(options.buckets)
         self.sizes: list[Size] = [
-            bucket_of(image_size(path), buckets) if buckets else size for _, path in self.pictures
+            bucket_of(image_size(path), buckets) if buckets else size for _, path in self.images
         ]
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     @property
     def masked(self) -> list[Path]:
         """The images that have a mask, used or not; their alpha channels are read."""
-        return [path for _, path in self.pictures if has_mask(path)]
+        return [path for _, path in self.images if has_mask(path)]
 
     def instance_item(self, number: int) -> Item:
         """Item `number` >= 0 of a run without buckets."""
@@ -165,7 +165,7 @@ class InstanceDataset:
 
     def item(self, number: int, index: int) -> Item:
         """Item `number`, a view of image `index`. A prefix precedes the caption ("far away a photo")."""
-        concept, path = self.pictures[index]
+        concept, path = self.images[index]
         view = seed_of(self.seed, "augmentation", self.view_number(number))
         rng = random.Random(view)
         pixels, mask, prefix = self._view(_cached_image(path), self.sizes[index], rng)
@@ -212,21 +212,21 @@ class ClassDataset:
         self, concepts: Sequence[Concept], size: int, latent_factor: int, seed: int, num_class_images: int
     ) -> None:
         self.size, self.latent_factor, self.seed = size, latent_factor, seed
-        self.pictures: list[tuple[Concept, Path]] = []
+        self.images: list[tuple[Concept, Path]] = []
         self.captions: dict[Path, str] = {}
         tokens = [concept.modifier_token for concept in concepts]
         for concept in concepts:
             assert concept.class_data_dir is not None and concept.class_prompt is not None, concept
             images, _ = list_images(concept.class_data_dir)
-            self.pictures += [(concept, path) for path in images[:num_class_images]]
+            self.images += [(concept, path) for path in images[:num_class_images]]
             self.captions |= class_captions(concept.class_data_dir, images, tokens)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def class_item(self, number: int, size: Size | None = None) -> Item:
         """Item `number` >= 0 of the run. size: of the batch, where it is not the dataset's square."""
-        concept, path = self.pictures[_shuffled(self.seed, "class order", number, len(self))]
+        concept, path = self.images[_shuffled(self.seed, "class order", number, len(self))]
         width, height = sides(size or self.size)
         mask = torch.ones(height // self.latent_factor, width // self.latent_factor)
         caption = self.captions.get(path, concept.class_prompt)

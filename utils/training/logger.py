@@ -44,15 +44,15 @@ class Logger:
         if self.run is not None:
             self.run.log(values, step=step)
 
-    def images(self, step: int, name: str, pictures: list[Image.Image]) -> None:
-        """Pictures for the tracker; the JSON lines hold no pictures."""
+    def images(self, step: int, name: str, images: list[Image.Image]) -> None:
+        """Images for the tracker; the JSON lines hold no images."""
         if self.board is not None:
-            stacked = np.stack([np.asarray(picture) for picture in pictures])
+            stacked = np.stack([np.asarray(image) for image in images])
             self.board.add_images(name, stacked, step, dataformats="NHWC")
         if self.run is not None:
             import wandb
 
-            self.run.log({name: [wandb.Image(picture) for picture in pictures]}, step=step)
+            self.run.log({name: [wandb.Image(image) for image in images]}, step=step)
 
     def close(self) -> None:
         if self.board is not None:

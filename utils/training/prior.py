@@ -1,4 +1,4 @@
-"""Class pictures for prior preservation, drawn from the base model where the user has too few."""
+"""Class images for prior preservation, drawn from the base model where the user has too few."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def missing_class_images(folder: Path, count: int) -> list[int]:
-    """Which files class-i.png to add so that `folder`, the user's own pictures included, holds `count`."""
+    """Which files class-i.png to add so that `folder`, the user's own images included, holds `count`."""
     present = {path.name for path in folder.glob("*") if is_image(path)}
     own = {_name(i) for i in range(count)}
     return [i for i in range(count - len(present - own)) if _name(i) not in present]
@@ -31,14 +31,14 @@ def check_class_images(folder: Path, class_prompt: str, count: int) -> None:
     take the images that it lacks of `count`."""
     if missing_class_images(folder, count):
         check_writable_folder(folder, "class_data_dir")
-    pictures = sorted(path for path in folder.glob("*") if is_image(path))
-    check_images(pictures)
-    captioned = read_captions(folder, pictures) if folder.is_dir() else {}
-    for path in pictures:
+    images = sorted(path for path in folder.glob("*") if is_image(path))
+    check_images(images)
+    captioned = read_captions(folder, images) if folder.is_dir() else {}
+    for path in images:
         if path in captioned:
             continue  # its own caption says what it shows, whatever a tool noted in the PNG
-        with Image.open(path) as picture:
-            prompt = picture.info.get("prompt", class_prompt)
+        with Image.open(path) as image:
+            prompt = image.info.get("prompt", class_prompt)
         if prompt != class_prompt:
             raise UserError(
                 f"{path} shows '{short(prompt)}', not '{class_prompt}': remove it, "
@@ -55,11 +55,11 @@ def generate_class_images(
     rank: int = 0,
     processes: int = 1,
 ) -> None:
-    """Fill every concept's class_data_dir up to `count` pictures of its class_prompt.
+    """Fill every concept's class_data_dir up to `count` images of its class_prompt.
 
     With DDIM; 50 steps, guidance 7.5 and eta 0 are diffusers' defaults, which the official code keeps too.
 
-    Picture i depends on (seed, i) alone, so an interrupted generation goes on where it stopped. Each of
+    Image i depends on (seed, i) alone, so an interrupted generation goes on where it stopped. Each of
     several processes draws its share, and has to wait for the others afterwards. Each file is whole or not
     there; UserError when one cannot be written.
     """
@@ -72,10 +72,10 @@ def generate_class_images(
             folder.mkdir(parents=True, exist_ok=True)
         prompts = [concept.class_prompt] * len(numbers)
         seeds = [seed_of(seed, "class image", i) for i in numbers]
-        pictures = sample(pipeline, prompts, seeds, 50, 7.5, eta=0.0, batch_size=batch_size)
-        bar = tqdm(zip(numbers, seeds, pictures, strict=True), "class pictures", total=len(numbers))
-        for number, picture_seed, picture in bar:
-            save_png(picture, folder / _name(number), {"prompt": concept.class_prompt, "seed": picture_seed})
+        images = sample(pipeline, prompts, seeds, 50, 7.5, eta=0.0, batch_size=batch_size)
+        bar = tqdm(zip(numbers, seeds, images, strict=True), "class images", total=len(numbers))
+        for number, image_seed, image in bar:
+            save_png(image, folder / _name(number), {"prompt": concept.class_prompt, "seed": image_seed})
 
 
 def _name(number: int) -> str:

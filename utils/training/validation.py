@@ -1,4 +1,4 @@
-"""Pictures of the concept while it is being learned."""
+"""Images of the concept while it is being learned."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

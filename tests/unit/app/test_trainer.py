@@ -177,10 +177,10 @@ def cut(path: Path) -> Path:
     ("make", "said"),
     [
         (lambda folder: [], "no images: drop 3 to 6"),
-        (lambda folder: [text(folder / "a.png")], r"cannot read picture a\.png \(cannot identify"),
-        (lambda folder: [*DOG, bomb(folder / "b.png")], r"cannot read picture b\.png \(.*pixels"),
-        (lambda folder: [*DOG, cut(folder / "c.png")], r"cannot read picture c\.png \(.*truncated"),
-        (lambda folder: [text(folder / "notes.txt")], "no pictures in your files"),
+        (lambda folder: [text(folder / "a.png")], r"cannot read image a\.png \(cannot identify"),
+        (lambda folder: [*DOG, bomb(folder / "b.png")], r"cannot read image b\.png \(.*pixels"),
+        (lambda folder: [*DOG, cut(folder / "c.png")], r"cannot read image c\.png \(.*truncated"),
+        (lambda folder: [text(folder / "notes.txt")], "no images in your files"),
     ],
 )
 def test_uploads_that_a_training_would_refuse_are_refused_with_nothing_written(

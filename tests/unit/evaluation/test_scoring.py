@@ -36,7 +36,7 @@ def noise(path: Path, seed: int) -> None:
 
 
 class Eyes:
-    """Judges by the picture's upper left pixel."""
+    """Judges by the image's upper left pixel."""
 
     name = "eyes"
 
@@ -89,7 +89,7 @@ def test_scores_are_those_of_the_encoders_and_a_loop(tmp_path, subject, models):
         assert record["blip_t"] == pytest.approx(
             blip.text_similarity(texts[i], pictures[i])[0].item(), abs=2e-6
         )
-    assert np.ptp([record["clip_t"] for record in records]) > 0.01, "the pictures must differ"
+    assert np.ptp([record["clip_t"] for record in records]) > 0.01, "the images must differ"
 
     metric = scores["metric"]
     for name in ("clip_t", "clip_i", "dino_i", "blip_t"):
@@ -105,9 +105,7 @@ def test_scores_are_those_of_the_encoders_and_a_loop(tmp_path, subject, models):
     assert (scores["models"]["pres"], scores["models"]["obeyed_all"]) == (models["dino"], "eyes")
 
 
-def test_a_killed_scoring_goes_on_with_the_pictures_it_had_not_reached(
-    tmp_path, subject, models, monkeypatch
-):
+def test_a_killed_scoring_goes_on_with_the_images_it_had_not_reached(tmp_path, subject, models, monkeypatch):
     unbroken = score(tmp_path, subject, Scorer(SCORES, models, device="cpu", batch_size=2))
     folder = tmp_path / "results" / "classdiffusion" / "rex"
     lines = (folder / "records.jsonl").read_text().splitlines(keepends=True)
@@ -127,7 +125,7 @@ def test_a_killed_scoring_goes_on_with_the_pictures_it_had_not_reached(
     assert again["metric"] == pytest.approx(unbroken["metric"], abs=2e-6)
 
 
-def test_pictures_are_opened_a_batch_at_a_time_and_real_ones_once(tmp_path, subject, models, monkeypatch):
+def test_images_are_opened_a_batch_at_a_time_and_real_ones_once(tmp_path, subject, models, monkeypatch):
     opened, sizes, open_one = [], [], utils.evaluation.scoring.open_image
     image_features = DinoEncoder.image_features
 

@@ -1,4 +1,4 @@
-"""Which picture belongs to which prompt, for pictures to draw and for pictures that are there."""
+"""Which image belongs to which prompt, for images to draw and for images that are there."""
 
 from pathlib import Path
 
@@ -29,13 +29,13 @@ def test_every_method_is_asked_the_same_and_the_base_for_the_class():
     assert personal[3].describe()["class"] == "dog"
 
 
-def test_class_pictures_are_asked_for_without_the_token():
+def test_class_images_are_asked_for_without_the_token():
     (group,) = class_shots(REX, "classdiffusion", [0, 1])
     assert [shot.prompt for shot in group] == ["a photo of a dog"] * 2
     assert [shot.image for shot in group] == [f"classdiffusion/rex/class/00_{seed}.png" for seed in (0, 1)]
 
 
-def test_pictures_of_inference_know_their_prompts(tmp_path):
+def test_images_of_inference_know_their_prompts(tmp_path):
     for seed in (7, 8):
         save(tmp_path, f"x_{seed}.png", prompt="a <new1> dog at sea", seed=seed)
     save(tmp_path, "y.png", prompt="a sad <new1>", seed=7)
@@ -52,7 +52,7 @@ def test_pictures_of_inference_know_their_prompts(tmp_path):
     assert removed[0][0].text == "a dog at sea" and removed[2][0].text == "a sad"
 
 
-def test_other_pictures_are_numbered_by_the_lines_of_a_file(tmp_path):
+def test_other_images_are_numbered_by_the_lines_of_a_file(tmp_path):
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a {} at sea\n\na sad <new1> dog\n")
     folder = tmp_path / "pictures"
@@ -76,11 +76,11 @@ def test_other_pictures_are_numbered_by_the_lines_of_a_file(tmp_path):
         ("a.png", {}, "a {}", "does not begin with a number below 1"),
         ("01_0.png", {}, "a {}", "does not begin with a number below 1"),
         ("0.png", {"prompt": "a cat"}, "a {}", "was drawn for 'a cat', which is not in"),
-        ("grid.png", {"prompt": "a cat"}, None, "no generated pictures in"),
+        ("grid.png", {"prompt": "a cat"}, None, "no generated images in"),
         ("0.png", {}, " \n", "is empty"),
     ],
 )
-def test_a_picture_without_its_prompt_is_told(tmp_path, name, about, prompts, words):
+def test_an_image_without_its_prompt_is_told(tmp_path, name, about, prompts, words):
     save(tmp_path / "pictures", name, **about)
     file = None if prompts is None else tmp_path / "prompts.txt"
     if file:
@@ -89,11 +89,11 @@ def test_a_picture_without_its_prompt_is_told(tmp_path, name, about, prompts, wo
         shots_of_folder(tmp_path / "pictures", file, "rex", "<new1>", "dog")
 
 
-def test_braces_need_a_class_and_pictures_must_open(tmp_path):
+def test_braces_need_a_class_and_images_must_open(tmp_path):
     (tmp_path / "prompts.txt").write_text("a {}")
     save(tmp_path / "pictures", "00_0.png")
     with pytest.raises(UserError, match="give --cls_token"):
         shots_of_folder(tmp_path / "pictures", tmp_path / "prompts.txt", "rex", "<new1>", None)
     (tmp_path / "pictures" / "00_1.png").write_bytes(b"\x89PNG")
-    with pytest.raises(UserError, match="cannot read picture .*00_1.png"):
+    with pytest.raises(UserError, match="cannot read image .*00_1.png"):
         shots_of_folder(tmp_path / "pictures", tmp_path / "prompts.txt", "rex", "<new1>", "dog")

@@ -122,7 +122,7 @@ def test_a_finished_training_keeps_no_checkpoint(commands, tmp_path):
     assert [path.name for path in concept.iterdir()] == ["training_config.json"] and is_trained(concept)
 
 
-def test_flags_are_checked_without_a_picture_or_a_model(tiny_base, tmp_path, monkeypatch):
+def test_flags_are_checked_without_an_image_or_a_model(tiny_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for subject in (REX, BOTH):
         check_flags(subject, "classdiffusion", str(tiny_base), ["--max_train_steps=3"], "toon")

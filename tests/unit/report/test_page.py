@@ -25,7 +25,7 @@ from utils.report.words import best, label, written
 
 
 class Reader(HTMLParser):
-    """Tables as lists of rows of cells, each cell (tag, text, [exact numbers]); pictures; all text."""
+    """Tables as lists of rows of cells, each cell (tag, text, [exact numbers]); images; all text."""
 
     def __init__(self, html: str):
         super().__init__()
@@ -161,8 +161,8 @@ def test_only_a_trained_method_that_is_better_for_sure_is_bold(page, results):
     assert bold == [ends(rows["custom_diffusion"]["pres"]), ends(rows["classdiffusion"]["clip_t"])]
 
 
-def test_every_picture_is_embedded_and_described(page, results, html):
-    # 3 prompts x 3 methods x 2 seeds of 2 subjects, and 2 real pictures of each
+def test_every_image_is_embedded_and_described(page, results, html):
+    # 3 prompts x 3 methods x 2 seeds of 2 subjects, and 2 real images of each
     assert len(page.images) == 36 + 4
     for image in page.images:
         kind, _, data = image["src"].partition(",")
@@ -176,7 +176,7 @@ def test_every_picture_is_embedded_and_described(page, results, html):
     assert "url(" not in html and "@import" not in html and "<script" not in html
 
 
-def test_a_sample_shows_the_picture_of_its_method_prompt_and_seed(page, results):
+def test_a_sample_shows_the_image_of_its_method_prompt_and_seed(page, results):
     [image] = [i for i in page.images if i["alt"].startswith("Custom Diffusion, seed 1: a <new1> dog on the")]
     shown = Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2])))
     wanted = Image.open(results / "custom_diffusion/rex/images/02_1.png")
@@ -314,7 +314,7 @@ def test_a_run_without_base_says_so_and_one_method_has_no_differences(tmp_path):
     assert page.bold == [], "one method cannot be best"
 
 
-def test_missing_logs_real_pictures_and_samples_are_said(changed):
+def test_missing_logs_real_images_and_samples_are_said(changed):
     folder = changed()
     for log in folder.glob("*/*/concept/log.jsonl"):
         log.unlink()
@@ -366,7 +366,7 @@ def test_one_subject_has_no_intervals_and_that_is_said(changed):
 def test_the_old_report_stays_whole_until_the_new_one_is(changed):
     folder = changed()
     before = write_report(folder).read_text()
-    (folder / "classdiffusion/mia/images/02_1.png").write_bytes(b"no picture")
+    (folder / "classdiffusion/mia/images/02_1.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"02_1\.png"):
         write_report(folder)
     assert (folder / "report.html").read_text() == before
@@ -420,7 +420,7 @@ def test_the_command_writes_the_report(changed, capsys):
     assert str(folder / "report.html") in capsys.readouterr().out
 
 
-def test_large_pictures_shrink_and_small_ones_keep_their_pixels(tmp_path):
+def test_large_images_shrink_and_small_ones_keep_their_pixels(tmp_path):
     for side, shown in ((512, 256), (64, 64)):
         Image.new("RGB", (side, side // 2), (10, 200, 90)).save(tmp_path / "a.png")
         assert data_uri(tmp_path / "a.png", 256)[1] == (shown, shown // 2)

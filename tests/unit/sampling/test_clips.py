@@ -38,7 +38,7 @@ def test_a_clip_depends_on_its_prompt_and_seed_only(video):
 
 
 def test_frames_know_of_each_other_through_the_adapter_alone(adapter, video, tmp_path):
-    """With a silent adapter a frame is the picture that the image UNet draws from the same noise."""
+    """With a silent adapter a frame is the image that the image UNet draws from the same noise."""
     silent = animate(tiny_pipeline(tmp_path / "tokenizer"), adapter)
     for name, parameter in silent.unet.named_parameters():
         if "motion_modules" in name and "proj_out" in name:

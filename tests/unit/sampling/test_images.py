@@ -32,7 +32,7 @@ def draw(pipeline, prompts, seeds, **settings):
     return np.stack([np.asarray(image, dtype=int) for image in images])
 
 
-def test_a_picture_depends_on_its_prompt_and_seed_only(pipeline):
+def test_an_image_depends_on_its_prompt_and_seed_only(pipeline):
     prompts, seeds = ["a dog", "a cat on the beach", "a dog"], [0, 0, 1]
     alone = draw(pipeline, prompts, seeds, batch_size=1)
     together = draw(pipeline, prompts, seeds, batch_size=3)
@@ -94,20 +94,20 @@ def test_png_carries_its_settings_and_replaces_an_older_one(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_grid_has_a_row_per_prompt_and_enlarges_small_pictures(tmp_path):
+def test_grid_has_a_row_per_prompt_and_enlarges_small_images(tmp_path):
     colors = ["red", "lime", "blue", "yellow", "cyan", "magenta"]
     path = tmp_path / "grid.png"
     save_grid([Image.new("RGB", (64, 64), color) for color in colors], ["a dog", "a cat"], path)
     with Image.open(path) as grid:
         assert grid.width == 3 * 256 + 2 * 8
-        rows = [26 + 128, 26 + 256 + 8 + 26 + 128]  # text line, picture, gap
+        rows = [26 + 128, 26 + 256 + 8 + 26 + 128]  # text line, image, gap
         seen = [grid.getpixel((column * 264 + 128, row)) for row in rows for column in range(3)]
         text = np.asarray(grid.crop((0, 0, 256, 26)))
     assert seen == [Image.new("RGB", (1, 1), color).getpixel((0, 0)) for color in colors]
     assert text.min() < 64, "no prompt above the row"
 
 
-def test_grid_wraps_a_long_prompt_and_keeps_large_pictures(tmp_path):
+def test_grid_wraps_a_long_prompt_and_keeps_large_images(tmp_path):
     path = tmp_path / "grid.png"
     save_grid([Image.new("RGB", (300, 300), "red")], ["a dog wearing headphones " * 4], path)
     with Image.open(path) as grid:

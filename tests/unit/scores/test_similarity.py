@@ -27,7 +27,7 @@ def directions(count: int, seed: int, width: int = 5) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("measure", [clip_i, dino_i, pres])
-def test_similarity_to_the_real_pictures_has_known_answers(measure):
+def test_similarity_to_the_real_images_has_known_answers(measure):
     assert measure(X, X) == 1
     assert measure(X, Y) == 0
     assert measure(X, -X) == -1
@@ -45,7 +45,7 @@ def test_similarity_is_the_mean_over_all_pairs():
     assert clip_i(generated, real) == pytest.approx(clip_i(real, generated))
 
 
-def test_no_pictures_have_no_score():
+def test_no_images_have_no_score():
     for generated, real in ((X[:0], X), (X, X[:0]), (X, directions(1, seed=0))):
         with pytest.raises(AssertionError):
             clip_i(generated, real)
@@ -67,7 +67,7 @@ def test_div_has_known_answers():
     assert div(torch.cat([X, X, Y]), [0, 0, 0]) == pytest.approx(2 / 3)
 
 
-def test_div_compares_pictures_of_one_group_only_and_weighs_groups_alike():
+def test_div_compares_images_of_one_group_only_and_weighs_groups_alike():
     features = torch.cat([X, Y, X, Y, Y, Y])
     groups = [
         ("one", "a dog"),
@@ -88,7 +88,7 @@ def test_div_is_the_mean_over_pairs():
     assert div(features, ["a dog"] * 5) == pytest.approx(sum(pairs) / 10)
 
 
-def test_div_of_single_pictures_is_refused():
+def test_div_of_single_images_is_refused():
     with pytest.raises(UserError, match="two or more of the same prompt"):
         div(torch.cat([X, Y]), ["a dog", "a cat"])
 

@@ -1,4 +1,4 @@
-"""The toon benchmark: its individuals, its prompts, and the judge that reads them off a picture."""
+"""The toon benchmark: its individuals, its prompts, and the judge that reads them off an image."""
 
 import random
 from dataclasses import replace
@@ -22,7 +22,7 @@ def test_twelve_individuals_of_four_classes_that_are_not_those_of_tuning(tmp_pat
     assert len({*looks}) == 12 and not {*looks} & {*tuning}
 
 
-def test_prompts_ask_for_what_the_pictures_do_not_show():
+def test_prompts_ask_for_what_the_images_do_not_show():
     facts = facts_of_templates()
     assert len(facts) == len(CHANGES) == 26
     assert facts["a photo of a {} in the snow"] == {"place": "snow"}
@@ -50,7 +50,7 @@ def test_prompts_are_in_the_words_of_training_captions():
         assert set(template.split()) - {"{}"} <= known, template
 
 
-def test_pictures_are_drawn_once_and_the_same_every_time(tmp_path):
+def test_images_are_drawn_once_and_the_same_every_time(tmp_path):
     (one,) = benchmark(tmp_path / "a", ["cat_5"])
     draw([one])
     files = sorted((tmp_path / "a" / "cat_5").iterdir())
@@ -69,7 +69,7 @@ def test_pictures_are_drawn_once_and_the_same_every_time(tmp_path):
 
 
 class Reads:
-    """A recogniser that reads the same off every picture."""
+    """A recogniser that reads the same off every image."""
 
     def read(self, pictures):
         facts = {"class": "dog", "place": "snow", "worn": "hat", "neighbour": "nothing", "colour": "red"}

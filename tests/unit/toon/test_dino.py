@@ -49,13 +49,13 @@ def test_most_of_a_batch_comes_from_three_classes_at_most():
     assert {kind for seed in range(20) for kind in hard_kinds(random.Random(seed), 32)} == set(KINDS)
 
 
-def test_moving_keeps_the_picture_in_frame_and_flips_half():
+def test_moving_keeps_the_image_in_frame_and_flips_half():
     ramp = torch.linspace(-1, 1, 16).expand(200, 3, 16, 16)
     moved = move(ramp, generator("move"))
     assert moved.shape == ramp.shape and moved.abs().max() <= 1.001
     rises = (moved[:, 0, 0, -1] > moved[:, 0, 0, 0]).float().mean().item()
     assert 0.35 < rises < 0.65
-    assert moved.std(dim=2).max() < 1e-4, "rows are no longer alike: the picture was turned"
+    assert moved.std(dim=2).max() < 1e-4, "rows are no longer alike: the image was turned"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -109,7 +109,7 @@ def test_auc_has_known_answers():
 
 
 def test_separation_on_hand_made_features():
-    # Two dogs, orthogonal, two pictures of each; a car, opposite to the first dog.
+    # Two dogs, orthogonal, two images of each; a car, opposite to the first dog.
     features = torch.tensor([[1.0, 0], [1, 0], [0, 1], [0, 1], [-1, 0]])
     found = separation(features, torch.tensor([0, 0, 1, 1, 2]), torch.tensor([0, 0, 0, 0, 1]))
     assert found == {

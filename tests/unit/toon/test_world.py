@@ -1,4 +1,4 @@
-"""The toon world: captions tell the truth, held-out triples stay out, pictures follow from scenes."""
+"""The toon world: captions tell the truth, held-out triples stay out, images follow from scenes."""
 
 import random
 from dataclasses import replace
@@ -62,7 +62,7 @@ def test_every_attribute_value_occurs():
         assert {facts[name] for facts in drawn} - {None} == set(values)
 
 
-def test_a_picture_is_a_function_of_its_scene():
+def test_an_image_is_a_function_of_its_scene():
     scene = scenes("render", 1)[0]
     first, again = (np.asarray(render(scene, 64)) for _ in range(2))
     assert first.shape == (64, 64, 3)
@@ -70,7 +70,7 @@ def test_a_picture_is_a_function_of_its_scene():
     assert (np.asarray(render(replace(scene, seed=scene.seed + 1, x=0.3), 64)) != first).any()
 
 
-def test_worn_things_and_poses_change_the_picture_where_they_should():
+def test_worn_things_and_poses_change_the_image_where_they_should():
     look = sample_look(random.Random(1), "dog")
     plain = np.asarray(render(Scene(look), 64), dtype=int)
     for change in ({"worn": worn} for worn in WORN_WORDS):

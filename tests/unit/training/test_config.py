@@ -260,7 +260,7 @@ def test_a_saved_configuration_of_another_version_is_read(tmp_path: Path):
         mistake(lambda: read_config(path), str(path))
 
 
-def test_prior_adds_class_pictures_and_keeps_spl():
+def test_prior_adds_class_images_and_keeps_spl():
     config = single("--with_prior_preservation", "--class_prompt=a photo of a dog", "--output_dir=out")
     (concept,) = config.concepts()
     assert config.uses_prior and config.spl

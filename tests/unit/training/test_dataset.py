@@ -1,4 +1,4 @@
-"""Pictures read right, every branch of the augmentation, and items that depend on (seed, number) alone."""
+"""Images read right, every branch of the augmentation, and items that depend on (seed, number) alone."""
 
 import random
 from collections import Counter
@@ -73,7 +73,7 @@ def test_list_images_missing_or_empty(tmp_path: Path):
     with pytest.raises(UserError, match="none does not exist"):
         list_images(tmp_path / "none")
     (tmp_path / ".DS_Store").touch()
-    with pytest.raises(UserError, match=f"no pictures in {tmp_path}.*\\.png"):
+    with pytest.raises(UserError, match=f"no images in {tmp_path}.*\\.png"):
         list_images(tmp_path)
     with pytest.raises(UserError, match="does not exist"):
         list_images(tmp_path / ".DS_Store")
@@ -82,8 +82,8 @@ def test_list_images_missing_or_empty(tmp_path: Path):
 # --- reading
 
 
-def saved(tmp_path: Path, image: Image.Image, name: str = "picture.png", **options) -> Image.Image:
-    """The picture after writing it and reading it back with open_image."""
+def saved(tmp_path: Path, image: Image.Image, name: str = "image.png", **options) -> Image.Image:
+    """The image after writing it and reading it back with open_image."""
     image.save(tmp_path / name, **options)
     opened = open_image(tmp_path / name)
     assert opened.mode == "RGB"
@@ -94,7 +94,7 @@ def test_open_rgb(tmp_path: Path):
     assert np.array_equal(saved(tmp_path, halves()), halves())
 
 
-# where the red, left half of the stored picture must be seen: ((x, y) of a red pixel, (x, y) of a blue one)
+# where the red, left half of the stored image must be seen: ((x, y) of a red pixel, (x, y) of a blue one)
 @pytest.mark.parametrize(
     ("orientation", "size", "red", "blue"),
     [
@@ -134,7 +134,7 @@ def test_open_palette(tmp_path: Path):
     assert [saved(tmp_path, palette).getpixel((x, 0)) for x in range(2)] == [RED, BLUE]
     opened = saved(tmp_path, palette, transparency=0)
     assert [opened.getpixel((x, 0)) for x in range(2)] == [(255, 255, 255), BLUE]
-    opened = saved(tmp_path, palette, "picture.gif")
+    opened = saved(tmp_path, palette, "image.gif")
     assert [opened.getpixel((x, 0)) for x in range(2)] == [RED, BLUE]
 
 
@@ -162,15 +162,15 @@ def test_open_mode_i_and_unknown_ranges(tmp_path: Path):
             saved(tmp_path, Image.fromarray(wrong), "wrong.tif")
 
 
-def test_unreadable_picture_is_named(tmp_path: Path):
+def test_unreadable_image_is_named(tmp_path: Path):
     good, text, cut = tmp_path / "good.png", tmp_path / "text.jpg", tmp_path / "cut.png"
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     noise.save(good)
-    text.write_text("not a picture")
+    text.write_text("not an image")
     cut.write_bytes(good.read_bytes()[:5000])  # the header is fine, the pixels are not
     check_images([good])
     for bad in (text, cut):
-        with pytest.raises(UserError, match=f"cannot read picture {bad} .*replace or remove it"):
+        with pytest.raises(UserError, match=f"cannot read image {bad} .*replace or remove it"):
             check_images([good, bad])
 
 
@@ -217,11 +217,11 @@ def test_draw_without_flip_or_augmentation():
 # --- augmentation: fixed plans
 
 
-def test_padded_picture_and_its_ringed_mask():
+def test_padded_image_and_its_ringed_mask():
     pixels, mask = apply_augmentation(halves(10, 20), 64, Augmentation(False, 32, 8, 16, ""), latent_factor=4)
     assert pixels.shape == (3, 64, 64) and mask.shape == (16, 16)
     assert pixels.dtype == mask.dtype == torch.float32
-    assert pixels[:, 8, 16].tolist() == [1, -1, -1]  # red corner of the pasted picture
+    assert pixels[:, 8, 16].tolist() == [1, -1, -1]  # red corner of the pasted image
     assert pixels[:, 39, 47].tolist() == [-1, -1, 1]  # blue corner opposite
     outside = torch.ones(64, 64, dtype=torch.bool)
     outside[8:40, 16:48] = False
@@ -242,13 +242,13 @@ def test_full_frame_has_a_full_mask():
     assert pixels[:, 0, 0].tolist() == [1, -1, -1] and pixels[:, 63, 63].tolist() == [-1, -1, 1]
 
 
-def test_zoomed_picture_is_a_window_of_the_larger_one():
+def test_zoomed_image_is_a_window_of_the_larger_one():
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 80, 3), dtype=np.uint8))
     pixels, mask = apply_augmentation(image, 64, Augmentation(False, 80, 5, 16, ""), latent_factor=4)
     window = torch.tensor(np.asarray(image)[5:69, 16:80] / 127.5 - 1, dtype=torch.float32).permute(2, 0, 1)
     torch.testing.assert_close(
         pixels, window, rtol=0, atol=1e-6
-    )  # at its own size the picture is not resampled
+    )  # at its own size the image is not resampled
     assert torch.equal(mask, torch.ones(16, 16))
 
 
@@ -306,7 +306,7 @@ def test_centre_square_keeps_the_aspect():
 
 @pytest.fixture
 def concepts(tmp_path: Path) -> list[Concept]:
-    """A dog with 3 pictures and a cat with 2; 4 class pictures each."""
+    """A dog with 3 images and a cat with 2; 4 class images each."""
     made = []
     for token, word, count in (("<new1>", "dog", 3), ("<new2>", "cat", 2)):
         for kind, number in ((word, count), (f"class_{word}", 4)):
@@ -361,7 +361,7 @@ def test_skipped_files_are_reported(concepts: list[Concept]):
     assert [path.name for path in dataset.skipped] == [".DS_Store", ".DS_Store"]
 
 
-def test_each_epoch_shows_each_picture_once(concepts: list[Concept]):
+def test_each_epoch_shows_each_image_once(concepts: list[Concept]):
     dataset = instances(concepts, noaug=True, hflip=False)
     epochs = [[dataset.instance_item(5 * epoch + i) for i in range(5)] for epoch in range(6)]
     pictures = [[item.pixels.numpy().tobytes() for item in epoch] for epoch in epochs]

@@ -37,7 +37,7 @@ def test_lines_are_written_at_once(tmp_path: Path):
     assert (
         tmp_path / "new" / "folder" / "log.jsonl"
     ).read_text() == '{"step": 1, "loss": 0.5, "lr": 1e-05}\n'
-    logger.images(1, "validation", [Image.new("RGB", (2, 2))])  # the file holds no pictures
+    logger.images(1, "validation", [Image.new("RGB", (2, 2))])  # the file holds no images
     logger.close()
     assert steps(tmp_path / "new" / "folder") == [1]
 

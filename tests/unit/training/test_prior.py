@@ -1,4 +1,4 @@
-"""Class pictures: which are missing, what is refused, and that each depends on its own seed alone."""
+"""Class images: which are missing, what is refused, and that each depends on its own seed alone."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def concept(folder: Path, prompt: str = "a photo of a dog") -> Concept:
 
 
 def draw_from_seeds(calls: list[tuple]):
-    """Stands in for sampling: a 1 x 1 picture that tells the last byte of its seed."""
+    """Stands in for sampling: a 1 x 1 image that tells the last byte of its seed."""
 
     def sample(pipeline, prompts, seeds, steps, guidance, eta, batch_size):
         calls.append((prompts, steps, guidance, eta, batch_size))
@@ -34,11 +34,11 @@ def red(path: Path) -> int:
         return int(np.asarray(picture)[0, 0, 0])
 
 
-def test_missing_pictures_count_the_users_own(tmp_path: Path):
+def test_missing_images_count_the_users_own(tmp_path: Path):
     assert missing_class_images(tmp_path / "none", 3) == [0, 1, 2]
     Image.new("RGB", (1, 1)).save(tmp_path / "mine.JPG", format="JPEG")
     (tmp_path / "notes.txt").touch()
-    (tmp_path / "._class-00000.png").touch()  # what macOS leaves behind is no picture
+    (tmp_path / "._class-00000.png").touch()  # what macOS leaves behind is no image
     (tmp_path / "folder.png").mkdir()
     assert missing_class_images(tmp_path, 3) == [0, 1]
     (tmp_path / "class-00001.png").touch()
@@ -46,7 +46,7 @@ def test_missing_pictures_count_the_users_own(tmp_path: Path):
     assert missing_class_images(tmp_path, 1) == []
 
 
-def test_pictures_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[tuple] = []
     monkeypatch.setattr(utils.training.prior, "sample", draw_from_seeds(calls))
     dogs, cats = concept(tmp_path / "dogs"), concept(tmp_path / "cats", "a photo of a cat")
@@ -74,7 +74,7 @@ def test_processes_share_the_work_whoever_comes_first(tmp_path: Path, monkeypatc
     assert missing_class_images(tmp_path, 5) == []
 
 
-def test_pictures_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
+def test_images_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
     check_class_images(tmp_path / "none", "a dog", 3)
     Image.new("RGB", (2, 2)).save(tmp_path / "mine.png")  # a picture of unknown origin is the user's choice
     save_png(Image.new("RGB", (2, 2)), tmp_path / "class-00000.png", {"prompt": "a dog", "seed": 1})
@@ -82,7 +82,7 @@ def test_pictures_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match="class-00000.png shows 'a dog', not 'a cat'"):
         check_class_images(tmp_path, "a cat", 3)
     (tmp_path / "mine.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match="cannot read picture .*mine.png"):
+    with pytest.raises(UserError, match="cannot read image .*mine.png"):
         check_class_images(tmp_path, "a dog", 3)
 
 
