@@ -57,6 +57,21 @@ def autoencode(vae: AutoencoderKL, pixels: Tensor, noise: Tensor) -> tuple[Tenso
     return vae.decode(z).sample, vae.decode(F.avg_pool2d(z, 2)).sample, latents.mean, latents.logvar
 
 
+def decoder_loss_at(vae: AutoencoderKL, size: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
+    """The same for the decoder alone: the latents stay what a UNet has learned."""
+    side, data = size // 4, f"{seed}/decoder"
+
+    def loss_of(step: int) -> Tensor:
+        pixels = to_pixels(scenes(f"{data}/{step}", batch_size), size).to(device())
+        noise = torch.randn(batch_size, 4, side, side, generator=generator(f"{data}/noise/{step}"))
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist
+        restored = vae.decode(latents.mean + latents.std * noise.to(device())).sample
+        return F.mse_loss(restored, pixels) + 0.2 * F.l1_loss(restored, pixels)
+
+    return loss_of
+
+
 def loss_at(vae: AutoencoderKL, size: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
     """The loss of a step, a function of (seed, step) alone."""
     side, data = size // 4, f"{seed}/autoencoder"

@@ -6,8 +6,10 @@ B images.
 """
 
 import random
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -17,32 +19,14 @@ from transformers import ResNetConfig, ResNetForImageClassification
 
 from scripts.toon.individuals import visibly_differ
 from scripts.toon.recogniser import SIDE, disturb, prepare
-from scripts.toon.training import begin, device, fit, generator, to_pixels
+from scripts.toon.training import device, generator, to_pixels
 from scripts.toon.world import ANIMALS, MARKINGS, PLACES, POSES, RGB, Look, Scene, place_subject, sample_look
-from utils.errors import exit_on_user_error
-from utils.flags import check_fields, option, parse, seed_option
 from utils.images import to_pixels as image_to_pixels
 
 FOLDER = Path("data/toon/part_reader")
 COLOURED = ("body", "belly", "ear", "collar", "mark")
 PARTS = ("body", "belly", "ear", "collar", "marking")
 SIZES = (3 * len(COLOURED), 2, len(MARKINGS))  # colours, whether there is a collar, which marking
-
-
-@dataclass(frozen=True)
-class Flags:
-    """The flags of this command."""
-
-    output_dir: Path = option(FOLDER, "where the model goes")
-    work_dir: Path = option(Path("toon_build"), "checkpoints")
-    resolution: int = option(64, "side of the renders", minimum=8)
-    steps: int = option(1500, "optimizer steps", minimum=1)
-    batch_size: int = option(32, "renders a step", minimum=1)
-    lr: float = option(2e-3, "learning rate at its highest", above=0)
-    seed: int = seed_option("of the renders and the first weights")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 def build() -> ResNetForImageClassification:
@@ -94,6 +78,20 @@ def loss(logits: Tensor, batch: list[Scene]) -> Tensor:
     )
 
 
+def loss_at(
+    model: ResNetForImageClassification, size: int, batch_size: int, seed: int
+) -> Callable[[int], Tensor]:
+    """The loss of a step, a function of (seed, step) alone."""
+    data = f"{seed}/part-reader"
+
+    def loss_of(step: int) -> Tensor:
+        batch = bare(f"{data}/{step}", batch_size)
+        pixels = disturb(to_pixels(batch, size), generator(f"{data}/disturb/{step}"))
+        return loss(model(prepare(pixels.to(device()))).logits, batch)
+
+    return loss_of
+
+
 Reading = dict[str, RGB | str | None]  # of COLOURED and "kind" of marking; None: not there
 
 
@@ -114,6 +112,17 @@ def alike(one: Reading, other: Reading) -> dict[str, bool]:
     """For each of PARTS whether two readings agree, as far as can be seen."""
     same = {part: not visibly_differ(one[part], other[part]) for part in PARTS if part != "marking"}
     return same | {"marking": one["kind"] == other["kind"] and not visibly_differ(one["mark"], other["mark"])}
+
+
+def usual(read: list[Reading]) -> Reading:
+    """What most of an individual's images show: the commoner kind and presence, the median colour."""
+    kind = Counter(each["kind"] for each in read).most_common(1)[0][0]
+    parts: Reading = {"kind": kind}
+    for part in COLOURED:
+        seen = [each[part] for each in read if each[part] is not None]
+        there = kind != "none" if part == "mark" else 2 * len(seen) > len(read)
+        parts[part] = tuple(map(median, zip(*seen, strict=True))) if there and seen else None
+    return parts
 
 
 def true_parts(look: Look) -> Reading:
@@ -149,27 +158,3 @@ def accuracy(model: ResNetForImageClassification, size: int, count: int = 1024) 
             for part, right in alike(reading, true_parts(scene.subject)).items():
                 hits[part].append(right)
     return {part: sum(each) / len(each) for part, each in hits.items()}
-
-
-def main(argv: list[str] | None = None) -> None:
-    flags = parse(Flags, argv, __doc__)
-    begin(flags, "part_reader")
-    torch.manual_seed(flags.seed)
-    model, seed = build().to(device()), f"{flags.seed}/part-reader"
-
-    def loss_of(step: int) -> Tensor:
-        batch = bare(f"{seed}/{step}", flags.batch_size)
-        pixels = disturb(to_pixels(batch, flags.resolution), generator(f"{seed}/disturb/{step}"))
-        return loss(model(prepare(pixels.to(device()))).logits, batch)
-
-    fit(model, loss_of, flags.steps, flags.lr, flags.work_dir / "part_reader.pt")
-    print(
-        "part reader: "
-        + ", ".join(f"{part} {share:.1%}" for part, share in accuracy(model, flags.resolution).items())
-    )
-    model.half().save_pretrained(flags.output_dir)
-    print(f"saved {flags.output_dir}")
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)
