@@ -5,8 +5,7 @@ together apart from the others. With --concept: a fixed set of situations, for t
 base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
 Only what a prompt states is judged; "all" counts the images that obey every stated word. Likeness is CLIP-I
 on the embedded data/toon/clip to the concept's own images: of 16 images for the plain prompt and of those
-for the situations, where places and other things keep it low. Of an animal it also says how many plain images keep each
-part of the individual, as the part reader reads them.
+for the situations, where places and other things keep it low.
 """
 
 from __future__ import annotations
