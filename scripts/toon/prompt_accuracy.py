@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scripts.toon.world import (
-    ANIMALS,
     KINDS,
     ONE_CHANGE,
     TWO_CHANGES,
@@ -166,20 +165,6 @@ def judge_base(config: Flags, pipeline: StableDiffusionPipeline) -> dict[str, An
     return results
 
 
-def parts_kept(drawn: list[Image.Image], own: list[Image.Image]) -> dict[str, float]:
-    """The share of drawn images with each part as in the individual's own images; "all" of them.
-
-    Both are read by the part reader; what most of the own images show is right.
-    """
-    from scripts.toon.part_reader import PartReader, alike, usual
-
-    reader = PartReader()
-    right = usual(reader.read(own))
-    verdicts = [alike(reading, right) for reading in reader.read(drawn)]
-    verdicts = [verdict | {"all": all(verdict.values())} for verdict in verdicts]
-    return {part: sum(verdict[part] for verdict in verdicts) / len(verdicts) for part in verdicts[0]}
-
-
 def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Concept) -> dict[str, Any]:
     """The situations for the class on the base model and for the concept, and the likeness of both."""
     from utils.concepts.load import load_concept
@@ -188,8 +173,7 @@ def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Con
     from utils.scores.similarity import ClipEncoder, clip_i
 
     clip, kind = ClipEncoder(CLIP, "cpu"), concept.cls_token
-    own = [open_image(path) for path in list_images(concept.instance_data_dir)[0]]
-    real = clip.image_features(own)
+    real = clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
     results: dict[str, Any] = {}
     for name, subject in (("class", kind), ("concept", f"{concept.modifier_token} {kind}")):
         if name == "concept":
@@ -197,10 +181,6 @@ def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Con
         results[name], drawn = judge(config, pipeline, name, situations(kind, subject), config.images or 4)
         portraits = list(sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), **config.settings))
         results[f"{name} likeness"] = clip_i(clip.image_features(portraits), real)
-        if kind in ANIMALS:  # the part reader knows no objects
-            results[f"{name} parts"] = parts = parts_kept(portraits, own)
-            line = ", ".join(f"{part} {share:.1%}" for part, share in parts.items())
-            print(f"{name}, plain, parts as in its own images: {line}")
         results[f"{name} likeness in situations"] = clip_i(clip.image_features(drawn), real)
     for measure in ("likeness", "likeness in situations"):
         line = ", ".join(f"{name} {results[f'{name} {measure}']:.3f}" for name in ("class", "concept"))
