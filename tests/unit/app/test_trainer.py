@@ -196,7 +196,7 @@ def test_uploads_that_a_training_would_refuse_are_refused_with_nothing_written(
     ("form", "said"),
     [
         (Form(" "), "no class word"),
-        (Form("dog", token="<new1>\n"), "--modifier_token has '<new1>"),
+        (Form("dog", token="<new1>\n"), "--modifier_token '<new1>\\\\n' has a line break"),
         (Form("dog", token="<a>+<b>"), "--cls_token 'dog': need one class for each"),
         (Form("dog", token="dog"), "dog"),
         (Form("dog", steps=0), "--max_train_steps 0: give a number of at least 1"),

@@ -67,7 +67,15 @@ def test_an_echo_of_the_first_signal_does_not_count():
     assert code == 130 and out.startswith("stopped by SIGINT after step 1, saved in")
 
 
-def test_handlers_are_back_afterwards():
+@pytest.fixture
+def python_own_interrupt():
+    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background, which ignores it."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
+def test_handlers_are_back_afterwards(python_own_interrupt):
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     with pytest.raises(KeyError), Interruption(quiet=True) as interrupted:
         assert not interrupted.requested and interrupted.exit_code == 143  # heard of from another rank
