@@ -8,12 +8,14 @@ python -m scripts.benchmark evaluate             1,000 toon images through every
 Bases have random weights, which the command makes: what weights say changes neither time nor memory.
 """
 
+import json
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 
 from scripts.speed.bases import SHAPES, default_resolution
 from utils.bases.registry import base_row
 from utils.errors import UserError, exit_on_user_error
+from utils.files import append_records, check_writable_folder, shown
 from utils.flags import check_fields, option, parse
 from utils.scores.table import SCORES
 
@@ -61,6 +63,13 @@ class BenchmarkConfig:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(BenchmarkConfig, argv, __doc__)
+    for flag in ("work_dir", "output_dir"):
+        if getattr(config, flag) is not None:
+            check_writable_folder(getattr(config, flag), flag)
+    if config.json is not None:
+        check_writable_folder(config.json.parent, "json")
+        if config.json.is_dir():
+            raise UserError(f"--json {shown(config.json)} is a folder: give a file")
     if config.command == "evaluate":
         from scripts.speed.scoring import benchmark_evaluate
 
@@ -70,16 +79,14 @@ def main(argv: list[str] | None = None) -> None:
 
         compare_sampling(config)
     else:
-        from scripts.speed.compare import as_json, compare
+        from scripts.speed.compare import as_record, compare
         from scripts.speed.growth import growth
 
-        text = as_json(config, (compare if config.command == "train" else growth)(config))
+        record = as_record(config, (compare if config.command == "train" else growth)(config))
         if config.json is None:
-            print(text)
+            print(json.dumps(record))
         else:
-            config.json.parent.mkdir(parents=True, exist_ok=True)
-            with config.json.open("a") as file:
-                file.write(f"{text}\n")
+            append_records(config.json, [record])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ The reference of a precision stays loaded while each variant in turn runs beside
 at a time. Every variant has a process of its own, so memory is its own.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -169,11 +168,11 @@ def line(record: dict[str, Any]) -> str:
     return text
 
 
-def as_json(config: Any, records: list[dict[str, Any]]) -> str:
-    """One line for machines."""
+def as_record(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
+    """What one line of JSON holds, for machines."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
     facts = {"base": config.base, "resolution": config.side, "batch_size": config.batch_size}
     facts |= {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
-    return json.dumps(facts | {"records": records})
+    return facts | {"records": records}

@@ -32,7 +32,7 @@ NEIGHBOURS = ("ball", "tree", "flower")  # stand beside the subject
 
 
 @dataclass(frozen=True)
-class Config:
+class Flags:
     individual: str = option("dog", "one of the examples in data/", choices=EXAMPLES)
     count: int = option(16, "scenes", minimum=1)
     size: int = option(64, "side of the images", minimum=16)
@@ -70,7 +70,7 @@ def masks_of(scene: Scene, size: int) -> dict[str, Tensor]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = parse(Config, argv, __doc__)
+    config = parse(Flags, argv, __doc__)
     check_writable_folder(config.output_dir, "output_dir")
     entries = []
     for i, scene in enumerate(situations(config.individual, config.count, config.seed)):

@@ -17,6 +17,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from utils.bases.registry import BASES
 from utils.errors import UserError, exit_on_user_error
 from utils.files import check_writable_folder, write_json, write_text
 from utils.flags import check_fields, option, parse
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
-DINO = Path("data/toon/dino")
+DINO = BASES["toon"].judges["dino"]
 HEAD = "| rank | MB | energy kept | words obeyed | against exact | DINO-I | against exact |\n|" + "---|" * 7
 
 
@@ -111,7 +112,7 @@ def table(config: Flags) -> tuple[list[str], dict[str, Any]]:
             if rank is not None:
                 path = Path(folder) / name
                 mb, energy = export_rank(config.concept, path, rank)
-            pipeline = load_pipeline("data/toon/sd", "cpu", "fp32")
+            pipeline = load_pipeline(BASES["toon"].path, "cpu", "fp32")
             load_concept(pipeline, path)
             grid = config.output_dir / f"rank-{name}.png"
             images = draw(pipeline, prompts, config.images, grid, **config.settings)

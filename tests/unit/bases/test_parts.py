@@ -50,7 +50,11 @@ def test_an_autoencoder_with_the_attention_names_of_2022_loads_whole(vae):
 def test_weights_that_are_missing_or_too_many_are_refused(vae, what):
     def change(weights):
         value = weights.pop("decoder.conv_in.weight")
-        return weights if what == "missing" else weights | {"decoder.conv_in.weight": value, "more": value.clone()}
+        return (
+            weights
+            if what == "missing"
+            else weights | {"decoder.conv_in.weight": value, "more": value.clone()}
+        )
 
     rewrite(vae, change)
     with pytest.raises(UserError, match=f"1 {what} weights"):
