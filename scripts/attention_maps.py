@@ -12,7 +12,7 @@ from pathlib import Path
 
 from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned
 from utils.bases.registry import as_dict, describe_base
-from utils.errors import UserError, exit_on_user_error
+from utils.errors import UserError, exit_on_user_error, short
 from utils.flags import option, parse
 
 PROMPT = "a photo of a {} wearing headphones on the beach"
@@ -31,7 +31,7 @@ class Config(AnalysisFlags):
         for prompt in self.prompt:
             if prompt.split().count("{}") != 1:
                 raise UserError(
-                    f"--prompt '{prompt}': write {{}} as a word of its own, once, for the concept"
+                    f"--prompt {short(prompt)}: write {{}} as a word of its own, once, for the concept"
                 )
 
     @property

@@ -15,7 +15,7 @@ from pathlib import Path
 from scripts.speed.bases import SHAPES, default_resolution
 from utils.bases.registry import base_row
 from utils.errors import UserError, exit_on_user_error
-from utils.files import append_records, check_writable_folder, shown
+from utils.files import append_records, check_writable_folder, read_records, shown
 from utils.flags import check_fields, option, parse
 from utils.scores.table import SCORES
 
@@ -70,6 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         check_writable_folder(config.json.parent, "json")
         if config.json.is_dir():
             raise UserError(f"--json {shown(config.json)} is a folder: give a file")
+        read_records(config.json)  # a file of something else is refused, not appended to
     if config.command == "evaluate":
         from scripts.speed.scoring import benchmark_evaluate
 

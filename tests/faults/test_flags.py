@@ -181,10 +181,11 @@ LEGAL = {
     *(("evaluate, generated", "base", wrong) for wrong in ("missing", "file as a folder")),  # Hub ids
     *(
         (flag, wrong)
-        for flag in ("output_dir", "output", "class_data_dir")
+        for flag in ("output_dir", "output", "class_data_dir", "work_dir")
         for wrong in ("missing", "folder")
     ),
     ("negative_prompt", "empty"),
+    ("benchmark, train", "json", "missing"),
     *((flag, "900 characters") for flag in "revision variant cls_token class_prompt tracker_name".split()),
     *((flag, "900 characters") for flag in "prompt negative_prompt validation_prompt subject".split()),
 }
