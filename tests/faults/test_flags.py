@@ -185,6 +185,7 @@ LEGAL = {
         for wrong in ("missing", "folder")
     ),
     ("negative_prompt", "empty"),
+    ("validation_prompt", "empty"),
     ("benchmark, train", "json", "missing"),
     *((flag, "900 characters") for flag in "revision variant cls_token class_prompt tracker_name".split()),
     *((flag, "900 characters") for flag in "prompt negative_prompt validation_prompt subject".split()),

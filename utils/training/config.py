@@ -107,7 +107,7 @@ class TrainConfig(
     def _check_selection(self) -> None:
         if self.select_checkpoint is None:
             return
-        if self.select_checkpoint == "validation" and self.validation_prompt is None:
+        if self.select_checkpoint == "validation" and not self.validation_prompt:
             raise UserError("--select_checkpoint validation judges images: give --validation_prompt")
         if self.checkpoints_total_limit is not None:
             raise UserError(

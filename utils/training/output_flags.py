@@ -39,7 +39,9 @@ class ReportFlags:
         "none", "tracker beside the log file", choices=("none", "tensorboard", "wandb"), may_differ=True
     )
     tracker_name: str = option("classdiffusion", "project name given to the tracker", may_differ=True)
-    validation_prompt: str | None = option(None, "prompt to sample while training", may_differ=True)
+    validation_prompt: str | None = option(
+        None, "prompt to sample while training (default, or empty: none)", may_differ=True, blank=True
+    )
     validation_inference_steps: int | None = option(
         None, "denoising steps of a validation (default: the base model's)", minimum=1, may_differ=True
     )

@@ -142,7 +142,7 @@ def validate_run(run: Run, step: int, last_of_stage: bool, logger: Logger) -> li
     config = run.config
     due = step % config.validation_steps == 0 or step == config.max_train_steps
     due |= config.select_checkpoint == "validation" and is_candidate(config, step, last_of_stage)
-    if config.validation_prompt is None or not due:
+    if not config.validation_prompt or not due:
         return []
     sampling = base_row(config.pretrained_model_name_or_path).sampling
     images = validate(
