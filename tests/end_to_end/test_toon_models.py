@@ -111,7 +111,7 @@ def test_the_base_model_draws_what_it_is_told(pipeline):
 
 
 def test_runners_get_ahead_and_sitters_stay():
-    """Jumpers hardly rise with this adapter (.03 of the side): data/toon/README.md says so."""
+    """Jumpers hardly rise with this adapter (.02 of the side): data/toon/README.md says so."""
     video = load_video_pipeline(TOON / "sd", TOON / "motion_adapter", device="cpu", dtype="fp32")
     poses = ("running", "jumping", "sitting")
     prompts = [f"a red dog {pose}" for pose in poses]
