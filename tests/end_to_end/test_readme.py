@@ -71,7 +71,6 @@ def test_every_block_runs_when_pasted_in_order(checkout):
     for written in (
         "ckpt/dog/concept.json",
         "ckpt/teddy_bear_barn/concept.json",
-        "ckpt/dog_kv_only/concept.json",
     ):
         assert (checkout / written).is_file(), written
     for written in ("outputs/grid.png", "outputs/dog_sd/model_index.json", "results/dog/report.html"):
