@@ -125,7 +125,7 @@ def check_blip(model: str | Path, head: str) -> type[Blip1] | type[Blip2]:
     is one of BLIP_HEADS.
 
     Reads its config.json, which for a Hub id that is not cached is fetched: a few hundred bytes. A BLIP for
-    captions has the same model_type, but no heads to score with: its architecture tells.
+    captions has the same model_type, but no heads to score with: its architecture says so.
     """
     if head not in BLIP_HEADS:
         raise UserError(f"unknown head {short(head)!r}; choose one of {', '.join(BLIP_HEADS)}")

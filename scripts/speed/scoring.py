@@ -110,7 +110,7 @@ class _Timed:
 def peak() -> str:
     """The most memory this process has held so far, and the most of its GPU's."""
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    told = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB"
+    line = f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:.0f} MiB"
     if torch.cuda.is_available():
-        told += f", GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB"
-    return told
+        line += f", GPU {torch.cuda.max_memory_allocated() / 2**20:.0f} MiB"
+    return line

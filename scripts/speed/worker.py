@@ -1,4 +1,4 @@
-"""One variant of the training step in a process of its own, so that its memory can be told from the others'.
+"""One variant of the training step in a process of its own, so that its memory is its own.
 
 Reads words from the standard input, a line each, and answers each with a line of JSON:
 step: do one optimizer step; encode: encode every image that will come; end: memory, size of a checkpoint.

@@ -20,7 +20,7 @@ def split(names: str | None) -> list[str]:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Everything an evaluation is told. Raises UserError when fields contradict each other.
+    """Everything an evaluation needs to know. Raises UserError when fields contradict each other.
 
     A field's `modes` are those that look at it: given in another, it would have no effect and is refused.
     """

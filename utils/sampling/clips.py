@@ -160,7 +160,7 @@ def sample_clips(
 
 
 def save_memory(video: "AnimateDiffPipeline", device: torch.device) -> list[str]:
-    """On a GPU, switch on what its memory asks for; the names of what was, to be told. Elsewhere nothing.
+    """On a GPU, switch on what its memory asks for; returns the names of what was. Elsewhere nothing.
 
     VAE slicing decodes the frames one by one and costs no time worth naming. CPU offload, which does, keeps
     one model on the GPU at a time: only with less than 16 GiB free.

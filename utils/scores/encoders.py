@@ -67,7 +67,7 @@ class ClipEncoder:
 
         Raises UserError for a prompt longer than the model reads (77 tokens in CLIP, 32 in toon's), where
         others cut: words that are not read would be scored as if they had been obeyed. `check_clip_prompts`
-        tells before anything is drawn.
+        checks that before anything is drawn.
         """
         limit = self.model.config.text_config.max_position_embeddings
 

@@ -1,7 +1,7 @@
 """How alike images are to their prompts and to other images: CLIP-T, CLIP-I, DINO-I, PRES, DIV.
 
 N generated images or their prompts, M real images, P CLIP's projection width, D width of any features.
-The encoders that make the features live in encoders.py and are handed on from here.
+The encoders that make the features live in encoders.py and are exported here too.
 """
 
 import re
