@@ -56,8 +56,8 @@ class Trainer:
         self._asked = ""  # the job that was asked to stop
         self._pace: tuple[float, int] | None = None  # (when, at which step) this process was first seen
         self._mutex = threading.Lock()
-        # The kernel signals a child at the end of the *thread* that started it, and a server's threads end when
-        # they are idle; this one lives as long as the program.
+        # The kernel signals a child at the end of the *thread* that started it, and a server's threads end
+        # when they are idle; this one lives as long as the program.
         self._starter = ThreadPoolExecutor(max_workers=1)
 
     def begin(self, form: Form, uploads: Sequence[str | Path]) -> Job:
