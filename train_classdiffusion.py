@@ -60,12 +60,11 @@ def set_up(config: TrainConfig) -> Run:
         accelerator.wait_for_everyone()
 
     instances, classes = open_instances(config, base), open_classes(config, base)
-    repeats = config.repeats or config.uses_prior or config.latent_pool is not None
-    encoder = LatentEncoder(base, repeats, len(instances) * (config.latent_pool or 0))
+    encoder = LatentEncoder(base, config.encodes_once, len(instances) * (config.latent_pool or 0))
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     losses = [loss for stage in config.stages for loss in losses_of(config, stage)]
     start = copy_start(learned) if any(loss.start for loss in losses) else {}
-    measures = prepare_measures(base, config, instances.size) if accelerator.is_main_process else None
+    measures = prepare_measures(base, config, instances) if accelerator.is_main_process else None
     averages = Averages(learned, config.ema_decay) if config.ema_decay is not None else None
     data = (instances, classes, phrases, encoder, digest, start, prepared, measures, averages)
     return Run(config, accelerator, base, learned, *data)
@@ -173,8 +172,8 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
                 if logger:
                     with run.averaged():
                         drawn = validate_run(run, step, step == last, logger)
-                        record_all = record | measure_run(run, step, step == last, drawn)
-                    logger.log(step, record_all)
+                        record |= measure_run(run, step, step == last, drawn)
+                    logger.log(step, record)
                     terms = {name: f"{value:.4f}" for name, value in record.items() if name[:4] == "loss"}
                     bar.set_postfix(terms, refresh=False)
                     bar.update()

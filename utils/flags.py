@@ -33,7 +33,6 @@ from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from utils.errors import UserError, short
 from utils.limits import check_fields
-from utils.limits import check_limits as check_limits
 
 Config = TypeVar("Config")
 SEEDS = 2**63  # torch's generators take an int64

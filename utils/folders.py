@@ -92,9 +92,7 @@ def read_folder(folder: Path, read: Callable[[dict[str, Path]], T]) -> T:
             value = read(files)
         except Exception:
             now = files_of(folder)
-            if files == now and before == _stamps(
-                now
-            ):  # a file may only have moved, which is no other content
+            if files == now and before == _stamps(now):  # names too: a file may have moved, its content kept
                 raise
             continue
         if before == _stamps(files_of(folder)):

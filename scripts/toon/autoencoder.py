@@ -57,33 +57,36 @@ def autoencode(vae: AutoencoderKL, pixels: Tensor, noise: Tensor) -> tuple[Tenso
     return vae.decode(z).sample, vae.decode(F.avg_pool2d(z, 2)).sample, latents.mean, latents.logvar
 
 
-def decoder_loss_at(vae: AutoencoderKL, size: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
-    """The same for the decoder alone: the latents stay what a UNet has learned."""
-    side, data = size // 4, f"{seed}/decoder"
-
-    def loss_of(step: int) -> Tensor:
-        pixels = to_pixels(scenes(f"{data}/{step}", batch_size), size).to(device())
-        noise = torch.randn(batch_size, 4, side, side, generator=generator(f"{data}/noise/{step}"))
-        with torch.no_grad():
-            latents = vae.encode(pixels).latent_dist
-        restored = vae.decode(latents.mean + latents.std * noise.to(device())).sample
-        return F.mse_loss(restored, pixels) + 0.2 * F.l1_loss(restored, pixels)
-
-    return loss_of
+def batch_of(data: str, step: int, size: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Renders (B, 3, S, S) and noise (B, 4, S/4, S/4), functions of (data, step) alone."""
+    pixels = to_pixels(scenes(f"{data}/{step}", batch_size), size).to(device())
+    noise = torch.randn(batch_size, 4, size // 4, size // 4, generator=generator(f"{data}/noise/{step}"))
+    return pixels, noise.to(device())
 
 
 def loss_at(vae: AutoencoderKL, size: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
     """The loss of a step, a function of (seed, step) alone."""
-    side, data = size // 4, f"{seed}/autoencoder"
 
     def loss_of(step: int) -> Tensor:
-        pixels = to_pixels(scenes(f"{data}/{step}", batch_size), size).to(device())
-        noise = torch.randn(batch_size, 4, side, side, generator=generator(f"{data}/noise/{step}"))
+        pixels, noise = batch_of(f"{seed}/autoencoder", step, size, batch_size)
         with torch.autocast(device().type, torch.bfloat16):
-            parts = autoencode(vae, pixels, noise.to(device()))
+            parts = autoencode(vae, pixels, noise)
         restored, small, mean, logvar = (part.float() for part in parts)
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         loss = F.mse_loss(restored, pixels) + 0.2 * F.l1_loss(restored, pixels)
         return loss + 0.25 * F.mse_loss(small, F.avg_pool2d(pixels, 2)) + KL_WEIGHT * kl
+
+    return loss_of
+
+
+def decoder_loss_at(vae: AutoencoderKL, size: int, batch_size: int, seed: int) -> Callable[[int], Tensor]:
+    """`loss_at` for the decoder alone: the latents stay what a UNet has learned."""
+
+    def loss_of(step: int) -> Tensor:
+        pixels, noise = batch_of(f"{seed}/decoder", step, size, batch_size)
+        with torch.no_grad():
+            latents = vae.encode(pixels).latent_dist
+        restored = vae.decode(latents.mean + latents.std * noise).sample
+        return F.mse_loss(restored, pixels) + 0.2 * F.l1_loss(restored, pixels)
 
     return loss_of

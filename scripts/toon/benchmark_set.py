@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.draw_examples import plain_scenes
-from scripts.toon.render import render
+from scripts.toon.draw_examples import draw_individual
 from scripts.toon.world import (
     ANIMALS,
     ONE_CHANGE,
@@ -26,7 +25,6 @@ from utils.errors import UserError, exit_on_user_error, short
 from utils.evaluation.data_sets import Individual, Subject
 from utils.files import write_text
 from utils.flags import option, parse
-from utils.images import save_png
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -95,11 +93,7 @@ def draw(subjects: Sequence[Subject]) -> None:
     """Renders the images that are not there yet."""
     for subject in subjects:
         i = int(subject.name.rpartition("_")[2])
-        folder = subject.individuals[0].folder
-        folder.mkdir(parents=True, exist_ok=True)
-        for j, scene in enumerate(plain_scenes(look_of(i), f"benchmark/{i}")):
-            if not (folder / f"{j}.png").is_file():
-                save_png(render(scene, SIDE), folder / f"{j}.png", {})
+        draw_individual(look_of(i), f"benchmark/{i}", subject.individuals[0].folder, SIDE)
 
 
 class Obedience:

@@ -58,6 +58,14 @@ def plain_scenes(look: Look, seed: str, count: int = 5) -> list[Scene]:
     return [place_subject(rng, Scene(look, pose=pose)) for pose in poses]
 
 
+def draw_individual(look: Look, seed: str, folder: Path, side: int = 256) -> None:
+    """Renders the `plain_scenes` of an individual into `folder`, those that are not there yet."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for i, scene in enumerate(plain_scenes(look, seed)):
+        if not (folder / f"{i}.png").is_file():
+            save_png(render(scene, side), folder / f"{i}.png", {})
+
+
 @dataclass(frozen=True)
 class Flags:
     """The flags of this command."""

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.draw_examples import plain_scenes
+from scripts.toon.draw_examples import draw_individual
 from scripts.toon.world import sample_look
 from utils.bases.registry import BASES, REPOSITORY
 from utils.errors import UserError, exit_on_user_error
@@ -59,7 +59,7 @@ class Flags:
 
     methods: str = option(",".join(METHODS), "methods by name, joined by commas")
     individuals: int = option(3, "how many tuning individuals", minimum=1)
-    output_dir: Path = option(Path("results/toon_tuning"), "points.json of each method; the rest is scratch")
+    output_dir: Path = option(Path("results/toon_tuning"), "all points, a file for each method")
     work_dir: Path = option(Path("outputs/tuning"), "images, trainings and class images")
 
     def __post_init__(self) -> None:
@@ -79,21 +79,20 @@ class Individual:
 
 def individual(i: int, folder: Path) -> Individual:
     """Tuning individual i, its images rendered if they are not there."""
-    from scripts.toon.render import render
-    from utils.images import save_png
-
     kind = KINDS[i % len(KINDS)]
     look, images = sample_look(random.Random(f"tuning/{i}"), kind), folder / f"individual-{i}"
-    images.mkdir(parents=True, exist_ok=True)
-    for j, scene in enumerate(plain_scenes(look, f"tuning/{i}")):
-        if not (images / f"{j}.png").is_file():
-            save_png(render(scene, 256), images / f"{j}.png", {})
+    draw_individual(look, f"tuning/{i}", images)
     return Individual(i, kind, images)
+
+
+def given_of(method: str) -> dict[str, str]:
+    """The values that scripts/settings/toon gives a method: flag -> value."""
+    return dict(flag.removeprefix("--").split("=") for flag in read_setting("toon", method) if "=" in flag)
 
 
 def centre_of(method: str) -> Setting:
     """The rates that scripts/settings/toon names for a method."""
-    given = dict(flag.removeprefix("--").split("=") for flag in read_setting("toon", method) if "=" in flag)
+    given = given_of(method)
     return {name: float(given[name]) for name in RATES if name in given}
 
 
@@ -117,8 +116,7 @@ def name_of(setting: Setting) -> str:
 
 def steps_of(method: str) -> int:
     """The steps that scripts/settings/toon gives a method."""
-    flags = read_setting("toon", method)
-    return int(next(flag for flag in flags if flag.startswith("--max_train_steps=")).partition("=")[2])
+    return int(given_of(method)["max_train_steps"])
 
 
 def train(method: str, setting: Setting, each: Individual, folder: Path, classes: Path) -> None:

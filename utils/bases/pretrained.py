@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from ssl import SSLError
 from threading import Thread
@@ -87,9 +87,8 @@ def hub_answers(seconds: float = 4.0) -> bool:
 
     def ask() -> None:
         try:
-            urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=seconds).close()
-        except HTTPError:
-            pass  # a refusal is an answer
+            with suppress(HTTPError):  # a refusal is an answer
+                urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=seconds).close()
         except URLError as error:
             if not isinstance(error.reason, SSLError):  # the Hub's client has certificates of its own
                 return

@@ -141,6 +141,12 @@ class TrainConfig(
         """Whether instance images come again unchanged, flips apart."""
         return self.noaug or self.recipe.view == "square"
 
+    @property
+    def encodes_once(self) -> bool:
+        """Whether images come again unchanged, class images and those of a pool too, so that they are
+        encoded once."""
+        return self.repeats or self.uses_prior or self.latent_pool is not None
+
     def learning_rate_of(self, rate: str, prior: bool = False, processes: int = 1) -> float:
         """The learning rate of the field `rate`, see `scaled_rate`.
 

@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from utils.bases.registry import base_row, judge_path
-from utils.images import list_images, open_image
+from utils.images import open_image
 from utils.scores.encoders import ClipEncoder, DinoEncoder, check_clip_prompts, check_dino
 from utils.scores.similarity import clip_t, dino_i
 from utils.training.augmentation import centre_square
 from utils.training.config import TrainConfig
+from utils.training.dataset import InstanceDataset
 from utils.training.drift import (
     NoisyImages,
     Probe,
@@ -62,8 +63,8 @@ def check_judges(config: TrainConfig) -> None:
         check_dino(judge_path(judges["dino"], "dino"))
 
 
-def prepare_measures(base: Any, config: TrainConfig, size: int) -> Measures | None:
-    """What the run will measure, None for nothing; before anything has been trained. size: of its images."""
+def prepare_measures(base: Any, config: TrainConfig, instances: InstanceDataset) -> Measures | None:
+    """What the run will measure, None for nothing; before anything has been trained."""
     chosen = config.select_checkpoint
     if not config.drift_steps and chosen is None:
         return None
@@ -76,23 +77,20 @@ def prepare_measures(base: Any, config: TrainConfig, size: int) -> Measures | No
         )
     if chosen == "error":
         pairs = [
-            (centre_square(open_image(path), size), concept.instance_prompt)
-            for concept in config.concepts()
-            for path in list_images(concept.instance_data_dir)[0]
+            (centre_square(open_image(path), instances.size), concept.instance_prompt)
+            for concept, path in instances.images
         ]
         own = noise_images(base, *zip(*pairs, strict=True), config.seed)
     if chosen == "validation":
-        judges = _load_judges(config, base.device)
+        judges = _load_judges(config, instances, base.device)
     return Measures(probe, own, judges)
 
 
-def _load_judges(config: TrainConfig, device: torch.device) -> Judges:
+def _load_judges(config: TrainConfig, instances: InstanceDataset, device: torch.device) -> Judges:
     paths = base_row(config.pretrained_model_name_or_path).judges
     clip = ClipEncoder(judge_path(paths["clip"], "clip"), device)
     dino = DinoEncoder(judge_path(paths["dino"], "dino"), device)
-    images = [
-        open_image(p) for each in config.concepts() for p in list_images(each.instance_data_dir)[0]
-    ]  # a few
+    images = [open_image(path) for _, path in instances.images]  # a few
     return Judges(clip, clip.text_features([_asked(config)]), dino, dino.image_features(images))
 
 
