@@ -2,14 +2,15 @@
 
 The rule, fixed before its results:
 1. Every learning rate that scripts/settings/toon names for a method takes three values, a factor of √10
-   apart, round the one that stands there: 3 settings, or 9.
+   apart, round the one that stands there: 3 settings, or 9. ClassDiffusion and Custom Diffusion are K/V only
+   with one more loss, so they take its best rates: what they differ in is then that loss.
 2. Each setting personalises the same tuning individuals, which are neither examples nor in the benchmark,
    with one seed, and is judged after ¼, ½, ¾ and all of its steps.
 3. A point's score is the mean over the individuals of the harmonic mean of two shares: of images that obey
    every word of their prompt, as the recogniser reads them, and of the way from the base's likeness to that
    of the individual's own images, (DINO-I − base) / (real − base), from 0 to 1.
 4. If the best setting has a rate at the end of its three, that rate goes one value further, once.
-5. At the best rates and steps, the weight of a method's own loss takes four values more.
+5. At the best rates the weight of a method's own loss takes its published value, 1, and four more.
 
 Every point is kept and none is computed twice; a killed run goes on.
 
@@ -42,6 +43,7 @@ RATES = ("learning_rate", "token_learning_rate")
 STEP = 10**0.5
 QUARTERS = 4
 PRIOR_WEIGHTS = ("prior_loss_weight", (0.1, 0.3, 3.0, 10.0))
+RATES_OF = {"classdiffusion": "kv_only", "custom_diffusion": "kv_only"}
 WEIGHTS = {
     "classdiffusion": ("spl_weight", (0.1, 0.3, 3.0, 10.0)),
     "custom_diffusion": PRIOR_WEIGHTS,
@@ -155,9 +157,26 @@ def points_of(
     ]
 
 
-def tune(method: str, individuals: Sequence[Individual], work: Path, judge: "Judge") -> list[dict[str, Any]]:
-    """All points of a method, by the rule; the best comes first."""
-    centre, points = centre_of(method), []
+def inherited(method: str, results: Path) -> Setting:
+    """The best rates of the method whose rates this one takes, the same after --scale_lr.
+
+    Raises UserError if that method has not been tuned.
+    """
+    source = RATES_OF[method]
+    path = results / f"{source}.json"
+    if not path.is_file():
+        raise UserError(f"--methods {method} takes the rates of {source}, which has no {path}: tune it first")
+    prior = METHODS[method].stages[-1].prior and METHODS[method].prior_doubles_rate
+    return {
+        rate: value / (2 if prior else 1) for rate, value in read_json(path)["points"][0]["setting"].items()
+    }
+
+
+def tune(
+    method: str, individuals: Sequence[Individual], work: Path, judge: "Judge", results: Path
+) -> list[dict[str, Any]]:
+    """All points of a method, by the rule; the best comes first. results: where other methods' points are."""
+    points: list[dict[str, Any]] = []
 
     def try_all(settings: Sequence[Setting]) -> dict[str, Any]:
         for setting in settings:
@@ -170,8 +189,11 @@ def tune(method: str, individuals: Sequence[Individual], work: Path, judge: "Jud
             )
         return max(points, key=lambda point: point["score"])
 
-    best = try_all(grid(centre))
-    best = try_all(list(extensions(best["setting"], centre)))
+    if method in RATES_OF:
+        best = try_all([inherited(method, results)])
+    else:
+        best = try_all(grid(centre_of(method)))
+        best = try_all(list(extensions(best["setting"], centre_of(method))))
     if method in WEIGHTS:
         flag, values = WEIGHTS[method]
         best = try_all([best["setting"] | {flag: value} for value in values])
@@ -185,7 +207,7 @@ def main(argv: list[str] | None = None) -> None:
     judge = Judge(BASE)
     individuals = [individual(i, config.work_dir) for i in range(config.individuals)]
     for method in config.methods.split(","):
-        points = tune(method, individuals, config.work_dir, judge)
+        points = tune(method, individuals, config.work_dir, judge, config.output_dir)
         write_json(config.output_dir / f"{method}.json", {"points": points})
         best = points[0]
         lines = [f"--{flag}={value:.3g}" for flag, value in best["setting"].items()]

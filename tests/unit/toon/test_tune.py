@@ -2,8 +2,9 @@
 
 import pytest
 
-from scripts.toon.tune import STEP, Flags, centre_of, extensions, grid, name_of, steps_of, tune
+from scripts.toon.tune import STEP, Flags, centre_of, extensions, grid, inherited, name_of, steps_of, tune
 from utils.errors import UserError
+from utils.files import write_json
 from utils.training.methods import METHODS
 
 
@@ -38,9 +39,9 @@ def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(mo
     asked = []
 
     def judged(method, setting, individuals, work, judge):
-        """Higher rates score better, λ = 3 best, half of the steps best of all."""
+        """Higher rates score better, a weight of 3 best, half of the steps best of all."""
         asked.append(setting)
-        top = setting["learning_rate"] + (10 if setting.get("spl_weight") == 3.0 else 0)
+        top = setting["learning_rate"] + (10 if setting.get("prior_loss_weight") == 3.0 else 0)
         shares = {"obeyed": 0.5, "likeness": 0.5}
         return [
             {"method": method, "setting": setting, "steps": n, "score": top - abs(n - 150)} | shares
@@ -48,14 +49,35 @@ def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(mo
         ]
 
     monkeypatch.setattr("scripts.toon.tune.points_of", judged)
-    points = tune("classdiffusion", [], None, None)
-    centre = centre_of("classdiffusion")
-    assert len(asked) == 9 + 2 + 4  # the row's rate does not matter here, so the first, lowest one is best
-    assert asked[9]["learning_rate"] == pytest.approx(centre["learning_rate"] * 10)
+    points = tune("dreambooth", [], None, None, None)
+    centre = centre_of("dreambooth")
+    assert len(asked) == 3 + 1 + 4
+    assert asked[3]["learning_rate"] == pytest.approx(centre["learning_rate"] * 10)
     assert points[0]["steps"] == 150
-    assert points[0]["setting"]["spl_weight"] == 3.0
+    assert points[0]["setting"]["prior_loss_weight"] == 3.0
     assert len(points) == 4 * len(asked)
     assert name_of(points[0]["setting"]) in capsys.readouterr().out
+
+
+def test_a_method_that_adds_a_loss_takes_the_rates_and_tries_weights_alone(tmp_path, monkeypatch):
+    best = {"learning_rate": 4e-4, "token_learning_rate": 2e-3}
+    write_json(tmp_path / "kv_only.json", {"points": [{"setting": best}]})
+    asked = []
+
+    def judged(method, setting, individuals, work, judge):
+        asked.append(setting)
+        return [{"method": method, "setting": setting, "steps": 75, "score": 1, "obeyed": 1, "likeness": 1}]
+
+    monkeypatch.setattr("scripts.toon.tune.points_of", judged)
+    tune("classdiffusion", [], None, None, tmp_path)
+    assert asked == [best, *(best | {"spl_weight": value} for value in (0.1, 0.3, 3.0, 10.0))]
+    # --scale_lr doubles the rate of a batch that class images double
+    assert inherited("custom_diffusion", tmp_path) == {"learning_rate": 2e-4, "token_learning_rate": 1e-3}
+
+
+def test_a_method_whose_rates_are_not_known_yet_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tune it first"):
+        inherited("classdiffusion", tmp_path)
 
 
 def test_an_unknown_method_is_refused():
