@@ -203,6 +203,7 @@ def tune(
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     from scripts.toon.tuning_judge import Judge
+    from scripts.toon.tuning_plot import draw_points
 
     judge = Judge(BASE)
     individuals = [individual(i, config.work_dir) for i in range(config.individuals)]
@@ -215,7 +216,8 @@ def main(argv: list[str] | None = None) -> None:
             f"{method}: {' '.join(lines)} --max_train_steps={best['steps']} scores {best['score']:.3f}; "
             f"these belong into scripts/settings/toon/{method}.txt"
         )
-    print(f"every point is in {config.output_dir}")
+    charts = draw_points(config.output_dir)
+    print(f"every point is in {config.output_dir}, all of them in {charts[0]} and {charts[1]}")
 
 
 if __name__ == "__main__":

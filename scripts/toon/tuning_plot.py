@@ -1,0 +1,25 @@
+"""The scatter plot of scripts/toon/tune.py: every point of every method, words obeyed against likeness."""
+
+from pathlib import Path
+
+import numpy as np
+
+from utils.analysis.charts import Cloud, save_clouds
+from utils.files import read_json
+from utils.report.charts import SERIES
+from utils.training.methods import METHODS
+
+LABELS = ("words obeyed, %", "likeness: (DINO-I − base) / (real − base)")
+
+
+def draw_points(results: Path) -> list[Path]:
+    """points.png and points.svg beside the methods' files: all points, and the best one of each method."""
+    every, best = [], []
+    for name, method in METHODS.items():
+        if (results / f"{name}.json").is_file():
+            points = read_json(results / f"{name}.json")["points"]
+            places = np.array([(100 * point["obeyed"], point["likeness"]) for point in points])
+            look = {"series": len(every), "filled": len(every) < SERIES}
+            every.append(Cloud(method.title, points=places, **look))
+            best.append(Cloud(method.title, points=places[:1], **look))
+    return save_clouds([("all points", every), ("the best of each method", best)], LABELS, results / "points")
