@@ -45,8 +45,8 @@ def set_up(config: TrainConfig) -> Run:
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
     )
-    concepts, path = config.concepts(), base_row(config.pretrained_model_name_or_path).path
-    base = load_base(path, accelerator.device, config.revision, config.variant)
+    concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
+    base = load_base(row.path, accelerator.device, config.revision, config.variant)
     digest = base_digest(base.unet, base.text_encoder)
     learned = attach_all(base, config)
     half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
@@ -54,7 +54,7 @@ def set_up(config: TrainConfig) -> Run:
     if config.gradient_checkpointing or config.low_memory:
         base.save_memory(config.low_memory)
     if config.uses_prior:
-        wanted = (config.num_class_images, config.sample_batch_size, config.seed)
+        wanted = (row.class_images, config.num_class_images, config.sample_batch_size, config.seed)
         ranks = (accelerator.process_index, accelerator.num_processes)
         generate_class_images(base.pipeline, concepts, *wanted, *ranks)
         accelerator.wait_for_everyone()

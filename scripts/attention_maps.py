@@ -10,7 +10,7 @@ python -m scripts.attention_maps outputs/dog_kv_only outputs/dog_classdiffusion 
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned
+from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned, report
 from utils.bases.registry import as_dict, describe_base
 from utils.errors import UserError, exit_on_user_error, short
 from utils.flags import option, parse
@@ -44,7 +44,6 @@ def main(argv: list[str] | None = None) -> None:
     from utils.analysis.attention_maps import watch
     from utils.analysis.attention_report import line_of, summarise
     from utils.analysis.scenes import read_scenes
-    from utils.files import write_json
     from utils.training.drift import LEVELS
 
     row, tuned = read_tuned(config.concepts, config.base)
@@ -65,11 +64,12 @@ def main(argv: list[str] | None = None) -> None:
     facts = {"images_per_prompt": config.num_images if jobs else 0, "sampling": as_dict(row.sampling)}
     facts |= {"seed": config.seed, "scenes": len(scenes), "prompts": config.prompts, "noise_levels": LEVELS}
     results, files = summarise(watched, folder)
-    write_json(folder / "attention_maps.json", described(row, base, tuned, **facts) | results)
-    for which, result in results.items():
-        for name, averages in result["means"].items():
-            print(f"{which}, {name}: {line_of(averages)}")
-    print(f"numbers in {folder / 'attention_maps.json'}, charts in {', '.join(map(str, files))}")
+    lines = [
+        f"{which}, {name}: {line_of(averages)}"
+        for which, result in results.items()
+        for name, averages in result["means"].items()
+    ]
+    report(folder / "attention_maps.json", described(row, base, tuned, **facts) | results, lines, files)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ The folders are those of train_classdiffusion.py. Samples are compared by the ba
 
 from dataclasses import dataclass
 
-from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned
+from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned, report
 from utils.bases.registry import as_dict, describe_base, judge_path, portable
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
@@ -43,7 +43,6 @@ def main(argv: list[str] | None = None) -> None:
 
     from utils.analysis import conditional_spread as cs
     from utils.analysis.semantic_space import moments_of
-    from utils.files import write_json
     from utils.scores.encoders import check_dino
 
     row, tuned = read_tuned(config.concepts, config.base)
@@ -73,12 +72,12 @@ def main(argv: list[str] | None = None) -> None:
         files += charts
     facts = {"num_images": config.num_images, "dino": portable(dino), "sampling": as_dict(row.sampling)}
     about = described(row, base, tuned, seed=config.seed, contexts=contexts, **facts)
-    write_json(folder / "conditional_spread.json", about | results)
-    print("spread, and overlap with the class in the base:")
-    for kind, result in results.items():
-        for name, numbers in result["numbers"].items():
-            print(f"{kind}, {name}: {cs.line_of(numbers)}")
-    print(f"numbers in {folder / 'conditional_spread.json'}, charts in {', '.join(map(str, files))}")
+    lines = ["spread, and overlap with the class in the base:"] + [
+        f"{kind}, {name}: {cs.line_of(numbers)}"
+        for kind, result in results.items()
+        for name, numbers in result["numbers"].items()
+    ]
+    report(folder / "conditional_spread.json", about | results, lines, files)
 
 
 if __name__ == "__main__":

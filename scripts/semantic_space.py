@@ -7,7 +7,7 @@ The folders are those of train_classdiffusion.py; its --checkpointing_steps says
 
 from dataclasses import dataclass
 
-from utils.analysis.tuned import AnalysisFlags, Tuned, described, open_model, read_tuned
+from utils.analysis.tuned import AnalysisFlags, Tuned, described, open_model, read_tuned, report
 from utils.bases.registry import describe_base
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
@@ -41,7 +41,6 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from utils.analysis import semantic_space as space
-    from utils.files import write_json
     from utils.training.drift import LEVELS, class_images, make_probe
 
     row, tuned = read_tuned(config.concepts, config.base)
@@ -58,11 +57,9 @@ def main(argv: list[str] | None = None) -> None:
 
     facts = {"seed": config.seed, "class_images": config.num_class_images, "noise_levels": LEVELS}
     about = described(row, base, tuned, phrase=space.PHRASE, classes=words, **facts)
-    write_json(folder / "semantic_space.json", about | {"records": records})
+    lines = [space.summary(each, [r for r in records if r["concept"] == each.name]) for each in tuned]
     charts = space.draw(records, tuned, folder / "semantic_space")
-    for each in tuned:
-        print(space.summary(each, [record for record in records if record["concept"] == each.name]))
-    print(f"numbers in {folder / 'semantic_space.json'}, charts in {charts[0]} and {charts[1]}")
+    report(folder / "semantic_space.json", about | {"records": records}, lines, charts)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
 from utils.concepts.save import save_concept
 from utils.errors import UserError
+from utils.learners.layer_rows import layer_keys
 
 REPOSITORY = Path(__file__).parents[2]
 RUNNING = "a <new1> dog running in the snow"
@@ -176,6 +177,22 @@ def test_two_concepts_of_one_checkpoint_share_a_clip(film, tiny_base, adapter, t
     assert np.array_equal(frames, hand_made(tiny_base, adapter, kv, rows, prompt, 0))
     swapped = {"<new1>": rows["<new2>"], "<new2>": rows["<new1>"]}
     assert np.abs(frames - hand_made(tiny_base, adapter, kv, swapped, prompt, 0)).max() > 1
+
+
+def test_rows_of_each_layer_reach_the_clip(film, tiny_base, adapter, concepts, tmp_path):
+    """XTI: with the same row in every layer a clip is stock diffusers'; with another row in one it is not."""
+    _, rows = trained(tmp_path, seed=1)
+    row, layers = rows["<new1>"], layer_keys(tiny_pipeline(tmp_path / "words").unet)
+    about = {"base": str(tiny_base), "classes": ["dog"], "subject": "{token}", "method": "xti"}
+    frames = {}
+    for name, changed in (("equal", {}), ("own", {layers[-1]: rows["<new2>"][None]})):
+        own = dict.fromkeys(layers, row[None]) | changed
+        save_concept(concepts / name, {}, {"<new1>": row}, parts={"layer_rows": own}, **about)
+        out = film(name, "--seed=2", "--format=webp", concept=name)  # the prompt is the command's own
+        frames[name] = frames_of(out / "a-new1-running-in-the-snow_2.webp")
+    stock = hand_made(tiny_base, adapter, {}, {"<new1>": row}, "a <new1> running in the snow", 2)
+    assert np.array_equal(frames["equal"], stock)
+    assert np.abs(frames["own"] - stock).max() > 5
 
 
 def test_a_clip_is_the_same_again_and_alone(film):

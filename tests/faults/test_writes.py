@@ -18,6 +18,7 @@ from torch import nn
 
 import utils.training.prior
 from tests.faults.shim import Ending, each_operation, in_child, survived, tried
+from utils.bases.registry import Sampling
 from utils.errors import UserError
 from utils.files import append_records, read_json, read_records, write_json, write_text
 from utils.folders import files_of, replace_folder
@@ -102,7 +103,7 @@ def draw(pipeline, prompts, seeds, *_, **__):
 
 def draw_class_images(folder: Path) -> None:
     dogs = Concept("<new1>", "ktn", "dog", "a photo of a <new1> dog", Path("dog"), "a dog", folder / "dogs")
-    generate_class_images(None, [dogs], count=3, batch_size=3, seed=0)
+    generate_class_images(None, [dogs], Sampling(), count=3, batch_size=3, seed=0)
 
 
 def read_images(folder: Path) -> int:

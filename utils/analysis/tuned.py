@@ -1,13 +1,13 @@
 """The concepts that an analysis compares: read and checked before a model loads, opened one at a time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.bases.registry import BASES, Base, base_row, portable
 from utils.errors import UserError
-from utils.files import check_writable_folder
+from utils.files import check_writable_folder, write_json
 from utils.flags import check_fields, option, seed_option
 
 if TYPE_CHECKING:
@@ -96,3 +96,11 @@ def described(row: Base, base: "StableDiffusion", tuned: Sequence[Tuned], **fact
         "base_digest": base_digest(base.unet, base.text_encoder),
         "concepts": concepts,
     } | facts
+
+
+def report(file: Path, results: dict[str, Any], lines: Iterable[str], charts: Sequence[Path]) -> None:
+    """Write an analysis's numbers, then print its lines and where all is."""
+    write_json(file, results)
+    for line in lines:
+        print(line)
+    print(f"numbers in {file}, charts in {', '.join(map(str, charts))}")

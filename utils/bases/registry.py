@@ -44,6 +44,8 @@ class Base:
     """A base model: what it is called, where it is, and what suits it.
 
     path: a folder (absolute) or a Hub id. settings: the folder of scripts/settings with its training flags.
+    class_images: how they are drawn for prior preservation; the defaults are diffusers' own, which the
+    official code keeps too.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Base:
     settings: str = "sd15"
     judges: dict[str, str] = field(default_factory=lambda: dict(JUDGES))
     sampling: Sampling = Sampling()
+    class_images: Sampling = Sampling(num_inference_steps=50, guidance_scale=7.5, eta=0.0)
     clips: ClipSampling = ClipSampling()
     motion_adapter: str | None = "guoyww/animatediff-motion-adapter-v1-5-2"
     contextualizer: str | None = None  # a folder, for --mlm_weight; None: where its pre-training puts it
@@ -68,8 +71,9 @@ BASES: dict[str, Base] = {
             path=_embedded("sd"),
             settings="toon",
             judges={name: _embedded(name) for name in JUDGES},
-            sampling=Sampling(num_inference_steps=50, guidance_scale=3.0),
             # Its captions never spoke of quality; strong guidance frays its images; eta 1 mends early errors.
+            sampling=Sampling(num_inference_steps=50, guidance_scale=3.0),
+            class_images=Sampling(num_inference_steps=50, guidance_scale=3.0),
             # Its movements begin anew every 8 frames.
             clips=ClipSampling(guidance_scale=3.0, eta=1.0, negative_prompt="", window_stride=8),
             motion_adapter=_embedded("motion_adapter"),

@@ -21,12 +21,13 @@ def classes_of(concepts: "Sequence[ConceptWeights]") -> dict[str, str | None]:
 
 
 def subjects_of(concepts: "Sequence[ConceptWeights]") -> list[str]:
-    """'<new1> dog' for every token of the concepts, the token alone where no class is recorded.
+    """Every token of the concepts as its method's prompts name it: '<new1> dog', or '<new1>' for the noun of
+    textual inversion; the token alone where no class is recorded.
 
     Raises UserError when there is no token.
     """
     subjects = [
-        f"{token} {name}" if name else token
+        concept.subject.format(token=token, cls=name) if name else token
         for concept in concepts
         for token, name in zip_longest(concept.rows, concept.classes)
     ]

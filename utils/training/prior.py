@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from tqdm import tqdm
 
+from utils.bases.registry import Sampling, as_dict
 from utils.errors import UserError, short
 from utils.files import check_writable_folder, one_line
 from utils.images import check_images, is_image, save_png
@@ -49,6 +50,7 @@ def check_class_images(folder: Path, class_prompt: str, count: int) -> None:
 def generate_class_images(
     pipeline: "StableDiffusionPipeline",
     concepts: Sequence[Concept],
+    sampling: Sampling,
     count: int,
     batch_size: int,
     seed: int,
@@ -57,8 +59,7 @@ def generate_class_images(
 ) -> None:
     """Fill every concept's class_data_dir up to `count` images of its class_prompt.
 
-    With DDIM; 50 steps, guidance 7.5 and eta 0 are diffusers' defaults, which the official code keeps too.
-
+    sampling: of the base's row, `class_images`.
     Image i depends on (seed, i) alone, so an interrupted generation goes on where it stopped. Each of
     several processes draws its share, and has to wait for the others afterwards. Each file is whole or not
     there; UserError when one cannot be written.
@@ -72,7 +73,7 @@ def generate_class_images(
             folder.mkdir(parents=True, exist_ok=True)
         prompts = [concept.class_prompt] * len(numbers)
         seeds = [seed_of(seed, "class image", i) for i in numbers]
-        images = sample(pipeline, prompts, seeds, 50, 7.5, eta=0.0, batch_size=batch_size)
+        images = sample(pipeline, prompts, seeds, batch_size=batch_size, **as_dict(sampling))
         bar = tqdm(zip(numbers, seeds, images, strict=True), "class images", total=len(numbers))
         for number, image_seed, image in bar:
             save_png(image, folder / _name(number), {"prompt": concept.class_prompt, "seed": image_seed})

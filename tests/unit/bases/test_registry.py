@@ -39,6 +39,9 @@ def test_other_rows():
     assert BASES["toon"].sampling == Sampling(50, 3.0, 1.0) and BASES["sd15"].sampling == Sampling(
         100, 6.0, 1.0
     )
+    # Class images of SD are drawn as the official code draws them, not as it draws a concept.
+    assert BASES["toon"].class_images == BASES["toon"].sampling
+    assert BASES["sd15"].class_images == BASES["sd21"].class_images == Sampling(50, 7.5, 0.0)
     assert BASES["toon"].clips == ClipSampling(25, 3.0, 1.0, "", 8)
     assert BASES["sd15"].judges == JUDGES and BASES["sd21"].motion_adapter is None
     for row in BASES.values():
@@ -50,6 +53,7 @@ def test_any_other_base_has_the_row_of_sd15_and_its_own_path(tmp_path, monkeypat
     Path("mine").mkdir()
     row = base_row("mine")
     assert (row.path, row.settings, row.sampling) == ("mine", "sd15", BASES["sd15"].sampling)
+    assert row.class_images == BASES["sd15"].class_images
     assert describe_base(row) == "base mine (not one of toon, sd15, sd21: the settings of sd15)"
     assert describe_base(BASES["toon"]) == "base toon (data/toon/sd)"
 

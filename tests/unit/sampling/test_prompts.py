@@ -3,11 +3,12 @@
 import re
 
 import pytest
+import torch
 
 from utils.bases.registry import BASES
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
-from utils.sampling.prompts import read_prompts, recorded_base
+from utils.sampling.prompts import read_prompts, recorded_base, subjects_of
 
 
 def test_prompts_of_flags_and_file_each_once(tmp_path):
@@ -45,3 +46,12 @@ def test_one_base_written_differently_is_one_base():
     assert recorded_base(toon) == BASES["toon"].path and recorded_base(toon[3:]) is None
     with pytest.raises(UserError, match=r"different base models \(data/toon/sd, owner/other\)"):
         recorded_base([*toon, ConceptWeights(base="owner/other")])
+
+
+def test_a_subject_is_named_as_its_method_trained_it():
+    rows = {"<new1>": torch.ones(2), "<new2>": torch.ones(2)}
+    pair = ConceptWeights(rows=rows, classes=("teddy bear", None))
+    inversion = ConceptWeights(rows={"<new3>": torch.ones(2)}, classes=("dog",), subject="{token}")
+    assert subjects_of([pair, inversion]) == ["<new1> teddy bear", "<new2>", "<new3>"]
+    with pytest.raises(UserError, match="names no token"):
+        subjects_of([ConceptWeights()])

@@ -7,11 +7,14 @@ import pytest
 from PIL import Image
 
 import utils.training.prior
+from utils.bases.registry import base_row
 from utils.errors import UserError
 from utils.images import save_png
 from utils.seeds import seed_of
 from utils.training.dataset import Concept
 from utils.training.prior import check_class_images, generate_class_images, missing_class_images
+
+SD = base_row("sd15").class_images
 
 
 def concept(folder: Path, prompt: str = "a photo of a dog") -> Concept:
@@ -21,8 +24,8 @@ def concept(folder: Path, prompt: str = "a photo of a dog") -> Concept:
 def draw_from_seeds(calls: list[tuple]):
     """Stands in for sampling: a 1 x 1 image that tells the last byte of its seed."""
 
-    def sample(pipeline, prompts, seeds, steps, guidance, eta, batch_size):
-        calls.append((prompts, steps, guidance, eta, batch_size))
+    def sample(pipeline, prompts, seeds, num_inference_steps, guidance_scale, eta, batch_size):
+        calls.append((prompts, num_inference_steps, guidance_scale, eta, batch_size))
         for _, seed in zip(prompts, seeds, strict=True):
             yield Image.new("RGB", (1, 1), (seed % 256, 0, 0))
 
@@ -50,7 +53,7 @@ def test_images_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch:
     calls: list[tuple] = []
     monkeypatch.setattr(utils.training.prior, "sample", draw_from_seeds(calls))
     dogs, cats = concept(tmp_path / "dogs"), concept(tmp_path / "cats", "a photo of a cat")
-    generate_class_images(None, [dogs, cats], count=3, batch_size=2, seed=7)
+    generate_class_images(None, [dogs, cats], SD, count=3, batch_size=2, seed=7)
     assert calls == [([c.class_prompt] * 3, 50, 7.5, 0.0, 2) for c in (dogs, cats)]
     for number in range(3):
         path = tmp_path / "cats" / f"class-0000{number}.png"
@@ -60,7 +63,7 @@ def test_images_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch:
             assert picture.text == {"prompt": "a photo of a cat", "seed": str(seed)}
 
     (tmp_path / "dogs" / "class-00001.png").unlink()
-    generate_class_images(None, [dogs, cats], count=3, batch_size=2, seed=7)
+    generate_class_images(None, [dogs, cats], SD, count=3, batch_size=2, seed=7)
     assert calls[2:] == [(["a photo of a dog"], 50, 7.5, 0.0, 2)]
     assert red(tmp_path / "dogs" / "class-00001.png") == seed_of(7, "class image", 1) % 256
 
@@ -69,7 +72,7 @@ def test_processes_share_the_work_whoever_comes_first(tmp_path: Path, monkeypatc
     calls: list[tuple] = []
     monkeypatch.setattr(utils.training.prior, "sample", draw_from_seeds(calls))
     for rank in (1, 0):
-        generate_class_images(None, [concept(tmp_path)], 5, 4, seed=0, rank=rank, processes=2)
+        generate_class_images(None, [concept(tmp_path)], SD, 5, 4, seed=0, rank=rank, processes=2)
     assert [len(prompts) for prompts, *_ in calls] == [2, 3]
     assert missing_class_images(tmp_path, 5) == []
 
@@ -92,4 +95,4 @@ def test_folders_that_cannot_be_are_one_line(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match="--class_data_dir .*file cannot be used"):
         check_class_images(tmp_path / "file", "a dog", 3)
     with pytest.raises(UserError, match="cannot make .*file/dogs: Not a directory"):
-        generate_class_images(None, [concept(tmp_path / "file" / "dogs")], 1, 1, seed=0)
+        generate_class_images(None, [concept(tmp_path / "file" / "dogs")], SD, 1, 1, seed=0)
