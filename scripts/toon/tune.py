@@ -121,18 +121,29 @@ def steps_of(method: str) -> int:
     return int(given_of(method)["max_train_steps"])
 
 
-def train(method: str, setting: Setting, each: Individual, folder: Path, classes: Path) -> None:
-    """One training with a checkpoint after every quarter of its steps; a killed one goes on."""
+def train(
+    method: str, flags: Sequence[str], each: Individual, folder: Path, classes: Path, without: str = ""
+) -> None:
+    """One training with a checkpoint after every quarter of its steps; a killed one goes on.
+
+    flags: come after those of scripts/settings/toon, of which `without` is left out. Raises UserError if
+    the training fails.
+    """
+    from utils.evaluation.training_process import ends_with_parent
+
     caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
     steps = steps_of(method)
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py"), f"--method={method}"]
-    command += [f"--pretrained_model_name_or_path={BASE.path}", *read_setting("toon", method)]
+    command += [f"--pretrained_model_name_or_path={BASE.path}"]
+    command += [flag for flag in read_setting("toon", method) if flag != without]
     command += [f"--instance_data_dir={each.images}", f"--cls_token={each.kind}", "--modifier_token=<new1>"]
     command += [f"--instance_prompt=a photo of a {caption}"] * (METHODS[method].captions == "prompt")
     command += [f"--class_data_dir={classes / each.kind}"] * METHODS[method].stages[-1].prior
-    command += [f"--{flag}={value}" for flag, value in setting.items()]
-    command += [f"--checkpointing_steps={steps // QUARTERS}", "--resume_from_checkpoint=latest"]
-    subprocess.run([*command, f"--output_dir={folder}"], check=True, stdout=subprocess.DEVNULL)
+    command += [*flags, f"--checkpointing_steps={steps // QUARTERS}", "--resume_from_checkpoint=latest"]
+    command.append(f"--output_dir={folder}")
+    done = subprocess.run(command, stdout=subprocess.DEVNULL, preexec_fn=ends_with_parent())
+    if done.returncode:
+        raise UserError(f"the training in {folder} ended with {done.returncode}: see above")
 
 
 def points_of(
@@ -144,7 +155,8 @@ def points_of(
         folder = work / method / name_of(setting) / str(each.number)
         record = folder / "judged.json"
         if not record.is_file():
-            train(method, setting, each, folder, work / "class_images")
+            flags = [f"--{flag}={value}" for flag, value in setting.items()]
+            train(method, flags, each, folder, work / "class_images")
             quarter = steps_of(method) // QUARTERS
             steps = [quarter * (i + 1) for i in range(QUARTERS)]
             write_json(record, {str(n): judge(method, each, folder / f"checkpoint-{n}") for n in steps})

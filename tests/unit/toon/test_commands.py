@@ -87,6 +87,7 @@ def test_a_mistake_is_one_line(program, flag, message):
         "motion_accuracy",
         "measure",
         "tune",
+        "compare_flags",
     ],
 )
 def test_help_and_a_mistake_wait_for_no_library(name):

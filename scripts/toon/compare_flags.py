@@ -1,0 +1,77 @@
+"""What training flags change on toon: the same individuals with and without them, pair by pair.
+
+python -m scripts.toon.compare_flags --flags="--latent_pool=20" --without=--noaug
+
+Each individual is trained once as scripts/settings/toon says and once with the flags, judged as
+scripts/toon/tune.py judges, after all steps. The differences are means over the individuals with 95 %
+bootstrap intervals. The individuals are those of tuning, from number 10 on, which no setting was chosen on.
+"""
+
+import shlex
+import time
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+
+from scripts.toon.tune import BASE, individual, steps_of, train
+from utils.errors import exit_on_user_error
+from utils.files import read_json, write_json
+from utils.flags import check_fields, option, parse
+from utils.training.methods import METHODS
+
+FIRST = 10
+SHARES = ("obeyed", "likeness", "score")
+
+
+@dataclass(frozen=True)
+class Flags:
+    """The flags of this command."""
+
+    flags: str = option(MISSING, 'training flags in one string, as in "--ema_decay=0.99 --snr_gamma=5"')
+    without: str = option("", "a flag of scripts/settings/toon that both sides leave out")
+    method: str = option("kv_only", "the method of both sides", choices=tuple(METHODS))
+    individuals: int = option(4, "how many", minimum=2)
+    output_dir: Path = option(Path("outputs/compare_flags"), "trainings and numbers")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def main(argv: list[str] | None = None) -> None:
+    config = parse(Flags, argv, __doc__)
+    from scripts.toon.tuning_judge import Judge
+    from utils.evaluation.statistics import paired_bootstrap
+
+    judge = Judge(BASE)
+    sides = {"as_set": [], "changed": shlex.split(config.flags)}
+    shares: dict[str, dict[int, dict[str, float]]] = {side: {} for side in sides}
+    for number in range(FIRST, FIRST + config.individuals):
+        each = individual(number, config.output_dir)
+        for side, flags in sides.items():
+            name = "_".join([config.method, config.without, *flags]).replace("/", "-")
+            folder = config.output_dir / name / str(number)
+            record = folder / "judged.json"
+            if not record.is_file():
+                start = time.monotonic()
+                classes = config.output_dir / "class_images"
+                train(config.method, flags, each, folder, classes, config.without)
+                seconds = {"seconds": time.monotonic() - start}
+                write_json(record, judge(config.method, each, folder) | seconds)
+            shares[side][number] = read_json(record)
+            print(f"{side} {number}: {shares[side][number]}", flush=True)
+    result = {"flags": config.flags, "without": config.without, "method": config.method}
+    result |= {"steps": steps_of(config.method), "individuals": config.individuals, "seed": 0}
+    for share in SHARES:
+        columns = {side: {n: one[share] for n, one in every.items()} for side, every in shares.items()}
+        means = {side: sum(column.values()) / len(column) for side, column in columns.items()}
+        result[share] = means | {"difference": paired_bootstrap(columns["changed"], columns["as_set"])}
+        change = result[share]["difference"]
+        print(
+            f"{share}: {means['as_set']:.3f} as set, {means['changed']:.3f} with {config.flags}: "
+            f"{change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], n = {config.individuals}"
+        )
+    write_json(config.output_dir / f"{name}.json", result)
+    print(f"the numbers are in {config.output_dir / f'{name}.json'}")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
