@@ -11,6 +11,7 @@ on as many GPUs, or on a CPU with ACCELERATE_USE_CPU=true in the environment:
 torchrun --standalone --nproc_per_node 2 -m scripts.evaluate --dataset toon
 """
 
+import os
 import signal
 import sys
 from dataclasses import dataclass
@@ -75,6 +76,13 @@ def main(argv: list[str] | None = None) -> None:
         print(f"the table and all behind it are in {config.output_dir}, to look at in {page}")
 
 
+def stop(number: int, _: object) -> None:
+    """Ends the evaluation at a signal; a training that it has started saves first."""
+    os.write(2, b"stopped; the same command goes on from here\n")
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a training it has started ends with it
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
     exit_on_user_error(main)

@@ -12,12 +12,11 @@ official    the files of the original repository
 
 import os
 import shutil
-import tempfile
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.errors import UserError, exit_on_user_error
-from utils.files import check_writable_folder
+from utils.files import check_writable_folder, one_line
 from utils.flags import check_fields, option, parse
 
 LAYOUTS = ("lora", "diff", "embedding", "diffusers", "official")
@@ -81,16 +80,16 @@ def export(path: Path, output: Path, config: ExportConfig) -> None:
             raise UserError(f"{path} does not say what base model it was trained on; give it with --base")
         base = base_row(base).path
         check_base(base)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}-"))
-    try:
-        _write_into(staging, path, concept, base, aliases, config)
-        if output.is_dir():
-            output.rmdir()
-        os.replace(staging, output)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    output.chmod(0o755)
+    staging = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    with one_line("write", output):
+        staging.mkdir(parents=True)
+        try:
+            _write_into(staging, path, concept, base, aliases, config)
+            if output.is_dir():
+                output.rmdir()
+            os.replace(staging, output)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     _describe(output, aliases, config)
 
 

@@ -25,10 +25,13 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; on a UserError print `error: <message>` to stderr and exit with status 2.
 
     A file or folder that the system refuses is a mistake of that kind. A FloatingPointError, a training whose
-    numbers are no longer finite, is one line too, with status 3.
+    numbers are no longer finite, is one line too, with status 3, and so is Ctrl-C, with status 130.
     """
     try:
         main()
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
     except FloatingPointError as error:
         print("error:", error, file=sys.stderr)
         sys.exit(3)

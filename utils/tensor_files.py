@@ -4,6 +4,8 @@ import io
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,20 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
 
     def write(partial: Path) -> None:
         contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        try:
+        with system_errors():
             save_file(contiguous, partial, metadata=metadata or {"format": "pt"})
-        except SafetensorError as error:  # how the library reports a full disk: "… (os error 28)"
-            number = re.search(r"os error (\d+)", str(error))
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from error
 
     write_atomically(path, write)
+
+
+@contextmanager
+def system_errors() -> Iterator[None]:
+    """What safetensors reports of a full disk, "… (os error 28)", becomes the OSError that it stands for."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from error
 
 
 def write_pickle(path: Path, value: Any) -> None:

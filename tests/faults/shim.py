@@ -87,6 +87,7 @@ class Ending:
     code: int
     message: str
     fired: bool  # whether the operation that the fault waits for came
+    operations: int  # how many the fault saw; 0 of a killed child
 
 
 def in_child(act: Callable[[], Any], fault: Fault | None = None) -> Ending:
@@ -109,16 +110,17 @@ def in_child(act: Callable[[], Any], fault: Fault | None = None) -> Ending:
         except BaseException:
             code, message = 3, traceback.format_exc()
         finally:
-            late = fault is not None and fault.count >= fault.number
-            os.write(writing, (("1" if late else "0") + message).encode(errors="replace"))
+            count = 0 if fault is None else fault.count
+            os.write(writing, f"{count} {message}".encode(errors="replace"))
             os._exit(code)
     os.close(writing)
     with os.fdopen(reading) as pipe:
-        text = pipe.read()
+        count, _, message = pipe.read().partition(" ")
     _, status = os.waitpid(pid, 0)
     killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
     code = -1 if killed else os.waitstatus_to_exitcode(status)
-    return Ending(killed, code, text[1:], fired=killed or text[:1] == "1")
+    fired = killed or (fault is not None and int(count) >= fault.number)
+    return Ending(killed, code, message, fired, int(count or 0))
 
 
 def each_operation(

@@ -8,10 +8,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from stat import S_IMODE
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import save_file
 from torch import Tensor
 
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
@@ -31,6 +31,7 @@ from utils.concepts.lora import (
 )
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError, short
+from utils.tensor_files import system_errors, write_pickle, write_tensors
 
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
@@ -154,7 +155,7 @@ def _write(
     error = sum(x**2 for x in lost.values()) ** 0.5 / sum(x**2 for x in norms.values()) ** 0.5
     layers = {layer_name(name): error for name, error in errors.items()}
     noted = json.dumps(note | {"rank": rank, "error": error, "layers": layers})
-    save_file(tensors, file, metadata={"format": "pt", METADATA_KEY: noted})
+    write_tensors(file, tensors, {"format": "pt", METADATA_KEY: noted})
     return LoraReport(file, rank, errors, error)
 
 
@@ -162,10 +163,10 @@ def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, s
     """{token: (1, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/."""
     for token, row in rows.items():
         name = f"{aliases[token]}.safetensors"
-        save_file({token: row.float().reshape(1, -1)}, folder / name, metadata={"format": "pt"})
+        write_tensors(folder / name, {token: row.float().reshape(1, -1)})
         if kohya:
             (folder / "kohya").mkdir(exist_ok=True)
-            save_file({KOHYA_KEY: row.float().reshape(1, -1)}, folder / "kohya" / name)
+            write_tensors(folder / "kohya" / name, {KOHYA_KEY: row.float().reshape(1, -1)})
 
 
 def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
@@ -174,8 +175,11 @@ def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
     load_concept(pipeline, path)
     modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
     cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
-    with without_progress_bars():
+    with without_progress_bars(), system_errors():
         pipeline.save_pretrained(folder)
+    mode = S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)  # the library makes files that only their owner can read
 
 
 def write_official(folder: Path, weights: dict[str, Tensor], rows: dict[str, Tensor]) -> None:
@@ -185,6 +189,6 @@ def write_official(folder: Path, weights: dict[str, Tensor], rows: dict[str, Ten
         layer, projection, _ = name.rsplit(".", 2)
         content[f"{layer}.processor.{projection}_custom_diffusion.weight"] = value.float().clone()
         content[f"{layer.replace('.attn2', '.attn1')}.processor"] = {}
-    torch.save(content, folder / f"{WEIGHTS_STEM}.bin")
+    write_pickle(folder / f"{WEIGHTS_STEM}.bin", content)
     for token, row in rows.items():
-        torch.save({token: row.float().clone()}, folder / f"{token}.bin")
+        write_pickle(folder / f"{token}.bin", {token: row.float().clone()})

@@ -36,6 +36,7 @@ from utils.sampling.prompts import classes_of
 from utils.sampling.settings import check_rotation
 from utils.scores.judges import KINDS
 from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
+from utils.training.lock import lock_of_run
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "Pillow")
 WAIT = timedelta(days=30)  # the main process waits for the slowest
@@ -44,7 +45,8 @@ WAIT = timedelta(days=30)  # the main process waits for the slowest
 def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str | None:
     """Runs it all and returns the table as markdown, None in processes other than the main one.
 
-    Raises UserError for what no run could use, before any model loads and anything is written.
+    Raises UserError for what no run could use, before any model loads and anything is written, and for a
+    folder where another evaluation is at work.
     """
     check_processes()
     check_writable_folder(config.output_dir, "output_dir")
@@ -55,7 +57,14 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     settings = settings_of(config, source, metrics, models)
     check_settings(config.output_dir, settings)
     check_source(source, settings, models)
+    with lock_of_run(config.output_dir):
+        return _carry_out(config, source, settings, models)
 
+
+def _carry_out(
+    config: EvaluationConfig, source: Source, settings: dict[str, Any], models: dict[str, str]
+) -> str | None:
+    """What `settings` say and is not done yet, dealt out to the processes; then the table."""
     state = PartialState(cpu=on_cpu(), timeout=WAIT)
     results = config.output_dir
     if state.is_main_process:
@@ -65,7 +74,7 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
         write_json(results / "subjects.json", [subject.describe() for subject in source.subjects])
     state.wait_for_everyone()
 
-    scorer = Scorer(metrics, models, config.blip_head, state.device, source.word_judge)
+    scorer = Scorer(settings["metrics"], models, config.blip_head, state.device, source.word_judge)
     jobs = [(subject, method) for method in source.methods for subject in source.subjects]
     mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
     for number, (subject, method) in mine:

@@ -59,22 +59,51 @@ def train(
     """Trains into `concept`, going on from its newest checkpoint; keeps no checkpoint of a finished training.
 
     What the training prints goes to train.txt beside the folder. It ends when this process ends, however.
-    Raises UserError as the training does, RuntimeError if it fails otherwise.
+    Raises UserError and FloatingPointError as the training does, UserError if a signal ended it, RuntimeError
+    if it fails otherwise.
     """
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py")]
     command += _concept_flags(subject, method, base, flags, concept)
     command += ["--resume_from_checkpoint=latest", "--checkpoints_total_limit=1"]
     log = concept.parent / "train.txt"
     concept.mkdir(parents=True, exist_ok=True)
-    with log.open("w") as file:
-        output = {"stdout": file, "stderr": subprocess.STDOUT}
-        done = subprocess.run(command, env=_environment(device), preexec_fn=ends_with_parent(), **output)
-    if done.returncode:
-        last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
-        reason = f"training {subject.name} with {method}: {''.join(last).removeprefix('error: ')}"
-        raise UserError(reason) if done.returncode == 2 else RuntimeError(f"{reason} (all of it in {log})")
+    code = run_command(command, _environment(device), log)
+    if code:
+        raise _failure(code, f"training {subject.name} with {method}", log)
     for checkpoint in concept.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)  # the optimizer's state is three times the concept's size
+
+
+def run_command(command: list[str], environment: dict[str, str], log: Path) -> int:
+    """Its exit code, minus the signal's number if one ended it. Both its outputs go to `log`.
+
+    When a signal ends this process meanwhile, the command is asked to save and end; at a second one it is
+    killed.
+    """
+    with log.open("w") as file:
+        how = {"stdout": file, "stderr": subprocess.STDOUT, "preexec_fn": ends_with_parent()}
+        # A group of its own, for a terminal sends Ctrl-C to a whole group: it would count twice.
+        with subprocess.Popen(command, env=environment, process_group=0, **how) as process:
+            try:
+                return process.wait()
+            except BaseException:
+                process.terminate()
+                try:
+                    process.wait()
+                finally:
+                    process.kill()
+                raise
+
+
+def _failure(code: int, what: str, log: Path) -> Exception:
+    """What to raise for a command that ended with this code."""
+    if code < 0:
+        ended = f"{what}: ended by {signal.Signals(-code).name}"
+        return UserError(f"{ended}; the same command goes on from its last checkpoint")
+    last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
+    reason = f"{what}: {''.join(last).removeprefix('error: ')}"
+    kinds = {2: UserError, 3: FloatingPointError}
+    return kinds[code](reason) if code in kinds else RuntimeError(f"{reason} (all of it in {log})")
 
 
 def _concept_flags(

@@ -1,6 +1,8 @@
 """The command that trains a subject: its settings, its environment, its failures."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -32,12 +34,12 @@ def commands(monkeypatch) -> list[tuple[list[str], dict[str, str]]]:
     """The commands that would be run, with their environments; they succeed."""
     seen = []
 
-    def run(command, env, stdout, **_):
-        seen.append((command, env))
-        stdout.write("error: no such luck\n")
-        return subprocess.CompletedProcess(command, int(env.get("FAILS", 0)))
+    def run(command, environment, log):
+        seen.append((command, environment))
+        log.write_text("error: no such luck\n")
+        return int(environment.get("FAILS", 0))
 
-    monkeypatch.setattr(training_process.subprocess, "run", run)
+    monkeypatch.setattr(training_process, "run_command", run)
     return seen
 
 
@@ -106,12 +108,49 @@ def test_a_launcher_is_not_handed_on(commands, tmp_path, monkeypatch):
     assert (on_cpu["CUDA_VISIBLE_DEVICES"], on_gpu["CUDA_VISIBLE_DEVICES"]) == ("4,6", "6")
 
 
-@pytest.mark.parametrize(("code", "kind"), [("2", UserError), ("1", RuntimeError)])
+@pytest.mark.parametrize(("code", "kind"), [("2", UserError), ("3", FloatingPointError), ("1", RuntimeError)])
 def test_a_failed_training_says_why(commands, tmp_path, monkeypatch, code, kind):
     monkeypatch.setenv("FAILS", code)
     with pytest.raises(kind, match="training rex with classdiffusion: no such luck"):
         train(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device("cpu"))
     assert not is_trained(tmp_path / "concept")
+
+
+def test_a_training_that_a_signal_ends_is_one_line(commands, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAILS", str(-signal.SIGKILL))
+    with pytest.raises(UserError, match="^training rex with classdiffusion: ended by SIGKILL; the same comm"):
+        train(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device("cpu"))
+
+
+SAVES = """
+import signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+print("trains", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, SystemExit])
+def test_a_training_saves_when_its_evaluation_is_stopped(tmp_path, stopped):
+    log = tmp_path / "train.txt"
+
+    def stop(*_):
+        if log.read_text() == "trains\n":
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            raise stopped
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    try:
+        with pytest.raises(stopped):
+            training_process.run_command([sys.executable, "-c", SAVES], dict(os.environ), log)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert log.read_text() == "trains\nsaved\n"
 
 
 def test_a_finished_training_keeps_no_checkpoint(commands, tmp_path):

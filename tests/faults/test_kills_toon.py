@@ -1,4 +1,4 @@
-"""Kills at random moments of the toon build's loop: what goes on afterwards ends with the same bits."""
+"""Kills at moments of the toon build: what goes on afterwards ends with the same bits."""
 
 import random
 from pathlib import Path
@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.toon import training
+from scripts.toon import train_unet, training
+from tests.faults.kills import contents, differences, killed_runs, whole_run
 from tests.faults.shim import Fault, in_child, survived, tried
 
 STEPS = 12
@@ -51,3 +52,26 @@ def test_the_toon_loop_killed(kind: str, kills: int, tmp_path: Path, monkeypatch
         assert all(torch.equal(value, result_of(broken)[name]) for name, value in result_of(whole).items())
         survived(f"{kind}: toon build")
     assert killed >= kills // 2
+
+
+def unet_training(folder: Path) -> None:
+    """The program that trains the UNet, a small one, with its caches and checkpoints, into a pipeline folder."""
+    for part in ("vae", "text_encoder", "tokenizer"):
+        (folder / "sd").mkdir(parents=True, exist_ok=True)
+        if not (folder / "sd" / part).exists():
+            (folder / "sd" / part).symlink_to(Path("data/toon/sd", part).absolute())
+    flags = [f"--output_dir={folder / 'sd'}", f"--work_dir={folder / 'work'}", "--channels", "16", "32"]
+    train_unet.main([*flags, "--images=4", "--batch_size=2", "--steps=4"])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("kills", [16])
+def test_the_unets_program_killed(kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """At file operations from its notes to its last file."""
+    monkeypatch.setattr(training, "CHECKPOINT_EVERY", 1)
+    whole, count = whole_run(unet_training, tmp_path / "whole"), 0
+    assert {"work/latents.pt", "work/unet.pt", "sd/model_index.json"} <= contents(whole).keys()
+    for folder in killed_runs("kill", unet_training, tmp_path, kills, "kill: toon build, the UNet's program"):
+        assert differences(folder, whole) == []
+        count += 1
+    assert count == kills
