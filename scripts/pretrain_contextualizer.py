@@ -81,16 +81,15 @@ def captions_in(file: str) -> list[str]:
 
 
 def read_text_encoder(row: Base, device: torch.device) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """Float32, frozen."""
+    """Float32, frozen. Raises UserError for damaged files."""
     import torch
-    from transformers import CLIPTextModel, CLIPTokenizer
 
     from utils.bases.devices import without_progress_bars
+    from utils.bases.parts import load_part, read_tokenizer
 
     with without_progress_bars():
-        encoder = CLIPTextModel.from_pretrained(row.path, subfolder="text_encoder", dtype=torch.float32)
-    tokenizer = CLIPTokenizer.from_pretrained(row.path, subfolder="tokenizer")
-    return encoder.to(device).eval().requires_grad_(False), tokenizer
+        encoder = load_part("text_encoder", row.path, torch.float32)
+    return encoder.to(device).eval().requires_grad_(False), read_tokenizer(row.path)
 
 
 def main(argv: list[str] | None = None) -> None:

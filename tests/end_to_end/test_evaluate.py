@@ -23,6 +23,7 @@ from utils.errors import UserError
 from utils.evaluation import runs, training_process
 from utils.evaluation.sources import base_of_images, source_of
 from utils.images import save_png
+from utils.training.lock import LOCK_FILE, RunLock
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = "--max_train_steps=2 --learning_rate=1e-3 --checkpointing_steps=1"
@@ -275,6 +276,13 @@ def test_mistakes_are_told_before_models_load(changes, words, flags, scorers, tm
         evaluate.main(flags(**{"output_dir": tmp_path / "out"} | given))
     assert "\n" not in str(mistake.value)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_two_evaluations_do_not_share_a_folder(flags, tmp_path):
+    folder = tmp_path / "results"
+    with RunLock(folder), pytest.raises(UserError, match="results is in use by process .*: wait for its end"):
+        evaluate.main(flags(folder))
+    assert [path.name for path in folder.iterdir()] == [LOCK_FILE]
 
 
 def test_other_settings_need_another_folder(unbroken, flags):

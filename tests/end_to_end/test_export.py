@@ -1,6 +1,8 @@
 """scripts.export as a user runs it: every format is opened again, by stock diffusers where it can."""
 
+import os
 import re
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -144,6 +146,18 @@ def test_a_part_that_no_format_knows_is_refused():
         with pytest.raises(UserError, match=f"dog trained spectral_shifts, which {layout} cannot hold"):
             check_exportable(later, Path("dog"), layout)
     check_exportable(later, Path("dog"), "diffusers")
+
+
+@pytest.mark.parametrize("format", ["lora", "diff", "diffusers", "official"])
+def test_files_get_the_umasks_mode(concepts, tmp_path, format):
+    before = os.umask(0o027)
+    try:
+        export([str(concepts / "dog"), str(tmp_path / "out"), f"--format={format}"])
+    finally:
+        os.umask(before)
+    paths = [tmp_path / "out", *(tmp_path / "out").rglob("*")]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_dir()} == {0o750}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths if path.is_file()} == {0o640}
 
 
 REFUSED = {

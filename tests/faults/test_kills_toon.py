@@ -55,7 +55,7 @@ def test_the_toon_loop_killed(kind: str, kills: int, tmp_path: Path, monkeypatch
 
 
 def unet_training(folder: Path) -> None:
-    """The program that trains the UNet, a small one, with its caches and checkpoints, into a pipeline folder."""
+    """The program that trains the UNet, a small one: caches, checkpoints, a pipeline folder."""
     for part in ("vae", "text_encoder", "tokenizer"):
         (folder / "sd").mkdir(parents=True, exist_ok=True)
         if not (folder / "sd" / part).exists():

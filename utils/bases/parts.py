@@ -39,26 +39,36 @@ def check_index(index: dict[str, Any], base: str | Path) -> None:
 def load_parts(
     base: str | Path, dtype: torch.dtype, revision: str | None, variant: str | None
 ) -> dict[str, nn.Module]:
-    """{"unet": …, "vae": …, "text_encoder": …} on the CPU.
+    """{"unet": …, "vae": …, "text_encoder": …} on the CPU. Raises UserError as `load_part` does."""
+    return {name: load_part(name, base, dtype, revision, variant) for name in WITH_WEIGHTS}
 
-    Raises UserError for a part whose files are missing, damaged, incomplete, of other shapes or not finite:
-    the libraries would draw what is missing at random, and pass over what is too much.
+
+def load_part(
+    name: str,
+    base: str | Path,
+    dtype: torch.dtype,
+    revision: str | None = None,
+    variant: str | None = None,
+) -> nn.Module:
+    """The part of this name, a key of WITH_WEIGHTS, on the CPU.
+
+    Raises UserError when its files are missing, damaged, incomplete, of other shapes or not finite: the
+    libraries would draw what is missing at random, and pass over what is too much.
     """
+    kind = WITH_WEIGHTS[name]
     how = {"revision": revision, "variant": variant, "output_loading_info": True}
-    parts = {}
-    for name, kind in WITH_WEIGHTS.items():
-        types = {"dtype" if kind is CLIPTextModel else "torch_dtype": dtype}
-        with readable(f"{name} of base model", base):
-            parts[name], report = kind.from_pretrained(base, subfolder=name, **how, **types)
-        for wrong in ("missing", "unexpected", "mismatched"):
-            keys = sorted(map(str, report.get(f"{wrong}_keys") or ()))
-            if keys := [key for key in keys if not key.endswith(OLD_BUFFER)]:
-                raise UserError(
-                    f"{name} of base model {base} has {len(keys)} {wrong} weights, e.g. {short(keys[0])}; "
-                    "it is damaged or of another kind: give another"
-                )
-        check_finite(parts[name], f"{name} of base model {base}")
-    return parts
+    types = {"dtype" if kind is CLIPTextModel else "torch_dtype": dtype}
+    with readable(f"{name} of base model", base):
+        part, report = kind.from_pretrained(base, subfolder=name, **how, **types)
+    for wrong in ("missing", "unexpected", "mismatched"):
+        keys = sorted(map(str, report.get(f"{wrong}_keys") or ()))
+        if keys := [key for key in keys if not key.endswith(OLD_BUFFER)]:
+            raise UserError(
+                f"{name} of base model {base} has {len(keys)} {wrong} weights, e.g. {short(keys[0])}; "
+                "it is damaged or of another kind: give another"
+            )
+    check_finite(part, f"{name} of base model {base}")
+    return part
 
 
 def check_finite(module: nn.Module, name: str) -> None:

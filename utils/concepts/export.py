@@ -11,10 +11,10 @@ from pathlib import Path
 from stat import S_IMODE
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
+from utils.bases.parts import load_part
 from utils.bases.sd import load_pipeline
 from utils.concepts.embeddings import KOHYA_KEY
 from utils.concepts.formats import WEIGHTS_STEM
@@ -101,9 +101,12 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
 
 
 def base_kv(base: str, names: set[str], path: Path) -> dict[str, Tensor]:
-    """The base's own weights of these names, (C, D) float32. Raises UserError if it has not all of them."""
+    """The base's own weights of these names, (C, D) float32.
+
+    Raises UserError if it has not all of them, and as `load_part` does.
+    """
     with without_progress_bars():
-        unet = UNet2DConditionModel.from_pretrained(base, subfolder="unet", dtype=torch.float32)
+        unet = load_part("unet", base, torch.float32)
     own = {name: weight.detach() for name, weight in unet.named_parameters() if name in names}
     if missing := sorted(names - own.keys()):
         raise UserError(f"{path} has {missing[0]}, which the UNet of {base} has not; {WRONG_BASE}")

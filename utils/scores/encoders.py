@@ -49,8 +49,9 @@ class ClipEncoder:
         self.device, dtype = choose_device_dtype(device)
         self.model_id = str(model)
         self.model = _load(CLIPModel, model, dtype=dtype).to(self.device).eval()
-        self.processor = CLIPImageProcessorPil.from_pretrained(model)
-        self.tokenizer = CLIPTokenizer.from_pretrained(model)
+        with readable("CLIP model", model):
+            self.processor = CLIPImageProcessorPil.from_pretrained(model)
+            self.tokenizer = CLIPTokenizer.from_pretrained(model)
 
     def image_features(self, images: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
         """(N, P) float32 unit vectors on the CPU. Images are prepared as the model's own processor says;
@@ -94,7 +95,8 @@ class DinoEncoder:
         self.model_id = str(model)
         self.model = _load(ViTModel, model, dtype=dtype, add_pooling_layer=False).to(self.device).eval()
         published = self.model.config.image_size == DINO_SIZE
-        self.processor = dino_processor() if published else ViTImageProcessorPil.from_pretrained(model)
+        with readable("DINO model", model):
+            self.processor = dino_processor() if published else ViTImageProcessorPil.from_pretrained(model)
 
     def image_features(self, images: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
         """(N, D) float32 unit vectors on the CPU; an iterator is read batch by batch."""
@@ -135,10 +137,11 @@ def check_clip(model: str | Path) -> None:
 def check_clip_prompts(model: str | Path, prompts: Iterable[str]) -> None:
     """Raises UserError for a prompt longer than the CLIPModel reads; loads its tokenizer and config only."""
     check_clip(model)
-    limit = CLIPConfig.from_pretrained(model).text_config.max_position_embeddings
-    tokenizer = CLIPTokenizer.from_pretrained(model)
-    for batch in batches(prompts, 256):
-        _tokens(tokenizer, batch, limit, str(model))
+    with readable("CLIP model", model):
+        limit = CLIPConfig.from_pretrained(model).text_config.max_position_embeddings
+        tokenizer = CLIPTokenizer.from_pretrained(model)
+        for batch in batches(prompts, 256):
+            _tokens(tokenizer, batch, limit, str(model))
 
 
 def check_dino(model: str | Path) -> None:
