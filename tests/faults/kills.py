@@ -1,51 +1,54 @@
 """Whole programs in forked processes, killed at file operations spread over them, then run to the end."""
 
 import random
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+from PIL import Image
+
 from tests.faults.shim import Ending, Fault, in_child, survived, tried
+from utils.training.checkpoints import why_broken
 
 Program = Callable[[Path], object]  # gets the folder that it writes to
 CONFIGURATIONS = ("training_config.json", "settings.json")  # which hold the folder's own name
 
 
-def whole_run(program: Program, folder: Path) -> Path:
-    """The folder of a run without faults."""
-    ending = in_child(lambda: program(folder))
-    assert ending.code == 0, ending.message
-    return folder
-
-
-def operations(kind: str, program: Program, folder: Path, root: str = "") -> int:
-    """How many operations of a run could be the one at which a fault of this kind strikes."""
+def whole_run(program: Program, folder: Path, kind: str = "kill", root: str = "") -> int:
+    """A run without faults; at how many of its operations in `root` a fault of this kind could strike."""
     ending = in_child(lambda: program(folder), Fault(kind, 1_000_000, str(folder / root)))
     assert ending.code == 0, ending.message
     return ending.operations
 
 
 def spread(total: int, points: int) -> list[int]:
-    """`points` numbers, or all, from 1 to total, the first and the last among them."""
-    points = min(points, total)
-    return sorted({round(1 + i * (total - 1) / max(1, points - 1)) for i in range(points)})
+    """`points` numbers, or all, evenly over 1 to total; of one the middle."""
+    return sorted({round(0.5 + total * (i + 0.5) / points) for i in range(points)})
 
 
-def killed_runs(
-    kind: str, program: Program, work: Path, points: int, name: str, root: str = ""
-) -> Iterator[Path]:
-    """The folders of runs that were killed at `points` operations in `root`, then once more, then went on.
+def survive_kills(
+    kind: str, program: Program, work: Path, points: int, name: str, root: str = "", once: bool = False
+) -> int:
+    """Runs in `work` are killed at `points` operations in `root` and go on: they end as one without faults.
 
-    name: of the table's row. The second kill is anywhere. A try survives when the caller's checks pass.
+    name: of the table's row. once: else they are killed a second time, anywhere, before they end. Returns how
+    many were killed; work/whole is the run without faults.
     """
-    total = operations(kind, program, work / f"{kind}-counted", root)
-    draws = random.Random(name)
-    for number in spread(total, points):
+    total = whole_run(program, work / "whole", kind, root)
+    draws, numbers = random.Random(name), spread(total, points)
+    for number in numbers:
         folder = work / f"{kind}-{number}"
         tried(name)
         assert strike(kind, number, program, folder, root).killed
-        strike(kind, draws.randint(1, total), program, folder, root)
-        yield whole_run(program, folder)
+        if not once:
+            strike(kind, draws.randint(1, total), program, folder, root)
+        whole_run(program, folder)
+        assert differences(folder, work / "whole") == []
+        broken = {path: why_broken(path) for path in folder.rglob("checkpoint-*")}
+        assert not any(broken.values()), broken
+        shutil.rmtree(folder)
         survived(name)
+    return len(numbers)
 
 
 def strike(kind: str, number: int, program: Program, folder: Path, root: str) -> Ending:
@@ -56,7 +59,8 @@ def strike(kind: str, number: int, program: Program, folder: Path, root: str) ->
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Relative path -> bytes of all files that count, with the folder's own name left out of configurations.
+    """Relative path -> bytes of all files that count, without the folder's own name in configurations and in
+    what images say of themselves.
 
     Left out are hidden files, a checkpoint's manifest (which has the digests of configurations) and pages.
     """
@@ -65,9 +69,12 @@ def contents(folder: Path) -> dict[str, bytes]:
         relative = path.relative_to(folder)
         hidden = any(part.startswith(".") for part in relative.parts)
         if path.is_file() and not hidden and path.name not in ("manifest.json", "report.html", "train.txt"):
-            content = path.read_bytes()
-            if path.name in CONFIGURATIONS:
-                content = content.replace(str(folder).encode(), b"FOLDER")
+            content, name = path.read_bytes(), str(folder).encode()
+            if path.suffix == ".png":
+                with Image.open(path) as image:
+                    content = image.tobytes() + repr(sorted(image.info.items())).encode()
+            if path.name in CONFIGURATIONS or path.suffix == ".png":
+                content = content.replace(name, b"FOLDER")
             files[str(relative)] = content
     return files
 

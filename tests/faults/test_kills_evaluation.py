@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import train_classdiffusion
 from scripts import evaluate
-from tests.faults.kills import contents, differences, killed_runs, whole_run
+from tests.faults.kills import contents, survive_kills
 from tests.faults.shim import survived, tried
 from tests.tiny_scorers import write_scorers
 from utils.evaluation import training_process
@@ -43,40 +43,31 @@ def flags(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, pictures: C
     return command
 
 
-def forget_processes() -> None:
-    """accelerate keeps its settings for the life of a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-
-
 @pytest.fixture
 def program(flags, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     """program(folder): the evaluation, whose training runs in its own process and so is killed with it."""
 
     def train_here(command: list[str], *_: object) -> int:
-        forget_processes()
+        AcceleratorState._reset_state()  # the evaluation goes on with accelerate's other state
+        GradientState._reset_state()
         train_classdiffusion.main(command[2:])
-        forget_processes()
         return 0
 
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(training_process, "run_command", train_here)
 
     def run(folder: Path) -> None:
-        forget_processes()
+        AcceleratorState._reset_state(reset_partial_state=True)  # of earlier tests in this process
         evaluate.main(flags(folder, 2))
 
     return run
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.faults)])
 def test_an_evaluation_killed(kills: int, program: Callable[[Path], None], tmp_path: Path):
-    whole, count = whole_run(program, tmp_path / "whole"), 0
-    assert {"table.json", "base/dog/records.jsonl", f"{CONCEPT}/log.jsonl"} <= contents(whole).keys()
-    for folder in killed_runs("kill", program, tmp_path, kills, "kill: evaluation"):
-        assert differences(folder, whole) == []
-        count += 1
-    assert count == kills
+    assert survive_kills("kill", program, tmp_path, kills, "kill: evaluation", once=kills < 3) == kills
+    written = contents(tmp_path / "whole").keys()
+    assert {"table.json", "base/dog/records.jsonl", f"{CONCEPT}/log.jsonl"} <= written
 
 
 def wait(until: Callable[[], object], seconds: float = 120) -> None:

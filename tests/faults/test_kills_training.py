@@ -7,9 +7,8 @@ import pytest
 
 import utils.training.prior
 import utils.training.validation
-from tests.faults.kills import differences, killed_runs, whole_run
+from tests.faults.kills import survive_kills
 from utils.sampling.images import sample
-from utils.training.checkpoints import why_broken
 
 
 @pytest.fixture
@@ -28,29 +27,19 @@ def program(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Call
     return lambda folder: train(folder / "out", class_data_dir=folder / "class", **settings)
 
 
-def check(folder: Path, whole: Path) -> None:
-    assert differences(folder, whole) == []
-    broken = {path.name: why_broken(path) for path in (folder / "out").glob("checkpoint-*")}
-    assert broken == {"checkpoint-3": None, "checkpoint-4": None}
+ALL = pytest.mark.faults
+TRIALS = [("kill", "out", 2), ("kill", "class", 1)]
+MANY = [("kill", "out", 30), ("tear", "out", 8), ("kill", "class", 12), ("tear", "class", 3)]
 
 
-FEW_AND_MANY = [(3, 1), pytest.param(30, 8, marks=pytest.mark.faults)]
-
-
-@pytest.mark.parametrize(("kills", "tears"), FEW_AND_MANY)
-def test_a_training_killed(kills: int, tears: int, program: Callable[[Path], Path], tmp_path: Path):
-    whole, count = whole_run(program, tmp_path / "whole"), 0
-    for kind, points in (("kill", kills), ("tear", tears)):
-        for folder in killed_runs(kind, program, tmp_path, points, f"{kind}: whole training", "out"):
-            check(folder, whole)
-            count += 1
-    assert count == kills + tears
-
-
-@pytest.mark.parametrize("kills", [2, pytest.param(12, marks=pytest.mark.faults)])
-def test_class_images_killed(kills: int, program: Callable[[Path], Path], tmp_path: Path):
-    whole, count = whole_run(program, tmp_path / "whole"), 0
-    for folder in killed_runs("kill", program, tmp_path, kills, "kill: class images of a training", "class"):
-        check(folder, whole)
-        count += 1
-    assert count == kills
+@pytest.mark.parametrize(
+    ("kind", "root", "points"), TRIALS + [pytest.param(*each, marks=ALL) for each in MANY]
+)
+def test_a_training_killed(
+    kind: str, root: str, points: int, program: Callable[[Path], Path], tmp_path: Path
+):
+    """root: where the operations are that it is killed at, those of the run or those of its class images."""
+    name, few = f"{kind}: {'class images of a' if root == 'class' else 'whole'} training", points < 3
+    assert survive_kills(kind, program, tmp_path, points, name, root, once=few) == points
+    kept = {path.name for path in (tmp_path / "whole" / "out").glob("checkpoint-*")}
+    assert kept == {"checkpoint-3", "checkpoint-4"}
