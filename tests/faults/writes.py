@@ -132,7 +132,8 @@ def row_alone(folder: Path) -> None:
 
 def export_row(folder: Path) -> None:
     if not (folder / "out").exists():  # an export never replaces another
-        export.main([str(folder / "dog"), str(folder / "out"), "--format=embedding"])
+        config = export.ExportConfig(folder / "dog", folder / "out", format="embedding")
+        export.export(config.concept, config.output, config)
 
 
 WRITES = {
