@@ -106,15 +106,15 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     import torch
 
     from utils.training.losses import check_finite
-    from utils.training.run import draw_batch, draw_texts
+    from utils.training.run import draw_texts
 
     accelerator, micro_steps = run.accelerator, run.config.gradient_accumulation_steps
     record: dict[str, Tensor] = {}
     texts = draw_texts(run, at, step)
     for micro_step in range(micro_steps):
-        batch, draws = draw_batch(run, at.stage, (step - 1) * micro_steps + micro_step)
+        batch, draws = at.batches((step - 1) * micro_steps + micro_step)
         with accelerator.accumulate(at.model):
-            terms = objective(run, at, batch, draws, texts)
+            terms = objective(run, at, batch, draws.to(accelerator.device), texts)
             check_finite(terms, step)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients:

@@ -1,7 +1,9 @@
 """What a training holds in its hands: the run, and the stage it is in."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from utils.bases.sd import StableDiffusion
 from utils.learners.registry import LEARNERS
+from utils.training.ahead import Ahead
 from utils.training.averages import Averages
 from utils.training.config import TrainConfig
 from utils.training.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
@@ -58,7 +61,10 @@ class Run:
 
 @dataclass(frozen=True)
 class StageRun:
-    """A stage at work: the parameters of its learners alone are trained, by an optimizer of their own."""
+    """A stage at work: the parameters of its learners alone are trained, by an optimizer of their own.
+
+    batches: position of a micro-step -> its batch and its draws, see `draw_batch`.
+    """
 
     stage: Stage
     losses: list[Loss]
@@ -66,6 +72,7 @@ class StageRun:
     model: Any
     optimizer: Any
     lr_scheduler: Any
+    batches: Callable[[int], tuple[Batch, Draws]]
 
     def rates(self) -> dict[str, float]:
         """The learning rate of each learner at the next step."""
@@ -96,7 +103,8 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
     accelerator.free_memory()
     model, optimizer = accelerator.prepare(ConceptModel(run.base), optimizer)
     parameters = [parameter for group in groups for parameter in group["params"]]
-    return StageRun(stage, losses_of(config, stage), parameters, model, optimizer, lr_scheduler)
+    batches = Ahead(partial(draw_batch, run, stage))
+    return StageRun(stage, losses_of(config, stage), parameters, model, optimizer, lr_scheduler, batches)
 
 
 def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:
@@ -105,7 +113,7 @@ def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:
 
 
 def draw_batch(run: Run, stage: Stage, position: int) -> tuple[Batch, Draws]:
-    """Micro-step `position` of this process. All draws depend on the seed and the items' numbers."""
+    """Micro-step `position` of this process, on the CPU. Draws depend on the seed and the items' numbers."""
     config, base = run.config, run.base
     ranks = (run.accelerator.process_index, run.accelerator.num_processes)
     numbers = items_of_step(position, config.train_batch_size, *ranks)
@@ -118,4 +126,4 @@ def draw_batch(run: Run, stage: Stage, position: int) -> tuple[Batch, Draws]:
     shape = (base.latent_channels, *batch.mask.shape[2:])
     keys = [(stream, number) for stream in streams for number in numbers]
     draws = draw_noise(config.seed, keys, shape, base.noise_scheduler.config.num_train_timesteps)
-    return batch, draws.to(run.accelerator.device)
+    return batch, draws
