@@ -15,6 +15,7 @@ import shutil
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
+from utils.concepts.lora_error import LORA_ERROR
 from utils.errors import UserError, exit_on_user_error
 from utils.files import check_writable_folder, one_line
 from utils.flags import check_fields, option, parse
@@ -29,9 +30,13 @@ class ExportConfig:
     output: Path | None = option(None, "a new folder (default: CONCEPT_FORMAT)", positional=True)
     format: str = option("lora", "the layout", choices=LAYOUTS)
     base: str | None = option(None, "base model: name, folder or Hub id (default: the concept's own)")
-    rank: int | None = option(None, "lora: the rank of every layer (default: the exact one)", minimum=1)
+    rank: int | None = option(None, "lora: the rank of every layer", minimum=1)
     error: float | None = option(
-        None, "lora: the smallest rank whose relative error over all layers is at most this", above=0, below=1
+        None,
+        "lora: the smallest rank whose relative error over all layers is at most this; 0: the exact one "
+        f"(default: {LORA_ERROR}, without --rank)",
+        minimum=0,
+        below=1,
     )
     alias: str | None = option(
         None,

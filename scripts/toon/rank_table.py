@@ -1,11 +1,12 @@
-"""What a LoRA of a K/V concept loses by its rank, on toon: its size, energy kept, words obeyed, likeness.
+"""What a LoRA of K/V concepts loses by its rank, on toon: its size, energy kept, words obeyed, likeness.
 
-python -m scripts.toon.rank_table ckpt/dog
+python -m scripts.toon.rank_table ckpt/dog ckpt/cat_1 --images 2
 
 Every rank is exported as `python -m scripts.export --format lora` does, read by `load_concept`, and draws the
 situations of scripts/toon/prompt_accuracy.py with the exact concept's seeds. Its images are compared with
-the exact ones pair by pair: means with 95 % bootstrap intervals over the images. Energy kept is 1 minus the
-squared relative error of the stored numbers over all layers; DINO-I is the mean over the concept's images.
+the exact ones pair by pair: means with 95 % bootstrap intervals over the images of all concepts. Error is
+that of the stored numbers over all layers, relative, and energy kept 1 minus its square; of several concepts
+both are means. DINO-I is the mean over the concept's own images.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from contextlib import redirect_stdout
 from dataclasses import MISSING, dataclass
 from io import StringIO
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from utils.bases.registry import BASES
@@ -24,17 +26,33 @@ from utils.flags import check_fields, option, parse
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 DINO = BASES["toon"].judges["dino"]
-HEAD = "| rank | MB | energy kept | words obeyed | against exact | DINO-I | against exact |\n|" + "---|" * 7
+HEAD = (
+    "| rank | MB | error | energy kept | words obeyed | against exact | DINO-I | against exact |\n|"
+    + "---|" * 8
+)
+Scores = dict[str, list[float]]  # of a number of images: "words" obeyed, 0 or 1, and "dino_i"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A concept, the prompts for it, and the DINO features of its own images, (R, D)."""
+
+    path: Path
+    prompts: list[Any]
+    real: Tensor
 
 
 @dataclass(frozen=True)
 class Flags:
     """The flags of this command."""
 
-    concept: Path = option(MISSING, "a concept with K/V, one token and its class", positional=True)
+    concepts: tuple[Path, ...] = option(
+        MISSING, "concepts with K/V, each of one token and its class", positional=True
+    )
     rank: tuple[int, ...] = option((), f"repeatable (default: {RANKS})", minimum=1)
     images: int = option(1, "images per prompt", minimum=1)
     num_inference_steps: int = option(25, "denoising steps", minimum=1)
@@ -54,73 +72,88 @@ class Flags:
         return {name: getattr(self, name) for name in names}
 
 
+def subject_of(path: Path) -> Subject:
+    from scripts.toon.prompt_accuracy import situations, trained_concept
+    from utils.images import list_images, open_image
+    from utils.scores.encoders import DinoEncoder
+
+    concept = trained_concept(path)
+    images = map(open_image, list_images(concept.instance_data_dir)[0])
+    real = DinoEncoder(DINO, "cpu").image_features(images)
+    return Subject(path, situations(concept.cls_token, concept.subject), real)
+
+
 def export_rank(concept: Path, folder: Path, rank: int) -> tuple[float, float]:
-    """Write a LoRA of this rank into a new folder; (its MB, the energy that it keeps)."""
+    """Write a LoRA of this rank into a new folder; (its MB, its relative error)."""
     from scripts.export import main as export
     from utils.concepts.lora import read_metadata
 
     with redirect_stdout(StringIO()):
         export([str(concept), str(folder), "--format=lora", f"--rank={rank}"])
     file = folder / f"{concept.stem}_lora.safetensors"
-    return file.stat().st_size / 1e6, 1 - read_metadata(file)["error"] ** 2
+    return file.stat().st_size / 1e6, read_metadata(file)["error"]
 
 
-def measured(images: list[Image.Image], prompts: list[Any], each: int, real: Any) -> dict[str, list[float]]:
+def scores_of(images: list[Image.Image], subject: Subject, each: int) -> Scores:
     """For every image: whether it obeys all words of its prompt, and its DINO-I to the real images."""
     from scripts.toon.recogniser import Recogniser
     from utils.scores.encoders import DinoEncoder
 
-    facts = [stated for _, stated in prompts for _ in range(each)]
+    facts = [stated for _, stated in subject.prompts for _ in range(each)]
     read = Recogniser().read(images)
     words = [float(all(r[k] == v for k, v in f.items())) for r, f in zip(read, facts, strict=True)]
     features = DinoEncoder(DINO, "cpu").image_features(images)  # (N, D)
-    return {"words": words, "dino_i": (features @ real.T).mean(dim=1).tolist()}
+    return {"words": words, "dino_i": (features @ subject.real.T).mean(dim=1).tolist()}
 
 
-def row(name: str, mb: float, energy: float, found: dict, exact: dict) -> str:
+def drawn(config: Flags, subject: Subject, path: Path, grid: Path) -> Scores:
+    """The scores of the images that the concept at `path` draws."""
+    from scripts.toon.prompt_accuracy import draw
+    from utils.bases.sd import load_pipeline
+    from utils.concepts.load import load_concept
+
+    pipeline = load_pipeline(BASES["toon"].path, "cpu", "fp32")
+    load_concept(pipeline, path)
+    images = draw(pipeline, subject.prompts, config.images, grid, **config.settings)
+    return scores_of(images, subject, config.images)
+
+
+def row(name: str, mb: float, errors: list[float], found: Scores, exact: Scores) -> str:
     """A line of the table."""
     from utils.evaluation.statistics import bootstrap
 
-    cells = [name, f"{mb:.3f}", f"{energy:.4f}"]
+    energy = [1 - error**2 for error in errors]
+    cells = [name, f"{mb:.3f}", f"{fmean(errors):.3f}", f"{fmean(energy):.4f}"]
     for score, shown in (("words", "{:.1%}"), ("dino_i", "{:.3f}")):
-        cells.append(shown.format(sum(found[score]) / len(found[score])))
+        cells.append(shown.format(fmean(found[score])))
         apart = bootstrap([a - b for a, b in zip(found[score], exact[score], strict=True)])
         cells.append("{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**apart))
     return "| " + " | ".join(cells) + " |"
 
 
 def table(config: Flags) -> tuple[list[str], dict[str, Any]]:
-    """The lines of the table, exact concept first, and all numbers."""
-    from scripts.toon.prompt_accuracy import draw, situations, trained_concept
-    from utils.bases.sd import load_pipeline
+    """The lines of the table, the exact concepts first, and all numbers."""
     from utils.concepts.formats import read_concept
-    from utils.concepts.load import load_concept
-    from utils.images import list_images, open_image
-    from utils.scores.encoders import DinoEncoder
 
-    concept = trained_concept(config.concept)
-    prompts = situations(concept.cls_token, concept.subject)
-    instance_images = [open_image(path) for path in list_images(concept.instance_data_dir)[0]]
-    real = DinoEncoder(DINO, "cpu").image_features(instance_images)  # (R, D)
-    weights = read_concept(config.concept).weights.values()
+    subjects = [subject_of(path) for path in config.concepts]
+    weights = read_concept(config.concepts[0]).weights.values()
     full = max(min(value.shape) for value in weights)
     lines, numbers, exact = [HEAD], {}, None
-    with tempfile.TemporaryDirectory() as folder:
-        for rank in (None, *(config.rank or [rank for rank in RANKS if rank < full])):
-            path, name = config.concept, "exact" if rank is None else str(rank)
-            mb, energy = sum(value.numel() for value in weights) * 2 / 1e6, 1.0
-            if rank is not None:
-                path = Path(folder) / name
-                mb, energy = export_rank(config.concept, path, rank)
-            pipeline = load_pipeline(BASES["toon"].path, "cpu", "fp32")
-            load_concept(pipeline, path)
-            grid = config.output_dir / f"rank-{name}.png"
-            images = draw(pipeline, prompts, config.images, grid, **config.settings)
-            found = measured(images, prompts, config.images, real)
-            exact = exact or found
-            lines.append(row(name, mb, energy, found, exact))
-            numbers[name] = {"mb": mb, "energy": energy} | found
-            print(lines[-1], flush=True)
+    for rank in (None, *(config.rank or [rank for rank in RANKS if rank < full])):
+        name, errors, found = "exact" if rank is None else str(rank), [], {"words": [], "dino_i": []}
+        for i, subject in enumerate(subjects):
+            with tempfile.TemporaryDirectory() as folder:
+                path, mb, error = subject.path, sum(value.numel() for value in weights) * 2 / 1e6, 0.0
+                if rank is not None:
+                    path = Path(folder) / "lora"
+                    mb, error = export_rank(subject.path, path, rank)
+                of_subject = drawn(config, subject, path, config.output_dir / f"{i}-rank-{name}.png")
+            errors.append(error)
+            found = {score: found[score] + values for score, values in of_subject.items()}
+        exact = exact or found
+        lines.append(row(name, mb, errors, found, exact))
+        numbers[name] = {"mb": mb, "errors": errors} | found
+        print(lines[-1], flush=True)
     return lines, numbers
 
 

@@ -22,13 +22,14 @@ from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError
+from utils.learners.layer_rows import layer_keys
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def concepts(tiny_base, tmp_path_factory) -> Path:
-    """dog (K/V and a row), pair (two rows), inversion (a row alone), crossattn (Q and out too)."""
+    """dog (K/V and a row), pair (two rows), inversion (a row alone), xti, svdiff, crossattn (also Q, out)."""
     folder = tmp_path_factory.mktemp("concepts")
     unet = tiny_pipeline(folder / "words").unet
     torch.manual_seed(1)
@@ -43,6 +44,10 @@ def concepts(tiny_base, tmp_path_factory) -> Path:
     save_concept(folder / "dog", kv, one, base=str(tiny_base), classes=["dog"])
     save_concept(folder / "pair", kv, rows, base=str(tiny_base), classes=["teddy bear", "dog"])
     save_concept(folder / "inversion", {}, one, base=str(tiny_base), classes=["dog"])
+    layers = {"layer_rows": dict.fromkeys(layer_keys(unet), torch.randn(1, 32))}
+    save_concept(folder / "xti", {}, one, base=str(tiny_base), classes=["dog"], parts=layers)
+    shifts = {"spectral": {"conv_in.weight": torch.randn(4)}}
+    save_concept(folder / "svdiff", {}, one, base=str(tiny_base), classes=["dog"], parts=shifts)
     torch.save({"unet": cross, "modifier_token": one}, folder / "crossattn.bin")
     return folder
 
@@ -122,7 +127,7 @@ def test_embedding_opens_in_stock_diffusers(concepts, tiny_base, tmp_path):
 
 
 def test_a_lora_read_back_can_be_exported_again(concepts, tiny_base, tmp_path):
-    export([str(concepts / "pair"), str(tmp_path / "lora"), "--dtype=fp32"])
+    export([str(concepts / "pair"), str(tmp_path / "lora"), "--error=0", "--dtype=fp32"])
     assert {p.name for p in (tmp_path / "lora").iterdir()} == {
         "pair_lora.safetensors",
         "teddy_bear1.safetensors",
@@ -165,6 +170,13 @@ REFUSED = {
     "rows alone": (["inversion"], "has no K/V, only token rows; use --format embedding"),
     "K/V": (["dog", "--format=embedding"], "has K/V, which an embedding would leave out"),
     "q and out": (["crossattn.bin"], "lora holds K and V only; use --format diffusers"),
+    "rows of layers": (["xti"], "xti trained rows of each layer, which no format of this command can hold"),
+    "rows of layers, embedding": (["xti", "--format=embedding"], "no format of this command can hold"),
+    "rows of layers, merged": (["xti", "--format=diffusers"], "no format of this command can hold"),
+    "singular values": (
+        ["svdiff"],
+        "svdiff trained spectral, which lora cannot hold; use --format diffusers",
+    ),
     "format": (["dog", "--format=ckpt"], "--format ckpt is unknown: choose from lora, diff"),
     "rank": (["dog", "--rank=64"], "--rank 64: rank 32 is exact already"),
     "rank and error": (["dog", "--rank=2", "--error=.1"], "--rank and --error both choose the rank"),

@@ -27,12 +27,13 @@ def test_table_of_a_concept_of_rank_four(tmp_path, monkeypatch, capsys):
     TrainConfig(instance_data_dir="data/dog", cls_token="dog").save(out / "training_config.json")
 
     flags = ["--rank=1", "--rank=4", "--num_inference_steps=1", f"--output_dir={tmp_path / 'table'}"]
-    main([str(out), *flags])
+    main([str(out), str(out), *flags])
     lines = (tmp_path / "table" / "ranks.md").read_text().splitlines()
     assert lines[:2] == HEAD.splitlines() and len(lines) == 5
     numbers = json.loads((tmp_path / "table" / "ranks.json").read_text())
-    assert abs(numbers["1"]["energy"] - 0.25) < 1e-3 and numbers["4"]["energy"] > 0.9999
+    assert abs(numbers["1"]["errors"][0] - 0.75**0.5) < 1e-3 and numbers["4"]["errors"][0] < 0.01
     assert numbers["1"]["mb"] < numbers["4"]["mb"] < numbers["exact"]["mb"]
+    assert len(set(numbers["4"]["errors"])) == 1 and len(numbers["4"]["errors"]) == 2
     prompts = len(numbers["exact"]["words"])
     apart = [abs(a - b) for a, b in zip(numbers["4"]["dino_i"], numbers["exact"]["dino_i"], strict=True)]
-    assert prompts == len(apart) > 10 and max(apart) < 0.01
+    assert prompts == len(apart) > 20 and max(apart) < 0.01

@@ -21,8 +21,11 @@ REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.slow  # about 5 minutes, 12 GB of memory and 4 GB of disk on 2 cores
 
 
-def sd15_pipeline(folder: Path) -> StableDiffusionPipeline:
-    """The values of stable-diffusion-v1-5's configuration files; the rest are the classes' defaults."""
+def sd15_pipeline(folder: Path, side: int = 64) -> StableDiffusionPipeline:
+    """The values of stable-diffusion-v1-5's configuration files; the rest are the classes' defaults.
+
+    side: of the latents that it draws unless asked otherwise.
+    """
     torch.manual_seed(0)
     tokenizer = write_clip_tokenizer(folder / "words")
     text_encoder = CLIPTextModel(
@@ -38,7 +41,7 @@ def sd15_pipeline(folder: Path) -> StableDiffusionPipeline:
             pad_token_id=1,
         )
     )
-    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
+    unet = UNet2DConditionModel(sample_size=side, cross_attention_dim=768)
     vae = AutoencoderKL(
         sample_size=512,
         block_out_channels=(128, 256, 512, 512),

@@ -29,8 +29,10 @@ from utils.concepts.lora import (
     lora_tensors,
     rank_for,
 )
+from utils.concepts.lora_error import LORA_ERROR
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError, short
+from utils.learners.registry import LEARNERS
 from utils.tensor_files import system_errors, write_pickle, write_tensors
 
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
@@ -74,15 +76,21 @@ def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[s
 
 
 def parts_beyond(concept: ConceptWeights) -> list[str]:
-    """What was trained beside K, V and token rows: each such part is a dictionary of its own."""
-    parts = {each.name: getattr(concept, each.name) for each in fields(concept)}
-    known = ("weights", "deltas", "rows")
-    return sorted(n for n, value in parts.items() if isinstance(value, Mapping) and value and n not in known)
+    """What was trained beside K, V and token rows: learners, and what this file does not know."""
+    held = {each.name: getattr(concept, each.name) for each in fields(concept)}
+    known = ("weights", "deltas", "rows", "parts")
+    later = [n for n, value in held.items() if isinstance(value, Mapping) and value and n not in known]
+    return sorted([*concept.parts, *later])
 
 
 def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
     """Raises UserError for a concept that the layout cannot hold."""
     others = parts_beyond(concept)
+    if hooked := [each for name, each in LEARNERS.items() if name in others and each.install is not None]:
+        raise UserError(
+            f"{path} trained {hooked[0].title}, which no format of this command can hold: "
+            "load_concept and inference.py read the concept itself"
+        )
     if others and layout != "diffusers":
         raise UserError(f"{path} trained {others[0]}, which {layout} cannot hold; use --format diffusers")
     kv = concept.weights.keys() | concept.deltas.keys()
@@ -130,12 +138,16 @@ def differences(concept: ConceptWeights, start: dict[str, Tensor], path: Path) -
 def write_lora(
     file: Path, deltas: dict[str, Tensor], note: dict, rank: int | None, error: float | None, dtype: str
 ) -> LoraReport:
-    """Truncated singular value decompositions in kohya's layout; exact to rounding without rank and error."""
+    """Truncated singular value decompositions in kohya's layout.
+
+    error: the largest relative error over all layers, 0: exact to rounding. Default, without a rank:
+    LORA_ERROR.
+    """
     factors = factorise(deltas)
     full = max(len(layer.s) for layer in factors.values())
     if rank is not None and rank > full:
         raise UserError(f"--rank {rank}: rank {full} is exact already; give at most {full}")
-    rank = rank_for(factors, error) if error is not None else rank or full
+    rank = rank or rank_for(factors, LORA_ERROR if error is None else error)
     return _write(file, lora_tensors(factors, rank, getattr(torch, DTYPES[dtype])), deltas, note, rank)
 
 

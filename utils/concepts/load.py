@@ -40,7 +40,8 @@ def load_concept(
 
     path: a concept's directory or file, in any layout of utils/concepts/formats.py.
     token: another name for the concept's only token, as read_concept takes it.
-    weight: 1 gives the trained K/V exactly, 0 < weight < 1 the straight line from the base's to them.
+    weight: 1 gives the trained weights exactly, 0 < weight < 1 the straight line from the base's to them; a
+    token's rows are always the trained ones, and a concept of nothing else takes no weight but 1.
     Works on UNet2DConditionModel and UNetMotionModel; call it before CPU offloading or compilation. The UNet
     remembers that it carries a concept, but a UNetMotionModel made from it does not.
     Raises UserError for missing or broken files, a token that exists, a second set of K/V, and weights that
@@ -53,6 +54,8 @@ def load_concept(
         raise UserError(f"{path} holds no weights")
     _compare_bases(pipeline, concept, path)
     merged = _merged_weights(pipeline, concept, weight, path)
+    if weight != 1 and not merged:
+        raise UserError(f"{path} has token rows alone, which weight {weight:g} cannot scale; leave it out")
     _check_rows(pipeline, concept.rows, path)
 
     with torch.no_grad():

@@ -75,8 +75,10 @@ def factorise(deltas: dict[str, Tensor]) -> dict[str, Factors]:
 
 
 def rank_for(factors: dict[str, Factors], error: float) -> int:
-    """The smallest rank whose relative Frobenius error over all layers together is at most `error`."""
+    """The smallest rank whose relative Frobenius error over all layers is at most `error`; 0: all."""
     full = max(len(layer.s) for layer in factors.values())
+    if error == 0:  # not left to rounding
+        return full
     energies = torch.stack(
         [torch.nn.functional.pad(layer.s, (0, full - len(layer.s))).square() for layer in factors.values()]
     ).sum(0)  # (full,)

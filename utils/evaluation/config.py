@@ -43,7 +43,8 @@ class EvaluationConfig:
     max_prompts: int | None = option(None, "the first prompts of each subject only", minimum=1, modes=DRAWN)
     train_flags: str | None = option(
         None,
-        "more for train_classdiffusion.py: --train_flags='--max_train_steps=250 --seed=1'",
+        "more for train_classdiffusion.py: --train_flags='--max_train_steps=250 --seed=1'; "
+        "{} in them is the subject, e.g. in --validation_prompt",
         longest=10_000,
         modes=("dataset",),
     )

@@ -64,7 +64,9 @@ def train(
     """
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py")]
     command += _concept_flags(subject, method, base, flags, concept)
-    command += ["--resume_from_checkpoint=latest", "--checkpoints_total_limit=1"]
+    command.append("--resume_from_checkpoint=latest")
+    if not any(flag.partition("=")[0] == "--select_checkpoint" for flag in flags):  # which chooses among all
+        command.append("--checkpoints_total_limit=1")
     log = concept.parent / "train.txt"
     concept.mkdir(parents=True, exist_ok=True)
     code = run_command(command, _environment(device), log)
@@ -109,12 +111,15 @@ def _failure(code: int, what: str, log: Path) -> Exception:
 def _concept_flags(
     subject: Subject, method: str, base: str, flags: Sequence[str], concept: Path
 ) -> list[str]:
-    """A subject's command line; for several individuals a concepts list is written beside the concept."""
+    """A subject's command line; for several individuals a concepts list is written beside the concept.
+
+    In a flag's value `{}`, or `{0}` and `{1}` for two, is the subject, as in a prompt: --validation_prompt.
+    """
     given = [
         f"--method={method}",
         f"--pretrained_model_name_or_path={base}",
         f"--output_dir={concept}",
-        *flags,
+        *(_named(flag, subject, METHODS[method].subject) for flag in flags),
     ]
     given.append("--modifier_token=" + "+".join(each.token for each in subject.individuals))
     given.append(f"--cls_token={subject.cls}")
@@ -129,6 +134,14 @@ def _concept_flags(
     ]
     write_json(concept.parent / "concepts.json", entries)
     return [*given, f"--concepts_list={concept.parent / 'concepts.json'}"]
+
+
+def _named(flag: str, subject: Subject, named: str) -> str:
+    """named: how prompts name an individual (Method.subject)."""
+    names = [named.format(token=each.token, cls=each.cls_token) for each in subject.individuals]
+    for index, name in enumerate(names):
+        flag = flag.replace(f"{{{index}}}", name)
+    return flag.replace("{}", names[0]) if len(names) == 1 else flag
 
 
 def flags_of(method: str, flags: Sequence[str]) -> list[str]:

@@ -29,7 +29,6 @@ class MeasureFlags:
         "keep as the result the checkpoint best by this (default: the last)",
         choices=CRITERIA,
         may_differ=True,
-        set_by_evaluation=True,  # it keeps one checkpoint
     )
 
     def check_measures_without_class(self) -> None:

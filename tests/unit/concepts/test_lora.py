@@ -68,9 +68,25 @@ def test_rank_for_counts_the_energy_of_all_layers():
     assert rank_for(factors, 1e-9) == 3
 
 
+def test_the_default_loses_at_most_a_tenth_and_error_zero_nothing(tmp_path):
+    whole = {NAMES[0]: diagonal(10, 3, 0.5, 0.01)}  # ranks 1 and 2 lose .29 and .05 of it
+    given = {"default": (None, None), "exact": (None, 0), "less": (None, 0.3), "rank": (3, None)}
+    reports = {
+        name: write_lora(tmp_path / f"{name}.safetensors", whole, {}, *how, "fp32")
+        for name, how in given.items()
+    }
+    assert {name: report.rank for name, report in reports.items()} == {
+        "default": 2,
+        "exact": 4,
+        "less": 1,
+        "rank": 3,
+    }
+    assert reports["default"].error == pytest.approx(0.0479, abs=1e-4) and reports["exact"].error < 1e-6
+
+
 def test_layers_of_smaller_rank_share_the_alpha(tmp_path):
     wide = {NAMES[0]: deltas()[NAMES[0]], NAMES[1]: torch.randn(2, 4, dtype=torch.float64)}
-    report = write_lora(tmp_path / "a.safetensors", wide, {}, None, None, "fp32")
+    report = write_lora(tmp_path / "a.safetensors", wide, {}, None, 0, "fp32")
     tensors = load_file(tmp_path / "a.safetensors")
     assert report.rank == 4 and report.error < 1e-6
     assert [tensors[f"{layer_name(n)}.alpha"].item() for n in NAMES[:2]] == [4, 4]
@@ -102,7 +118,7 @@ def test_a_diff_is_exact_in_fp32(tmp_path):
 
 def test_a_layer_that_never_moved_is_no_division_by_zero(tmp_path):
     still = deltas() | {NAMES[0]: torch.zeros(6, 4, dtype=torch.float64)}
-    report = write_lora(tmp_path / "a.safetensors", still, {}, None, None, "fp32")
+    report = write_lora(tmp_path / "a.safetensors", still, {}, None, 0, "fp32")
     assert report.errors[NAMES[0]] == 0 and report.error < 1e-6
 
 
@@ -130,7 +146,7 @@ def test_an_incomplete_layer_is_refused(tmp_path):
 
 def test_two_loras_in_a_folder_are_ambiguous(tmp_path):
     for name in ("a", "b"):
-        write_lora(tmp_path / f"{name}.safetensors", deltas(), {}, None, None, "fp32")
+        write_lora(tmp_path / f"{name}.safetensors", deltas(), {}, None, 0, "fp32")
     with pytest.raises(UserError, match=r"a.safetensors and b.safetensors; give the path of one"):
         read_concept(tmp_path)
     assert read_concept(tmp_path / "a.safetensors").deltas.keys() == set(NAMES)

@@ -93,6 +93,25 @@ def test_several_individuals_are_trained_together(commands, tmp_path):
     assert json.loads((tmp_path / "concepts.json").read_text())[1]["instance_data_dir"] == "data/barn"
 
 
+@pytest.mark.parametrize("method, named", [("kv_only", "<new1> dog"), ("textual_inversion", "<new1>")])
+def test_a_checkpoint_is_chosen_among_all_by_images_of_the_subject(commands, tmp_path, method, named):
+    chosen = ["--select_checkpoint=validation", "--checkpointing_steps=50", "--validation_prompt=a {} at sea"]
+    check_flags(REX, method, "toon", chosen, "toon")
+    for flags in ([], chosen):
+        train(REX, method, "toon", flags, tmp_path / "concept", torch.device("cpu"))
+    plain, choosing = (config(command) for command, _ in commands)
+    assert (plain.select_checkpoint, plain.checkpoints_total_limit) == (None, 1)
+    assert (choosing.select_checkpoint, choosing.checkpoints_total_limit) == ("validation", None)
+    assert choosing.validation_prompt == f"a {named} at sea"
+
+
+def test_each_of_two_individuals_has_its_place(commands, tmp_path):
+    flags = ["--validation_prompt=a {1} beside a {0}"]
+    train(BOTH, "kv_only", "base", flags, tmp_path / "concept", torch.device("cpu"))
+    expected = "a <new2> barn beside a <new1> teddy bear"
+    assert config(commands[0][0]).validation_prompt == expected
+
+
 def test_a_launcher_is_not_handed_on(commands, tmp_path, monkeypatch):
     mine = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE GROUP_RANK ROLE_RANK ROLE_WORLD_SIZE ROLE_NAME"
     mine += " GROUP_WORLD_SIZE MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID ACCELERATE_MIXED_PRECISION"

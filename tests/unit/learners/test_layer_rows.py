@@ -151,6 +151,18 @@ def test_a_loaded_concept_predicts_and_samples_what_was_trained(base, tiny_base,
         load_concept(fresh, tmp_path / "concept")
 
 
+def test_a_weight_cannot_scale_rows_of_layers(base, tiny_base, tmp_path):
+    rows = pack(base, attach(base))
+    token = dict.fromkeys(["<new1>", "<new2>"], torch.zeros(32))
+    save_concept(tmp_path, {}, token, parts={"layer_rows": rows})
+    pipeline = load_pipeline(tiny_base, "cpu")
+    with pytest.raises(UserError, match="has token rows alone, which weight 0.5 cannot scale"):
+        load_concept(pipeline, tmp_path, weight=0.5)
+    assert "<new1>" not in pipeline.tokenizer.get_vocab()
+    assert not hasattr(pipeline.text_encoder, "layer_rows")
+    assert load_concept(pipeline, tmp_path).token_ids.keys() == token.keys()
+
+
 def test_other_layers_and_widths_are_refused(base, tmp_path):
     parameters = attach(base)
     tensors = pack(base, parameters)
