@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.end_to_end.test_train import REPOSITORY, apart, learned, records
+from tests.end_to_end.training import REPOSITORY, apart, learned, records
 from utils.errors import UserError
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from tests.end_to_end.test_train import apart, learned, records
+from tests.end_to_end.training import apart, learned, records
 from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.errors import UserError
