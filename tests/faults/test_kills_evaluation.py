@@ -63,7 +63,7 @@ def program(flags, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return run
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(20, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.faults)])
 def test_an_evaluation_killed(kills: int, program: Callable[[Path], None], tmp_path: Path):
     assert survive_kills("kill", program, tmp_path, kills, "kill: evaluation", once=kills < 3) == kills
     written = contents(tmp_path / "whole").keys()

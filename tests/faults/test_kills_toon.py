@@ -31,7 +31,7 @@ def result_of(folder: Path) -> dict[str, Tensor]:
     return torch.load(folder / "result.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.faults)])
+@pytest.mark.parametrize("kills", [6, pytest.param(30, marks=pytest.mark.faults)])
 @pytest.mark.parametrize("kind", ["kill", "tear"])
 def test_the_toon_loop_killed(kind: str, kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """At a random file operation of a run that saves at every other step, again, then to the end."""
@@ -65,7 +65,7 @@ def unet_training(folder: Path) -> None:
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("kills", [16])
+@pytest.mark.parametrize("kills", [8])
 def test_the_unets_program_killed(kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """At file operations from its notes to its last file."""
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 1)

@@ -29,7 +29,7 @@ def program(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Call
 
 ALL = pytest.mark.faults
 TRIALS = [("kill", "out", 2), ("kill", "class", 1)]
-MANY = [("kill", "out", 30), ("tear", "out", 8), ("kill", "class", 12), ("tear", "class", 3)]
+MANY = [("kill", "out", 20), ("tear", "out", 6), ("kill", "class", 8), ("tear", "class", 2)]
 
 
 @pytest.mark.parametrize(
