@@ -1,5 +1,6 @@
 """Whole programs in forked processes, killed at file operations spread over them, then run to the end."""
 
+import importlib
 import random
 import shutil
 from collections.abc import Callable
@@ -12,6 +13,12 @@ from utils.training.checkpoints import why_broken
 
 Program = Callable[[Path], object]  # gets the folder that it writes to
 CONFIGURATIONS = ("training_config.json", "settings.json")  # which hold the folder's own name
+
+
+def imports(*names: str) -> None:
+    """Imports what programs import when they run: once here, else again in each forked process."""
+    for name in names:
+        importlib.import_module(name)
 
 
 def whole_run(program: Program, folder: Path, kind: str = "kill", root: str = "") -> int:

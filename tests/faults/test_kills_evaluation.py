@@ -14,7 +14,7 @@ from accelerate.state import AcceleratorState, GradientState
 
 import train_classdiffusion
 from scripts import evaluate
-from tests.faults.kills import contents, survive_kills
+from tests.faults.kills import contents, imports, survive_kills
 from tests.faults.shim import survived, tried
 from tests.tiny_scorers import write_scorers
 from utils.evaluation import training_process
@@ -53,6 +53,9 @@ def program(flags, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         train_classdiffusion.main(command[2:])
         return 0
 
+    imports(
+        "utils.evaluation.evaluation", "utils.report.page", "utils.training.outputs", "utils.training.run"
+    )
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(training_process, "run_command", train_here)
 

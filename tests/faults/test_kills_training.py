@@ -7,7 +7,7 @@ import pytest
 
 import utils.training.prior
 import utils.training.validation
-from tests.faults.kills import survive_kills
+from tests.faults.kills import imports, survive_kills
 from utils.sampling.images import sample
 
 
@@ -20,6 +20,7 @@ def program(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Call
 
     monkeypatch.setattr(utils.training.prior, "sample", two_steps)
     monkeypatch.setattr(utils.training.validation, "sample", two_steps)
+    imports("utils.training.outputs", "utils.training.run", "diffusers.guiders", "diffusers.optimization")
     settings = {"max_train_steps": 4, "checkpointing_steps": 1, "checkpoints_total_limit": 2}
     settings |= {"with_prior_preservation": True, "class_prompt": "a dog", "num_class_images": 3}
     settings |= {"validation_prompt": "a <new1> dog", "validation_steps": 3, "num_validation_images": 1}
