@@ -120,10 +120,10 @@ def test_an_evaluation_ended_while_its_child_trains(case: str, flags, tmp_path: 
         child = holder(folder / CONCEPT)["pid"]
         assert child != process.pid
         os.kill(process.pid if victim == "evaluation" else child, number)
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=120)[1]
     assert process.returncode == code and "Traceback" not in error
     assert not message or error.splitlines()[-1].startswith(message), error[-500:]
-    wait(lambda: holder(folder / CONCEPT) is None, seconds=5)
+    wait(lambda: holder(folder / CONCEPT) is None, seconds=20)
     assert 10 < len(steps_of(log)) < steps and not (folder / "table.json").exists()
     if code in (130, 143):  # it saved after its step
         newest = max(int(path.name.removeprefix("checkpoint-")) for path in log.parent.glob("checkpoint-*"))

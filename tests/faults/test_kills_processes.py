@@ -74,7 +74,7 @@ def test_a_rank_that_dies_ends_the_other(tmp_path: Path, dog_flags: Callable[...
             ranks = ranks_of(launcher.pid)
             assert sorted(ranks) == [0, 1]
             os.kill(ranks[victim], signal.SIGKILL)
-            assert launcher.wait(timeout=60) != 0
+            assert launcher.wait(timeout=120) != 0
         assert not [pid for pid in ranks.values() if Path(f"/proc/{pid}").exists()]
         found, skipped = find_checkpoint("latest", out)
         assert found in checkpoints(out) and skipped == []
