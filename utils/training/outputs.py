@@ -129,6 +129,8 @@ def stop(run: Run, interrupted: Interruption, step: int) -> NoReturn:
 
 def save_result(run: Run, output_dir: Path) -> None:
     """The concept as it is, or as the checkpoint that --select_checkpoint chooses left it."""
+    # Again, for a kill may have come between the last checkpoint and the removal of old ones.
+    remove_old_checkpoints(output_dir, run.config.max_train_steps, run.config.checkpoints_total_limit)
     checkpoint, choice = select(run.config)
     if checkpoint is not None:
         load_weights(run, checkpoint)
