@@ -68,6 +68,10 @@ def test_checkpoints_total_limit_and_those_of_an_earlier_run(train, tmp_path):
 
     train(tmp_path, max_train_steps=4, checkpointing_steps=1, checkpoints_total_limit=2)
     assert left() == ["checkpoint-3", "checkpoint-4"]
+    # Of a run that was killed before it removed the third: it is gone when the run goes on.
+    settings = {"max_train_steps": 4, "checkpointing_steps": 1, "resume_from_checkpoint": "latest"}
+    train(tmp_path, checkpoints_total_limit=1, **settings)
+    assert left() == ["checkpoint-4"]
     before = files_in(tmp_path)
     with pytest.raises(UserError, match=r"holds a run .*--resume_from_checkpoint latest.*--overwrite"):
         train(tmp_path, max_train_steps=2, seed=1)
