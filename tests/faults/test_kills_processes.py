@@ -27,7 +27,7 @@ def start(argv: list[str], **more: object) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, *argv], **{"stderr": subprocess.DEVNULL} | how)
 
 
-def wait(process: subprocess.Popen, until: Callable[[], object], seconds: float = 240) -> None:
+def wait(process: subprocess.Popen, until: Callable[[], object], seconds: float = 600) -> None:
     end = time.monotonic() + seconds
     while not until():
         assert process.poll() is None and time.monotonic() < end, "waited in vain"
@@ -124,7 +124,7 @@ def test_no_program_opens_a_socket(tmp_path: Path, tiny_base: Path, pictures, do
     ) as process:
         for _ in programs:
             tried("no sockets")
-        said, errors = process.communicate(timeout=240)
+        said, errors = process.communicate(timeout=600)
     ended = [line.split()[1] for line in said.splitlines() if line.startswith("ended ")]
     assert ended == list(programs), errors[-1000:]
     for _ in ended:
