@@ -20,9 +20,8 @@ from utils.images import save_png
 from utils.training.methods import METHODS
 from utils.training.settings import read_setting
 
-pytestmark = (
-    pytest.mark.slow
-)  # 1 to 6 minutes a method on one core; for the whole UNet 20 GB of memory, 20 of disk
+# 2 minutes a method; the whole UNet, by calculation and not yet run: 20 GB of memory, 20 of disk
+pytestmark = pytest.mark.slow
 
 LIMIT = 24e9  # bytes, of a GPU that many have
 ROW, KV, UNET = 768, 19_169_280, 859_520_964
