@@ -54,7 +54,7 @@ def _form() -> dict[str, gr.components.Component]:
     gr.HTML("<h2>1 &ensp;Images and class</h2>")
     return {
         "uploads": gr.File(
-            file_count="multiple", label="Images", height=120, elem_id="uploads", show_label=False
+            file_count="multiple", label="Images", height=140, elem_id="uploads", show_label=False
         ),
         "thumbnails": gr.HTML(),
         "example": gr.Button("Use the example: five images of a dog", size="sm", elem_id="example"),
