@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.files import shown, write_atomically
 
 
@@ -51,6 +52,20 @@ def write_pickle(path: Path, value: Any) -> None:
     write_atomically(path, write)
 
 
+def read_pickle(path: Path, device: torch.device | str | None = None) -> dict[str, Any]:
+    """A dictionary of tensors, numbers and texts that `write_pickle` wrote.
+
+    Raises UserError for a file that is missing, damaged or something else.
+    """
+    try:
+        value = torch.load(path, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(value, dict):
+        raise UserError(f"{shown(path)} holds a {type(value).__name__}, no dictionary; give another")
+    return value
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Raises UserError for a file that is missing or not safetensors."""
     try:
@@ -73,6 +88,4 @@ def read_metadata(path: Path, key: str) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(
-        f"cannot read {shown(path)}: {' '.join(str(error).split())}; it is damaged, give another"
-    )
+    return UserError(f"cannot read {shown(path)}: {short(error, 150)}; it is damaged, give another")

@@ -17,7 +17,7 @@ from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
 from utils.files import check_writable_folder, read_json, write_json
 from utils.images import to_pixels as image_to_pixels
-from utils.tensor_files import write_pickle
+from utils.tensor_files import read_pickle, write_pickle
 
 CHECKPOINT_EVERY = 250
 SUBJECT_WEIGHT = 1.5  # of a UNet's loss where the subject is, 1 elsewhere: most words are about the subject
@@ -85,9 +85,9 @@ def check_present(path: Path, command: str) -> None:
 def cached(path: Path, batches: Iterable[Tensor]) -> Tensor:
     """What lies at `path`; if nothing does, the batches one after the other, then kept there."""
     if path.exists():
-        return torch.load(path, weights_only=True)
+        return read_pickle(path)["rows"]
     rows = torch.cat(list(batches))
-    write_pickle(path, rows)
+    write_pickle(path, {"rows": rows})
     return rows
 
 
@@ -104,7 +104,8 @@ def fit(
     """Minimise `loss_of(step)` with AdamW, warm-up and cosine decay; leave the moving average in `model`.
 
     `loss_of` draws its own batch from the step, so a run resumed from `state_path` equals an unbroken one.
-    Raises FloatingPointError when the loss is no longer finite; the last checkpoint stays.
+    Raises UserError for a checkpoint that is damaged or another model's, FloatingPointError when the loss is
+    no longer finite; the last checkpoint stays.
     """
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=lr, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
@@ -113,7 +114,10 @@ def fit(
     average = {name: value.clone() for name, value in current.items()}
     start = 0
     if state_path.exists():
-        state = torch.load(state_path, map_location=device(), weights_only=True)
+        state = read_pickle(state_path, device())
+        saved, own = ({n: v.shape for n, v in each.items()} for each in (state["model"], model.state_dict()))
+        if saved != own:
+            raise UserError(f"{state_path} is of another model: remove it to begin anew")
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, start = state["average"], state["step"]

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel
 
 from utils.errors import UserError
 from utils.seeds import seed_of
-from utils.tensor_files import write_pickle
+from utils.tensor_files import read_pickle, write_pickle
 from utils.training.contextualizer import Contextualizer, Sizes
 from utils.training.masked_prompts import NO_ANSWER, MaskedPrompts, Masker, stack
 from utils.training.pretraining_prompts import Draw, Recipe, texts_of
@@ -87,8 +87,9 @@ def save_state(
 def read_state(
     state: Path, settings: dict[str, Any], model: Contextualizer, optimizer: torch.optim.AdamW
 ) -> int:
-    """Restores model and optimizer; returns the steps that are done. Raises UserError for other settings."""
-    saved = torch.load(state, map_location=model.mask_row.device, weights_only=True)
+    """Restores model and optimizer; returns the steps that are done. Raises UserError for a damaged file and
+    for other settings."""
+    saved = read_pickle(state, model.mask_row.device)
     if saved["settings"] != settings:
         raise UserError(f"{state} is of other settings: give the same, or remove it")
     model.load_state_dict(saved["model"])

@@ -36,6 +36,20 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     assert torch.equal(resumed.bias, unbroken.bias)
 
 
+@pytest.mark.parametrize("damage", [b"", b"no pickle", b"PK\x03\x04 cut"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, damage):
+    (tmp_path / "x.pt").write_bytes(damage)
+    with pytest.raises(UserError, match=r"cannot read .*x\.pt: .*it is damaged, give another") as mistake:
+        run(tmp_path / "x.pt")
+    assert "\n" not in str(mistake.value)
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    run(tmp_path / "x.pt")
+    with pytest.raises(UserError, match="of another model: remove it"):
+        training.fit(nn.Bilinear(2, 2, 1), lambda step: None, 1, 0.1, tmp_path / "x.pt")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = nn.Linear(1, 1)
     with pytest.raises(FloatingPointError, match="x, step 1: the loss is nan; the last checkpoint is kept"):
