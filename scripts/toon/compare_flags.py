@@ -13,8 +13,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from scripts.toon.tune import BASE, individual, steps_of, train
-from utils.errors import exit_on_user_error
-from utils.files import read_json, write_json
+from utils.errors import UserError, exit_on_user_error, short
+from utils.files import check_writable_folder, read_json, write_json
 from utils.flags import check_fields, option, parse
 from utils.training.methods import METHODS
 
@@ -27,17 +27,22 @@ class Flags:
     """The flags of this command."""
 
     flags: str = option(MISSING, 'training flags in one string, as in "--ema_decay=0.99 --snr_gamma=5"')
-    without: str = option("", "a flag of scripts/settings/toon that both sides leave out")
+    without: str | None = option(None, "a flag of scripts/settings/toon that both sides leave out")
     method: str = option("kv_only", "the method of both sides", choices=tuple(METHODS))
     individuals: int = option(4, "how many", minimum=2)
     output_dir: Path = option(Path("outputs/compare_flags"), "trainings and numbers")
 
     def __post_init__(self) -> None:
         check_fields(self)
+        try:
+            shlex.split(self.flags)
+        except ValueError as error:
+            raise UserError(f"--flags {short(self.flags)}: {error}") from None
 
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
+    check_writable_folder(config.output_dir, "output_dir")
     from scripts.toon.tuning_judge import Judge
     from utils.evaluation.statistics import paired_bootstrap
 
@@ -47,7 +52,7 @@ def main(argv: list[str] | None = None) -> None:
     for number in range(FIRST, FIRST + config.individuals):
         each = individual(number, config.output_dir)
         for side, flags in sides.items():
-            name = "_".join([config.method, config.without, *flags]).replace("/", "-")
+            name = "_".join([config.method, *filter(None, [config.without]), *flags]).replace("/", "-")
             folder = config.output_dir / name / str(number)
             record = folder / "judged.json"
             if not record.is_file():

@@ -122,7 +122,12 @@ def steps_of(method: str) -> int:
 
 
 def train(
-    method: str, flags: Sequence[str], each: Individual, folder: Path, classes: Path, without: str = ""
+    method: str,
+    flags: Sequence[str],
+    each: Individual,
+    folder: Path,
+    classes: Path,
+    without: str | None = None,
 ) -> None:
     """One training with a checkpoint after every quarter of its steps; a killed one goes on.
 

@@ -111,6 +111,7 @@ TOON = {
     "rank_table": "concept1 --output_dir=out",
     "prompt_accuracy": "--base=sd --num_inference_steps=2",
     "tune": "--output_dir=out --work_dir=out",
+    "compare_flags": "--flags=--ema_decay=0.9 --output_dir=out",
     "train_autoencoder": "--output_dir=out --work_dir=out",
     "train_blip": "--output_dir=out --work_dir=out",
     "train_clip": "--output_dir=words --work_dir=out",

@@ -17,7 +17,7 @@ def config(form: Form) -> TrainConfig:
 
 def test_a_training_has_the_settings_of_its_base_and_method():
     found = config(Form("dog"))
-    assert (found.method, found.learning_rate, found.token_learning_rate) == ("classdiffusion", 2e-4, 1e-3)
+    assert (found.method, found.learning_rate, found.token_learning_rate) == ("classdiffusion", 2e-4, 3.16e-3)
     assert (found.max_train_steps, found.hflip, found.lambda_spl) == (300, True, 1.0)
     assert (found.cls_token, found.modifier_token, found.seed) == ("dog", "<new1>", 0)
     assert (found.instance_data_dir, found.output_dir) == ("/images", "/out")
@@ -46,13 +46,13 @@ def test_every_method_can_be_asked_for(method: str):
 
 
 def test_default_steps_are_those_of_the_settings():
-    assert default_steps("toon", "dreambooth") == 400
+    assert default_steps("toon", "dreambooth") == 300
     assert default_steps("sd15", "textual_inversion") == 3000
 
 
 def test_the_plan_says_what_trains_on_what():
     (line,) = plan(Form("dog", steps=40))
-    assert line == "steps 1 to 40: rows 128 at 0.002, K/V 294,912 at 0.0004; loss L_denoise + 1 · L_spl"
+    assert line == "steps 1 to 40: rows 128 at 0.00632, K/V 294,912 at 0.0004; loss L_denoise + 1 · L_spl"
     first, second = plan(Form("dog", method="two_stage"))
     assert first.startswith("steps 1 to 240: rows 128") and second.startswith("steps 241 to 400: ")
 
