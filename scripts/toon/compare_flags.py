@@ -9,14 +9,19 @@ bootstrap intervals. The individuals are those of tuning, from number 10 on, whi
 
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from scripts.toon.tune import BASE, individual, steps_of, train
+from scripts.toon.tune import BASE, Individual, individual, steps_of, train
 from utils.errors import UserError, exit_on_user_error, short
 from utils.files import check_writable_folder, read_json, write_json
 from utils.flags import check_fields, option, parse
 from utils.training.methods import METHODS
+
+if TYPE_CHECKING:
+    from scripts.toon.tuning_judge import Judge
 
 FIRST = 10
 SHARES = ("obeyed", "likeness", "score")
@@ -40,6 +45,25 @@ class Flags:
             raise UserError(f"--flags {short(self.flags)}: {error}") from None
 
 
+def folder_of(config: Flags, flags: Sequence[str]) -> Path:
+    """Where the trainings with these flags lie."""
+    given = [config.method, *filter(None, [config.without]), *flags]
+    return config.output_dir / "_".join(given).replace("/", "-")
+
+
+def shares_of(
+    config: Flags, judge: "Judge", each: Individual, folder: Path, flags: Sequence[str]
+) -> dict[str, float]:
+    """The judge's shares of one training, and its seconds; what is judged is not trained again."""
+    record = folder / "judged.json"
+    if not record.is_file():
+        start = time.monotonic()
+        train(config.method, flags, each, folder, config.output_dir / "class_images", config.without)
+        seconds = time.monotonic() - start
+        write_json(record, judge(config.method, each, folder) | {"seconds": seconds})
+    return read_json(record)
+
+
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     check_writable_folder(config.output_dir, "output_dir")
@@ -47,21 +71,13 @@ def main(argv: list[str] | None = None) -> None:
     from utils.evaluation.statistics import paired_bootstrap
 
     judge = Judge(BASE)
-    sides = {"as_set": [], "changed": shlex.split(config.flags)}
+    changed = shlex.split(config.flags)
+    sides = {"as_set": (folder_of(config, []), []), "changed": (folder_of(config, changed), changed)}
     shares: dict[str, dict[int, dict[str, float]]] = {side: {} for side in sides}
     for number in range(FIRST, FIRST + config.individuals):
         each = individual(number, config.output_dir)
-        for side, flags in sides.items():
-            name = "_".join([config.method, *filter(None, [config.without]), *flags]).replace("/", "-")
-            folder = config.output_dir / name / str(number)
-            record = folder / "judged.json"
-            if not record.is_file():
-                start = time.monotonic()
-                classes = config.output_dir / "class_images"
-                train(config.method, flags, each, folder, classes, config.without)
-                seconds = {"seconds": time.monotonic() - start}
-                write_json(record, judge(config.method, each, folder) | seconds)
-            shares[side][number] = read_json(record)
+        for side, (folder, flags) in sides.items():
+            shares[side][number] = shares_of(config, judge, each, folder / str(number), flags)
             print(f"{side} {number}: {shares[side][number]}", flush=True)
     result = {"flags": config.flags, "without": config.without, "method": config.method}
     result |= {"steps": steps_of(config.method), "individuals": config.individuals, "seed": 0}
@@ -74,8 +90,9 @@ def main(argv: list[str] | None = None) -> None:
             f"{share}: {means['as_set']:.3f} as set, {means['changed']:.3f} with {config.flags}: "
             f"{change['mean']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}], n = {config.individuals}"
         )
-    write_json(config.output_dir / f"{name}.json", result)
-    print(f"the numbers are in {config.output_dir / f'{name}.json'}")
+    file = config.output_dir / f"{folder_of(config, changed).name}.json"
+    write_json(file, result)
+    print(f"the numbers are in {file}")
 
 
 if __name__ == "__main__":

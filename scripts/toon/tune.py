@@ -1,6 +1,6 @@
 """Choose each method's training settings on toon by one rule, the same for all, on individuals made for it.
 
-The rule, fixed before its results:
+The rule, fixed before its results but for the second sentence of 1 (see scripts/toon/LOG.md):
 1. Every learning rate that scripts/settings/toon names for a method takes three values, a factor of √10
    apart, round the one that stands there: 3 settings, or 9. ClassDiffusion and Custom Diffusion are K/V only
    with one more loss, so they take its best rates: what they differ in is then that loss.
@@ -18,8 +18,8 @@ python -m scripts.toon.tune --methods kv_only,classdiffusion
 """
 
 import itertools
+import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -131,10 +131,10 @@ def train(
 ) -> None:
     """One training with a checkpoint after every quarter of its steps; a killed one goes on.
 
-    flags: come after those of scripts/settings/toon, of which `without` is left out. Raises UserError if
-    the training fails.
+    flags: come after those of scripts/settings/toon, of which `without` is left out. What the training
+    prints goes to a file beside the folder. Raises UserError if the training fails.
     """
-    from utils.evaluation.training_process import ends_with_parent
+    from utils.evaluation.training_process import run_command
 
     caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
     steps = steps_of(method)
@@ -146,9 +146,10 @@ def train(
     command += [f"--class_data_dir={classes / each.kind}"] * METHODS[method].stages[-1].prior
     command += [*flags, f"--checkpointing_steps={steps // QUARTERS}", "--resume_from_checkpoint=latest"]
     command.append(f"--output_dir={folder}")
-    done = subprocess.run(command, stdout=subprocess.DEVNULL, preexec_fn=ends_with_parent())
-    if done.returncode:
-        raise UserError(f"the training in {folder} ended with {done.returncode}: see above")
+    log = folder.parent / f"{folder.name}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    if code := run_command(command, dict(os.environ), log):
+        raise UserError(f"the training in {folder} ended with {code}: see {log}")
 
 
 def points_of(

@@ -11,8 +11,7 @@ class Ahead(Generic[T]):
     """`ahead(position)` is `draw(position)`; draw(position + 1) begins in a thread at once.
 
     draw: a function of the position alone, so that what was drawn early is what would have been drawn late.
-    It opens images, scales them and draws noise: two photographs of 12 megapixels take a core .1 s, about
-    as long as a GPU's whole step. What it raises is raised here, at its own position.
+    It opens images, scales them and draws noise. What it raises is raised here, at its own position.
     """
 
     def __init__(self, draw: Callable[[int], T]):
