@@ -72,6 +72,13 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             raise
 
 
+def give_umask_mode(folder: Path) -> None:
+    """To the safetensors files in the folder, which the library makes readable for their owner alone."""
+    mode = S_IMODE(folder.stat().st_mode) & 0o666
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
+
+
 def sync(path: Path) -> None:
     """Returns when the file's content, or the folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)

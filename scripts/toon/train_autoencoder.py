@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     from diffusers import AutoencoderKL
 
     from scripts.toon.autoencoder import build, decoder_loss_at, latent_std, loss_at, psnr
-    from scripts.toon.training import begin, device, fit
+    from scripts.toon.training import begin, device, fit, save
 
     name = "decoder" if config.decoder_of else "autoencoder"
     begin(config, name)
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         fit(vae, loss_at(vae, size, config.batch_size, config.seed), config.steps, config.lr, state)
         vae.register_to_config(scaling_factor=1 / latent_std(vae, size))
     print(f"autoencoder: {psnr(vae, size):.2f} dB on 512 held-out renders")
-    vae.half().save_pretrained(config.output_dir)
+    save(vae, config.output_dir)
     print(f"saved {config.output_dir}")
 
 

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from scripts.toon.blip import build, loss_at, make_tokenizer, one_thing_wrong, retrieval
     from scripts.toon.clip import MEAN, STD
-    from scripts.toon.training import begin, device, fit
+    from scripts.toon.training import begin, device, fit, save
 
     begin(config, "blip")
     torch.manual_seed(config.seed)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     preferred, decided = one_thing_wrong(blip, tokenizer, size)
     print(f"blip: {preferred:.1%} of unseen images prefer their caption to one with one thing wrong (ITC)")
     print(f"blip: the match head (ITM) decides {decided:.1%} of such pairs rightly")
-    blip.half().save_pretrained(config.output_dir)
+    save(blip, config.output_dir)
     square = {"height": size, "width": size}
     images = BlipImageProcessorPil(size=square, image_mean=MEAN, image_std=STD)
     BlipProcessor(images, tokenizer).save_pretrained(config.output_dir)

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     from scripts.toon import clip as toon
-    from scripts.toon.training import begin, check_present, device, fit
+    from scripts.toon.training import begin, check_present, device, fit, save
 
     folder, size = config.output_dir, config.resolution
     check_present(folder / "sd" / "tokenizer", "python -m scripts.toon.tokenizer")
@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     print(f"clip: {hits:.1%} of 1,024 held-out images find their caption among 128")
     named = toon.animals_named(clip, tokenizer, size)
     print(f"clip: {named:.1%} of held-out animals prefer their name to the four others'")
-    toon.text_encoder_of(clip).half().save_pretrained(folder / "sd" / "text_encoder")
-    clip.half().save_pretrained(folder / "clip")
+    save(toon.text_encoder_of(clip), folder / "sd" / "text_encoder")
+    save(clip, folder / "clip")
     tokenizer.save_pretrained(folder / "clip")
     square = {"height": size, "width": size}
     CLIPImageProcessor(

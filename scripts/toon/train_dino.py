@@ -24,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import ViTImageProcessorPil
 
     from scripts.toon.dino import BICUBIC, MEAN, STD, build, loss_at, report
-    from scripts.toon.training import begin, device, fit
+    from scripts.toon.training import begin, device, fit, save
 
     begin(config, "dino")
     torch.manual_seed(config.seed)
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     loss_of = loss_at(model, size, config.batch_size, config.seed)
     fit(model, loss_of, config.steps, config.lr, config.work_dir / "dino.pt", weight_decay=0.05)
     report(model, size, each=20, count=4)
-    model.half().save_pretrained(config.output_dir)
+    save(model, config.output_dir)
     square = {"height": size, "width": size}
     processor = ViTImageProcessorPil(size=square, resample=BICUBIC, image_mean=MEAN, image_std=STD)
     processor.save_pretrained(config.output_dir)

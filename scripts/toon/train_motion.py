@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 
     from scripts.toon.motion import build, latents_of, loss_at, motion_unet
-    from scripts.toon.training import begin, cached, device, fit
+    from scripts.toon.training import begin, cached, device, fit, save
     from scripts.toon.unet import text_model
 
     begin(config, "motion")
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     loss_of = loss_at(unet, scheduler, text_model(base), latents, config.batch_size, data)
     state = config.work_dir / "motion.pt"
     fit(adapter, loss_of, config.steps, config.lr, state, warmup=50, ema_decay=0.998)
-    adapter.half().save_pretrained(config.output_dir)
+    save(adapter, config.output_dir)
     scheduler.save_pretrained(config.output_dir)  # its noise levels, for utils.sampling.clips
     size = sum(parameter.numel() for parameter in adapter.parameters())
     print(f"saved {config.output_dir}: {size / 1e6:.1f} million parameters")

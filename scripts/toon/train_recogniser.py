@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from transformers import ResNetForImageClassification
 
     from scripts.toon.recogniser import accuracy, build, loss_at
-    from scripts.toon.training import begin, device, fit
+    from scripts.toon.training import begin, device, fit, save
 
     begin(config, "recogniser")
     torch.manual_seed(config.seed)
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     fit(model, loss_of, config.steps, config.lr, config.work_dir / "recogniser.pt")
     for name, share in accuracy(model, config.resolution).items():
         print(f"recogniser: {name} {share:.2%}")
-    model.half().save_pretrained(config.output_dir)
+    save(model, config.output_dir)
     print(f"saved {config.output_dir}")
 
 

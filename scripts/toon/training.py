@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from scripts.toon.flags import TrainingFlags
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
-from utils.files import check_writable_folder, read_json, write_json
+from utils.files import check_writable_folder, give_umask_mode, read_json, write_json
 from utils.images import to_pixels as image_to_pixels
 from utils.tensor_files import read_pickle, write_pickle
 
@@ -52,6 +53,12 @@ def generator(seed: str) -> torch.Generator:
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def save(model: Any, folder: Path, **settings: Any) -> None:
+    """The model in half precision. settings: its save_pretrained's."""
+    model.half().save_pretrained(folder, **settings)
+    give_umask_mode(folder)
 
 
 def begin(config: TrainingFlags, name: str) -> None:

@@ -24,6 +24,7 @@ from scripts.toon.clip import NAME_PARTS, WIDTH
 from scripts.toon.training import (
     device,
     generator,
+    save,
     scenes,
     subject_mask,
     subject_weighted_mse,
@@ -132,7 +133,7 @@ def share(scene: Scene) -> int:
 
 def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
     """Write the UNet, the scheduler and model_index.json beside the vae, tokenizer and text encoder."""
-    unet.half().save_pretrained(folder / "unet", max_shard_size="15MB")
+    save(unet, folder / "unet", max_shard_size="15MB")
     scheduler.save_pretrained(folder / "scheduler")
     index = {
         "_class_name": "StableDiffusionPipeline",

@@ -18,7 +18,7 @@ from tests.faults.kills import contents, imports, survive_kills
 from tests.faults.shim import survived, tried
 from tests.tiny_scorers import write_scorers
 from utils.evaluation import training_process
-from utils.training.lock import holder
+from utils.training.lock import holder, is_held
 
 REPOSITORY = Path(__file__).parents[2]
 CONCEPT = Path("classdiffusion", "dog", "concept")
@@ -117,13 +117,13 @@ def test_an_evaluation_ended_while_its_child_trains(case: str, flags, tmp_path: 
     tried(f"real evaluation: {case}")
     with subprocess.Popen(command, text=True, **how) as process:
         wait(lambda: len(steps_of(log)) > 10 or process.poll() is not None)
-        child = holder(folder / CONCEPT)["pid"]
+        child = holder(folder / CONCEPT).pid
         assert child != process.pid
         os.kill(process.pid if victim == "evaluation" else child, number)
         error = process.communicate(timeout=300)[1]
     assert process.returncode == code and "Traceback" not in error
     assert not message or error.splitlines()[-1].startswith(message), error[-500:]
-    wait(lambda: holder(folder / CONCEPT) is None, seconds=20)
+    wait(lambda: not is_held(folder / CONCEPT), seconds=20)
     assert 10 < len(steps_of(log)) < steps and not (folder / "table.json").exists()
     if code in (130, 143):  # it saved after its step
         newest = max(int(path.name.removeprefix("checkpoint-")) for path in log.parent.glob("checkpoint-*"))

@@ -26,7 +26,7 @@ from utils.bases.registry import REPOSITORY
 from utils.errors import UserError
 from utils.files import one_line
 from utils.training.config import parse_config
-from utils.training.lock import holder
+from utils.training.lock import holder, is_held
 
 TRAINING, STOPPING, TRAINED, STOPPED, FAILED = "training", "stopping", "trained", "stopped", "failed"
 
@@ -105,9 +105,9 @@ class Trainer:
         if self._is_own(job):
             self._own[1].send_signal(signal.SIGINT)
         elif who := holder(job.concept):
-            if who["host"] != socket.gethostname():
-                raise UserError(f"{job.name} trains on {who['host']}: stop it there")
-            os.kill(who["pid"], signal.SIGINT)
+            if who.host != socket.gethostname():
+                raise UserError(f"{job.name} trains on {who.host}: stop it there")
+            os.kill(who.pid, signal.SIGINT)
         self._asked = job.name
         return job
 
@@ -181,7 +181,7 @@ class Trainer:
         """
         if self._own is not None and self._own[0] == job.name:
             return self._own[1].poll() is None
-        return holder(job.concept) is not None
+        return is_held(job.concept)
 
     def _seconds_left(self, job: Job, step: int) -> float | None:
         """From the steps since this program first saw the training make one; None before two."""

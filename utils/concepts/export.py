@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from stat import S_IMODE
 
 import torch
 from torch import Tensor
@@ -32,6 +31,7 @@ from utils.concepts.lora import (
 from utils.concepts.lora_error import LORA_ERROR
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError, short
+from utils.files import give_umask_mode
 from utils.learners.registry import LEARNERS
 from utils.tensor_files import system_errors, write_pickle, write_tensors
 
@@ -192,9 +192,7 @@ def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
     cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
     with without_progress_bars(), system_errors():
         pipeline.save_pretrained(folder)
-    mode = S_IMODE(folder.stat().st_mode) & 0o666
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(mode)  # the library makes files that only their owner can read
+    give_umask_mode(folder)
 
 
 def write_official(folder: Path, weights: dict[str, Tensor], rows: dict[str, Tensor]) -> None:

@@ -5,7 +5,9 @@ import json
 import os
 import socket
 import sys
+import time
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -19,6 +21,18 @@ except ImportError:  # Windows
     fcntl = None
 
 LOCK_FILE = ".run.lock"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who has signed a lock file. since: local time, to the second."""
+
+    pid: int
+    host: str
+    since: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid:d} on {self.host}, since {self.since}"
 
 
 class RunLock:
@@ -42,10 +56,10 @@ class RunLock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._lock(descriptor)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": f"{datetime.now():%F %T}"}
+            me = Holder(os.getpid(), socket.gethostname(), f"{datetime.now():%F %T}")
             with one_line("write", self.path):  # in place: the lock belongs to this file
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, (json.dumps(holder) + "\n").encode(), 0)
+                os.pwrite(descriptor, (json.dumps(asdict(me)) + "\n").encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise
@@ -55,6 +69,7 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        os.ftruncate(self._descriptor, 0)  # the next holder, until it has signed, is not taken for this one
         os.close(self._descriptor)  # which releases it
         self._descriptor = None
 
@@ -66,7 +81,7 @@ class RunLock:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise UserError(
-                f"{shown(self.path.parent)} is in use by {_holder(descriptor)}: "
+                f"{shown(self.path.parent)} is in use by {_signature(descriptor) or 'another process'}: "
                 "wait for its end, or give another folder"
             ) from error
         except OSError as error:
@@ -75,32 +90,56 @@ class RunLock:
             print(f"{shown(self.path)} cannot be locked: start no second run there", file=sys.stderr)
 
 
-def _holder(descriptor: int) -> str:
-    """Who wrote the lock file; a run that has only just taken it has not written yet."""
+def _signature(descriptor: int) -> Holder | None:
+    """Who has signed the lock file; None while its holder has not, whoever held it before, and for junk."""
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
-        who = f"process {holder['pid']:d} on {holder['host']}, since {holder['since']}"
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "another process"
-    return who if who.isprintable() else "another process"
+        signed = Holder(**json.loads(os.pread(descriptor, 4096, 0)))
+        who = str(signed)
+        if signed.pid < 1:  # a group of processes, or all of them
+            return None
+        if signed.host == socket.gethostname():
+            os.kill(signed.pid, 0)
+    except (ValueError, TypeError, RecursionError, OverflowError, ProcessLookupError):
+        return None
+    except PermissionError:  # it lives, and is another user's
+        pass
+    return signed if who.isprintable() else None
 
 
-def holder(folder: str | Path) -> dict | None:
-    """Who holds the folder: pid, host, since; None while nobody does or where there are no locks.
+def is_held(folder: str | Path) -> bool:
+    """Whether a run holds the folder; False where there are no locks.
 
-    Empty for a process that has only just taken it. It tries the lock, for a moment: not for a folder whose
-    run is about to begin.
+    It tries the lock, for a moment: not for a folder whose run is about to begin.
     """
+    return _look(folder)[0]
+
+
+def holder(folder: str | Path, patience: float = 5) -> Holder | None:
+    """Who holds the folder; None while nobody does or where there are no locks. Tries it as `is_held` does.
+
+    A run that has only just taken it is waited for until it has signed, for at most `patience` seconds; then
+    UserError is raised.
+    """
+    until = time.monotonic() + patience
+    while True:
+        held, signed = _look(folder)
+        if not held or signed:
+            return signed
+        if time.monotonic() > until:
+            raise UserError(f"{shown(folder)} is in use by a process that its {LOCK_FILE} does not name")
+        time.sleep(0.02)
+
+
+def _look(folder: str | Path) -> tuple[bool, Holder | None]:
     path = Path(folder) / LOCK_FILE
     if fcntl is None or not path.is_file():
-        return None
+        return False, None
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
-            text = os.pread(file.fileno(), 4096, 0)
-            return json.loads(text) if text.endswith(b"\n") else {}
-    return None
+            return True, _signature(file.fileno())
+    return False, None
 
 
 def lock_of_run(folder: str | Path) -> AbstractContextManager:

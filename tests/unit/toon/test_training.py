@@ -1,11 +1,14 @@
 """The training loop of the toon models: a run that was killed and started again equals an unbroken one."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
+from stat import S_IMODE
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from scripts.toon import train_unet, training
@@ -106,3 +109,13 @@ def test_an_error_on_the_subject_counts_one_and_a_half_times():
     on_subject[..., 0, 0], beside[..., 1, 1] = 1.0, 1.0
     assert training.subject_weighted_mse(on_subject, target, mask).item() == pytest.approx(1.5 / 4.5)
     assert training.subject_weighted_mse(beside, target, mask).item() == pytest.approx(1 / 4.5)
+
+
+def test_saved_weights_get_the_umasks_mode(tmp_path):
+    before = os.umask(0o027)
+    try:
+        training.save(AutoencoderTiny(), tmp_path / "vae")
+    finally:
+        os.umask(before)
+    modes = {path.name: S_IMODE(path.stat().st_mode) for path in (tmp_path / "vae").iterdir()}
+    assert modes == {"config.json": 0o640, "diffusion_pytorch_model.safetensors": 0o640}

@@ -1,18 +1,20 @@
 """One run to a folder: who is refused, what a dead process leaves, what never goes."""
 
 import errno
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 import utils.training.lock
 from utils.errors import UserError
-from utils.training.lock import LOCK_FILE, RunLock
+from utils.training.lock import LOCK_FILE, Holder, RunLock, holder, is_held
 
 HOLD = """
 import sys, time
@@ -61,7 +63,15 @@ def test_the_lock_ends_with_its_block_and_nothing_is_deleted(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "null", '{"pid": "x"}', '{"pid": 1, "host": "a\\nb", "since": 1}']
+    "content",
+    [
+        "",
+        "{",
+        "null",
+        '{"pid": "x"}',
+        '{"pid": 1, "host": "a\\nb", "since": 1}',
+        '{"pid": -1, "host": "a", "since": 1}',
+    ],
 )
 def test_a_lock_file_of_junk_holds_nothing_and_names_nobody(tmp_path: Path, content: str):
     with RunLock(tmp_path):
@@ -71,6 +81,32 @@ def test_a_lock_file_of_junk_holds_nothing_and_names_nobody(tmp_path: Path, cont
         assert "\n" not in str(error.value)
     with RunLock(tmp_path):
         assert f'"pid": {os.getpid()}' in (tmp_path / LOCK_FILE).read_text()
+
+
+def test_a_holder_is_named_once_it_has_signed(tmp_path: Path, held: subprocess.Popen, monkeypatch):
+    out = tmp_path / "out"
+    me = socket.gethostname()
+    assert (is_held(out), holder(out).pid, holder(out).host) == (True, held.pid, me)
+    left = json.dumps(asdict(Holder(ended_process(), me, "2026-01-01 00:00:00")))
+    signed = (out / LOCK_FILE).read_text()
+    for unsigned in ("", left):  # what a run that ended, and one that was killed, leave to the next
+        (out / LOCK_FILE).write_text(unsigned)
+        with pytest.raises(UserError, match="out is in use by a process that its .run.lock does not name"):
+            holder(out, patience=0)
+        monkeypatch.setattr(utils.training.lock.time, "sleep", lambda _: (out / LOCK_FILE).write_text(signed))
+        assert holder(out, patience=0.5).pid == held.pid
+    held.kill()
+    held.wait()
+    assert (is_held(out), holder(out)) == (False, None)
+    with RunLock(out):
+        assert holder(out).pid == os.getpid()
+    assert ((out / LOCK_FILE).read_text(), is_held(out)) == ("", False)
+
+
+def ended_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    return process.pid
 
 
 def test_where_there_are_no_locks_a_line_says_so(tmp_path: Path, monkeypatch, capsys):
