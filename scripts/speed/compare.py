@@ -26,7 +26,7 @@ def compare(config: Any) -> list[dict[str, Any]]:
     chosen(config.variants)  # a mistaken name is answered before anything is measured
     ceilings = {"fp32": ceiling("float32"), "bf16": ceiling("bfloat16")}
     print(
-        "matrix product: " + ", ".join(f"{name} {rate / 1e12:.3f} TFLOP/s" for name, rate in ceilings.items())
+        "matrix product: " + ", ".join(f"{name} {rate / 1e12:.4f} TFLOP/s" for name, rate in ceilings.items())
     )
     records: list[dict[str, Any]] = []
     until = time.monotonic() + 60 * config.minutes if config.minutes else float("inf")
@@ -88,7 +88,6 @@ def measure_group(
             return
         beside = Worker.start(reference, arguments)
         workers.append(beside)
-        operations = {reference.name: beside.ask("count")["flop"]}
         for variant in group:
             if time.monotonic() >= until:
                 print(f"{variant.name}: not measured, the time was up")
@@ -96,7 +95,6 @@ def measure_group(
             worker = Worker.start(variant, arguments)
             workers.append(worker)
             encoded = worker.ask("encode")
-            operations[variant.name] = worker.ask("count")["flop"]
             before = len(beside.steps)
             for done in range(rounds):
                 if done and time.monotonic() >= until:
@@ -104,13 +102,11 @@ def measure_group(
                 beside.step()
                 worker.step()
             record = record_of(worker, beside, beside.steps[before:], encoded)
-            add_rate(record, operations[variant.name], ceilings)
-            records.append(record | worker.ask("end"))
+            records.append(with_rate(record | worker.ask("memory") | worker.ask("end"), ceilings))
             worker.process.wait()
             print(line(records[-1]), flush=True)
         record = record_of(beside, beside, beside.steps, {"encoded": 0, "seconds": 0.0})
-        add_rate(record, operations[reference.name], ceilings)
-        records.append(record | beside.ask("end"))
+        records.append(with_rate(record | beside.ask("memory") | beside.ask("end"), ceilings))
         print(line(records[-1]), flush=True)
     finally:
         for worker in workers:
@@ -138,12 +134,11 @@ def record_of(
     }
 
 
-def add_rate(record: dict[str, Any], operations: int | None, ceilings: dict[str, float]) -> None:
-    """Adds the step's floating-point operations and their share of the ceiling of its precision."""
+def with_rate(record: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
+    """The record with its floating-point operations' share of the ceiling of its precision."""
     precision = "bf16" if "bf16" in record["variant"] else "fp32"
     seconds = statistics.median(record["seconds"]) if record["seconds"] else None
-    record["flop"] = operations
-    record["of_ceiling"] = operations / seconds / ceilings[precision] if operations and seconds else None
+    return record | {"of_ceiling": record["flop"] / seconds / ceilings[precision] if seconds else None}
 
 
 def line(record: dict[str, Any]) -> str:

@@ -62,7 +62,7 @@ def measure(base: Path, point: dict[str, Any], rounds: int) -> dict[str, Any]:
             for _ in range(rounds):
                 worker.step()
             seconds = [step["seconds"] for step in worker.steps]
-            return {"seconds": seconds, "peak_bytes": worker.ask("end")["peak_bytes"]}
+            return {"seconds": seconds, "peak_bytes": worker.ask("memory")["peak_bytes"]}
         finally:
             worker.stop()
 

@@ -81,20 +81,31 @@ class Worker:
 
 
 def ceiling(dtype_name: str, repeats: int = 5) -> float:
-    """The best rate of a square matrix product here, in floating-point operations per second."""
+    """The best rate of a square matrix product here, in floating-point operations per second.
+
+    Its side grows until one takes .05 s: some processors take a minute for 2,048 in bf16.
+    """
+    import torch
+
+    side, seconds = 256, 0.0
+    while seconds < 0.05 and side < 8192:
+        side *= 2
+        seconds = min(_product_seconds(side, getattr(torch, dtype_name)) for _ in range(2))
+    return 2 * side**3 / min(_product_seconds(side, getattr(torch, dtype_name)) for _ in range(repeats))
+
+
+def _product_seconds(side: int, dtype: Any) -> float:
     import torch
 
     cuda = torch.cuda.is_available()
-    side, dtype = (8192 if cuda else 2048), getattr(torch, dtype_name)
     a, b = (torch.randn(side, side, device="cuda" if cuda else "cpu").to(dtype) for _ in range(2))
-    best = float("inf")
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        a @ b
-        if cuda:
-            torch.cuda.synchronize()
-        best = min(best, time.perf_counter() - start)
-    return 2 * side**3 / best
+    if cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    a @ b
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def work_folder(path: Path | None, base: str) -> Path:

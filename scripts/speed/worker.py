@@ -1,7 +1,8 @@
 """One variant of the training step in a process of its own, so that its memory is its own.
 
 Reads words from the standard input, a line each, and answers each with a line of JSON:
-step: do one optimizer step; encode: encode every image that will come; end: memory, size of a checkpoint.
+step: one optimizer step; encode: every image that will come; memory: the most that was held so far; end:
+floating-point operations of a step, size of a checkpoint, both of which take memory of their own.
 """
 
 import json
@@ -112,13 +113,15 @@ def timed_step(engine: Any, number: int, count: bool = False) -> dict[str, Any]:
 
 def answer(engine: Any, word: str, number: int) -> dict[str, Any]:
     """What the worker answers to a word."""
-    if word in ("step", "count"):
-        return timed_step(engine, number, word == "count")
+    if word == "step":
+        return timed_step(engine, number)
     if word == "encode":
         return engine.encode()
+    if word == "memory":
+        return {"peak_bytes": peak_bytes()}
     assert word == "end", word
-    peak = peak_bytes()  # before a checkpoint is packed
-    return {"peak_bytes": peak, "checkpoint_bytes": engine.checkpoint_bytes()}
+    operations = timed_step(engine, number, count=True)["flop"]
+    return {"flop": operations, "checkpoint_bytes": engine.checkpoint_bytes()}
 
 
 def main() -> None:
@@ -133,7 +136,7 @@ def main() -> None:
         print(json.dumps(answers), file=output, flush=True)
         number = 1
         for line in sys.stdin:
-            number += line.strip() in ("step", "count")
+            number += 1
             print(json.dumps(answer(engine, line.strip(), number)), file=output, flush=True)
             if line.strip() == "end":
                 break
