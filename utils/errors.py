@@ -12,7 +12,13 @@ REFUSALS = frozenset(
 
 
 class UserError(ValueError):
-    """A user's mistake. The message is one line: what was given, what is allowed, what to do."""
+    """A user's mistake. The message is one line: what was given, what is allowed, what to do.
+
+    It stays one when it repeats what a stranger's file holds: `one_line_of`.
+    """
+
+    def __str__(self) -> str:
+        return one_line_of(super().__str__())
 
 
 def short(text: object, length: int = 60) -> str:
@@ -36,7 +42,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         print("error:", error, file=sys.stderr)
         sys.exit(3)
     except UserError as error:
-        print("error:", one_line_of(error), file=sys.stderr)
+        print("error:", error, file=sys.stderr)
         sys.exit(2)
     except OSError as error:
         if error.errno not in REFUSALS or error.filename is None:

@@ -5,7 +5,9 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import torch
 from PIL import Image
 
 from tests.faults.shim import Ending, Fault, in_child, survived, tried
@@ -67,7 +69,7 @@ def strike(kind: str, number: int, program: Program, folder: Path, root: str) ->
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Relative path -> bytes of all files that count, without the folder's own name in configurations and in
-    what images say of themselves.
+    what images say of themselves; of a pickle the values, for a resumed run's refers to equal ones otherwise.
 
     Left out are hidden files, a checkpoint's manifest (which has the digests of configurations) and pages.
     """
@@ -82,8 +84,19 @@ def contents(folder: Path) -> dict[str, bytes]:
                     content = image.tobytes() + repr(sorted(image.info.items())).encode()
             if path.name in CONFIGURATIONS or path.suffix == ".png":
                 content = content.replace(name, b"FOLDER")
+            if path.suffix == ".pt":
+                content = repr(plain(torch.load(path, weights_only=True))).encode()
             files[str(relative)] = content
     return files
+
+
+def plain(value: Any) -> Any:
+    """The value with lists for its tensors."""
+    if isinstance(value, torch.Tensor):
+        return [str(value.dtype), value.tolist()]
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def differences(one: Path, other: Path) -> list[str]:

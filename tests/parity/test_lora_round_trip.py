@@ -20,6 +20,7 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import load_file
 
 from scripts.export import main as export
+from scripts.speed.bases import random_base
 from tests.tiny_models import tiny_pipeline
 from utils.bases.registry import REPOSITORY
 from utils.bases.sd import load_pipeline
@@ -49,21 +50,25 @@ def concept_for(base: Path, folder: Path, spread: float) -> dict[str, torch.Tens
     return kv
 
 
-SPREADS = {"tiny": 0.5, "toon": 0.05}
+SPREADS = {"tiny": 0.5, "toon": 0.05, "sd15": 1.0}
 
 
-@pytest.fixture(scope="module", params=["tiny", "toon"])
+@pytest.fixture(scope="module", params=["tiny", "toon", pytest.param("sd15", marks=pytest.mark.slow)])
 def case(request, tmp_path_factory):
-    """(base, concept's folder, its K/V): a tiny Stable Diffusion, then the embedded one."""
+    """(base, concept's folder, its K/V): a tiny Stable Diffusion, the embedded one, SD 1.5's shape."""
     folder = tmp_path_factory.mktemp(request.param)
     base = REPOSITORY / "data/toon/sd"
     if request.param == "tiny":
         base = folder / "sd"
         tiny_pipeline(folder / "words").save_pretrained(base)
+    elif request.param == "sd15":
+        base = random_base("sd15", folder / "sd")
     return base, folder / "dog", concept_for(base, folder / "dog", SPREADS[request.param])
 
 
 def drawn(pipeline):
+    """Two images, of at most 128 x 128 pixels."""
+    pipeline.unet.register_to_config(sample_size=min(16, pipeline.unet.config.sample_size))
     images = sample(pipeline, PROMPTS, [0, 1], num_inference_steps=8, guidance_scale=3.0)
     return np.stack([np.asarray(image, dtype=int) for image in images])
 

@@ -33,7 +33,7 @@ def new_checkpoint(output_dir: Path, step: int) -> Iterator[Path]:
     staged = output_dir / f".checkpoint-{step}.new"
     with one_line("write", output_dir / f"checkpoint-{step}"):
         output_dir.mkdir(parents=True, exist_ok=True)
-        _settle(output_dir)
+        settle(output_dir)
         staged.mkdir()
         try:
             yield staged
@@ -184,7 +184,7 @@ def _candidates(output_dir: Path, unfinished: bool = False) -> list[Path]:
     return sorted(placed + staged, key=lambda path: (step_of(path), path in staged))
 
 
-def _settle(output_dir: Path) -> None:
+def settle(output_dir: Path) -> None:
     """Puts in its place what was sealed when the run was killed, and removes what was not."""
     for staged in output_dir.glob(".checkpoint-*.new"):
         if _compare(staged) is None:  # an unreadable disk raises: what may be whole is not removed

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -69,7 +69,8 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.ftruncate(self._descriptor, 0)  # the next holder, until it has signed, is not taken for this one
+        with suppress(OSError):  # unsigned, so that the next holder is not taken for this one before it signs
+            os.ftruncate(self._descriptor, 0)
         os.close(self._descriptor)  # which releases it
         self._descriptor = None
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from utils.bases.registry import base_row
 from utils.concepts.formats import read_concept
 from utils.concepts.save import save_concept
+from utils.files import one_line
 from utils.learners.registry import LEARNERS
-from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints
+from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints, settle
 from utils.training.config import IMAGES
 from utils.training.data import describe_data
 from utils.training.interrupt import Interruption
@@ -129,7 +130,9 @@ def stop(run: Run, interrupted: Interruption, step: int) -> NoReturn:
 
 def save_result(run: Run, output_dir: Path) -> None:
     """The concept as it is, or as the checkpoint that --select_checkpoint chooses left it."""
-    # Again, for a kill may have come between the last checkpoint and the removal of old ones.
+    # Again, for a kill may have come after the last checkpoint was sealed, and before old ones were removed.
+    with one_line("write", output_dir):
+        settle(output_dir)
     remove_old_checkpoints(output_dir, run.config.max_train_steps, run.config.checkpoints_total_limit)
     checkpoint, choice = select(run.config)
     if checkpoint is not None:
