@@ -53,7 +53,7 @@ def test_two_processes_of_a_launch_script_are_one_with_a_larger_batch(tiny_base,
 
     assert concepts["two"].keys() == concepts["one"].keys() and len(concepts["one"]) > 1
     for key, value in concepts["one"].items():
-        assert (concepts["two"][key] - value).abs().max() < 1e-6, key
+        assert (concepts["two"][key] - value).abs().max() < 5e-6, key
     for two, one in zip(records["two"], records["one"], strict=True):
         assert two == pytest.approx(one, rel=1e-5)
         assert two["lr_cross_attention_kv"] == pytest.approx(

@@ -82,7 +82,7 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     assert len(list((tmp_path / "class").glob("class-*.png"))) == 3
     monkeypatch.setattr(utils.training.prior, "sample", None)  # the processes have drawn them all
     one = train(tmp_path / "one", train_batch_size=2, **settings)
-    assert apart(learned(one), two) < 1e-6
+    assert apart(learned(one), two) < 5e-6
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
         assert ours["lr_cross_attention_kv"] == pytest.approx(2 * 1e-2, rel=1e-12)  # class images double it
