@@ -32,14 +32,15 @@ def found(request) -> dict:
 @pytest.mark.parametrize("name", RUNS)
 def test_losses_and_learned_weights_are_the_recorded_ones(found, name):
     recorded, here = RECORD[name], found[name]
-    rel = 2e-3 if name == "bf16" else 1e-5  # bf16 has 8 bits: without AVX-512 they are rounded elsewhere
+    # bf16 has 8 bits: without AVX-512 they are rounded elsewhere, and a sum of both signs shows it most.
+    rel, of_sums = (2e-3, 1e-2) if name == "bf16" else (1e-5, 1e-5)
     assert here["tensors"].keys() == recorded["tensors"].keys()
     for then, now in zip(recorded["log"], here["log"], strict=True):
         assert now[RATE.get(name, "lr_cross_attention_kv")] == pytest.approx(then.pop("lr"), rel=1e-9)
         for term, value in then.items():
             assert now[term] == pytest.approx(value, rel=rel, abs=1e-7), term
     for tensor, sums in recorded["tensors"].items():
-        assert here["tensors"][tensor] == pytest.approx(sums, rel=rel, abs=1e-5), tensor
+        assert here["tensors"][tensor] == pytest.approx(sums, rel=rel, abs=of_sums), tensor
 
 
 def test_on_the_machine_of_the_record_every_bit_is_the_same(found):
