@@ -102,11 +102,11 @@ def measure_group(
                 beside.step()
                 worker.step()
             record = record_of(worker, beside, beside.steps[before:], encoded)
-            records.append(with_rate(record | worker.ask("memory") | worker.ask("end"), ceilings))
+            records.append(ended(worker, record, ceilings))
             worker.process.wait()
             print(line(records[-1]), flush=True)
         record = record_of(beside, beside, beside.steps, {"encoded": 0, "seconds": 0.0})
-        records.append(with_rate(record | beside.ask("memory") | beside.ask("end"), ceilings))
+        records.append(ended(beside, record, ceilings))
         print(line(records[-1]), flush=True)
     finally:
         for worker in workers:
@@ -134,8 +134,9 @@ def record_of(
     }
 
 
-def with_rate(record: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
-    """The record with its floating-point operations' share of the ceiling of its precision."""
+def ended(worker: Worker, record: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
+    """The record with a worker's last answers, and its operations' share of its precision's ceiling."""
+    record = record | worker.ask("memory") | worker.ask("end")
     precision = "bf16" if "bf16" in record["variant"] else "fp32"
     seconds = statistics.median(record["seconds"]) if record["seconds"] else None
     return record | {"of_ceiling": record["flop"] / seconds / ceilings[precision] if seconds else None}

@@ -136,9 +136,10 @@ def main() -> None:
         print(json.dumps(answers), file=output, flush=True)
         number = 1
         for line in sys.stdin:
-            number += 1
-            print(json.dumps(answer(engine, line.strip(), number)), file=output, flush=True)
-            if line.strip() == "end":
+            word = line.strip()
+            number += word in ("step", "end")
+            print(json.dumps(answer(engine, word, number)), file=output, flush=True)
+            if word == "end":
                 break
         if engine.__class__ is Ours:
             engine.run.accelerator.end_training()
