@@ -53,12 +53,15 @@ def score(config: ScoreConfig, paths: list[Path], prompts: Sequence[str]) -> Non
 
     Imports what takes seconds, for which a mistaken flag need not wait.
     """
+    from utils.bases.pretrained import read_config
+
+    model = judge_path(config.model, "blip")
+    read_config(model, "BLIP model")  # a model that is not here is said before torch is imported
     from tqdm import tqdm
 
     from utils.bases.devices import choose_device_dtype
     from utils.blip2t import BLIP2T, check_blip, check_prompts, pair_up
 
-    model = judge_path(config.model, "blip")
     check_blip(model, config.head)
     device, _ = choose_device_dtype(config.device)
     prompts, paths = pair_up(prompts, paths)

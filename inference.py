@@ -46,6 +46,9 @@ def draw(config: InferenceConfig) -> None:
 
     Imports what takes seconds, for which a mistaken flag need not wait.
     """
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     from utils.sampling.drawing import prepare
     from utils.sampling.embedding_adjustment import adjust
 

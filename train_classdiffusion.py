@@ -76,7 +76,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     batch: instance images, then as many class images if the stage has a prior. texts: what losses compare in
     the text encoder's space besides the phrases, of `draw_texts`. Returns the terms and "loss".
     """
-    from utils.training.losses import loss_denoise, target_of, timestep_weights
+    from utils.training.losses import loss_denoise, target_of
     from utils.training.predict import predict
 
     b, noise_scheduler = run.config.train_batch_size, run.base.noise_scheduler
@@ -87,8 +87,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     seen = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
 
     mask = batch.mask[:b].to(latents.device)
-    weights = timestep_weights(noise_scheduler, draws.timesteps[:b], run.config.snr_gamma)
-    loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels, weights)
+    loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
     terms = {"loss_denoise": loss}
     for each in at.losses:  # rows of LOSSES (utils/training/losses.py): loss_spl, loss_prior, …
         weight, term = each.weight(run.config), each.of(seen)
@@ -194,6 +193,9 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse_config(argv)
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.pretrained_model_name_or_path, config.revision)
     from utils.training.lock import lock_of_run
     from utils.training.preflight import check_run, describe_run
 

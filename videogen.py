@@ -62,6 +62,9 @@ def film(config: VideoConfig) -> None:
 
     Imports what takes seconds, for which a mistaken flag need not wait.
     """
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     from utils.sampling.clips import animate, check_frames, save_memory
     from utils.sampling.drawing import prepare
     from utils.sampling.motion_adapters import check_adapter, noise_levels

@@ -65,6 +65,9 @@ def benchmarks() -> "dict[str, DataSet]":
 def main(argv: list[str] | None = None) -> None:
     config = parse(argv)
     # Imported when the flags are known to be right: a mistake is answered at once.
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     from utils.evaluation.evaluation import evaluate
 
     table = evaluate(config, benchmarks())

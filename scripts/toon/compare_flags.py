@@ -31,7 +31,7 @@ SHARES = ("obeyed", "likeness", "score")
 class Flags:
     """The flags of this command."""
 
-    flags: str = option(MISSING, 'training flags in one string, as in "--ema_decay=0.99 --snr_gamma=5"')
+    flags: str = option(MISSING, 'training flags in one string, as in "--ema_decay=0.99 --hflip"')
     without: str | None = option(None, "a flag of scripts/settings/toon that both sides leave out")
     method: str = option("kv_only", "the method of both sides", choices=tuple(METHODS))
     individuals: int = option(4, "how many", minimum=2)

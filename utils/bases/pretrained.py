@@ -14,6 +14,7 @@ from urllib.request import Request, urlopen
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
+from utils.bases.registry import base_row
 from utils.errors import UserError, short
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -23,6 +24,15 @@ def pipeline_class(base: str | Path, revision: str | None = None) -> str:
     """The class of a base model, of its model_index.json. Raises UserError as `read_config` does."""
     writer = "StableDiffusionPipeline.save_pretrained"
     return str(read_config(base, "base model", "model_index.json", writer, revision).get("_class_name"))
+
+
+def check_named_base(base: str | None, revision: str | None = None) -> None:
+    """Raises UserError as `pipeline_class` does for the base that a flag names, if it names one.
+
+    For programs to call before they import what takes seconds: that a model is not here is said at once.
+    """
+    if base:
+        pipeline_class(base_row(base).path, revision)
 
 
 def read_config(
@@ -79,7 +89,7 @@ def _fetched(model: str, kind: str, name: str, revision: str | None) -> Path:
         ) from None
 
 
-def hub_answers(seconds: float = 4.0) -> bool:
+def hub_answers(seconds: float = 3.0) -> bool:
     """Whether the Hub answers at all within the time, which bounds the look-up of its address too."""
     if constants.HF_HUB_OFFLINE:
         return False

@@ -35,30 +35,11 @@ def target_of(noise_scheduler: DDPMScheduler, latents: Tensor, noise: Tensor, ti
     raise ValueError(f"prediction_type {prediction_type!r}: training knows epsilon and v_prediction")
 
 
-def timestep_weights(noise_scheduler: DDPMScheduler, timesteps: Tensor, snr_gamma: float | None) -> Tensor:
-    """Min-SNR weights, (B,) float32 in (0, 1]: min(SNR, γ) / SNR, for v_prediction / (SNR + 1); 1 without γ.
-
-    The signal-to-noise ratio is ᾱ / (1 − ᾱ), so that timesteps with little noise, which a UNet predicts
-    least well relative to it, weigh less. Hang et al. 2023, arXiv:2303.09556; the SNR is diffusers'.
-    """
-    if snr_gamma is None:
-        return torch.ones(len(timesteps), device=timesteps.device)
-    from diffusers.training_utils import compute_snr
-
-    snr = compute_snr(noise_scheduler, timesteps).float()
-    if noise_scheduler.config.prediction_type == "v_prediction":
-        return snr.clamp(max=snr_gamma) / (snr + 1)
-    return (snr_gamma / snr).clamp(max=1)
-
-
-def loss_denoise(
-    noise_pred: Tensor, target: Tensor, mask: Tensor, channels: str = "sum", weights: Tensor | None = None
-) -> Tensor:
+def loss_denoise(noise_pred: Tensor, target: Tensor, mask: Tensor, channels: str = "sum") -> Tensor:
     """L_recon: squared error inside the mask, per image divided by the mask's area, averaged over images.
 
     noise_pred, target: (B, C, h, w); mask: (B, 1, h, w) in [0, 1]. Returns a float32 scalar. Dividing by the
     area makes a small subject's loss as large as a big one's; an image whose mask is empty adds 0.
-    weights: (B,), of each image.
     Quirk kept from the official code: the channels are summed, not averaged, so under a full mask the value
     is C = 4 times the paper's per-element mean. The published λ = 1 was run against this scale. Methods of
     other families have channels "mean" (a field of their row).
@@ -66,8 +47,7 @@ def loss_denoise(
     assert mask.shape == (len(noise_pred), 1, *noise_pred.shape[2:]), f"mask {tuple(mask.shape)}"
     squared_error = (noise_pred.float() - target.float()).square() * mask  # (B, C, h, w)
     area = mask.sum(dim=(1, 2, 3)).clamp(min=1)  # (B,); of an empty mask the error is 0
-    by_image = squared_error.sum(dim=(1, 2, 3)) / area
-    loss = (by_image if weights is None else by_image * weights).mean()
+    loss = (squared_error.sum(dim=(1, 2, 3)) / area).mean()
     return loss if channels == "sum" else loss / noise_pred.shape[1]
 
 

@@ -38,16 +38,10 @@ class OptimisationFlags:
     gradient_checkpointing: bool = option(False, "less memory, slower steps", may_differ=True)
     low_memory: bool = option(False, "the same, and images encoded one at a time", may_differ=True)
     optimizer: str = option(
-        "adamw",
-        "adamw8bit (package bitsandbytes) needs a quarter of its memory; prodigy (prodigyopt) "
-        "finds the rate itself",
-        choices=OPTIMIZERS,
+        "adamw", "adamw8bit (package bitsandbytes) needs a quarter of its memory", choices=OPTIMIZERS
     )
     ema_decay: float | None = option(
         None, "save, and sample with, the moving average of what trains, e.g. 0.99", minimum=0, below=1
-    )
-    snr_gamma: float | None = option(
-        None, "Min-SNR weight of each image's loss (published: 5); default: all timesteps alike", above=0
     )
     adam_beta1: float = option(0.9, "AdamW beta 1", minimum=0, below=1)
     adam_beta2: float = option(0.999, "AdamW beta 2", minimum=0, below=1)

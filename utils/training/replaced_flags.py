@@ -21,6 +21,7 @@ REPLACED_FLAGS: dict[str, str] = {
     "allow_tf32": "use --mixed_precision bf16, which is faster still",
     "use_8bit_adam": "use --optimizer adamw8bit",
     "use_ema": "use --ema_decay, e.g. 0.99",
+    "snr_gamma": "Min-SNR weights changed nothing that toon shows (scripts/toon/LOG.md): leave it out",
     "dataloader_num_workers": "the few images are read and augmented in the training process: leave it out",
     # reports and the Hub
     "logging_dir": "logs are written to --output_dir: log.jsonl, and the tracker's files with --report_to",

@@ -6,7 +6,6 @@ flag a line, lines with # are remarks. On the command line it prints a base's fl
 python -m utils.training.settings toon --method textual_inversion
 """
 
-import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
@@ -14,10 +13,8 @@ from collections.abc import Sequence
 from utils.bases.pretrained import HUB_ID
 from utils.bases.registry import BASES, REPOSITORY, Base, base_row, portable
 from utils.errors import UserError, exit_on_user_error, short
-from utils.training.optimizers import OPTIMIZERS
 
 SETTINGS = REPOSITORY / "scripts" / "settings"
-RATE = re.compile(r"--(\w*learning_rate=|scale_lr$)")
 SEMANTIC = "classdiffusion"  # the default method; its λ suits any method to which --use_spl adds the loss
 
 
@@ -39,13 +36,10 @@ def training_flags(row: Base, arguments: Sequence[str]) -> list[str]:
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--method", default=SEMANTIC)
     parser.add_argument("--use_spl", action="store_true")
-    parser.add_argument("--optimizer", default="adamw")
     given, _ = parser.parse_known_args(arguments)
     flags = read_setting(row.settings, given.method)
     if given.use_spl and given.method != SEMANTIC:
         flags += [flag for flag in read_setting(row.settings, SEMANTIC) if flag.startswith("--spl_weight=")]
-    if given.optimizer in OPTIMIZERS and OPTIMIZERS[given.optimizer].own_rate:  # the rates are AdamW's
-        flags = [flag for flag in flags if not RATE.match(flag)]
     return [f"--pretrained_model_name_or_path={portable(row.path)}", *flags]
 
 

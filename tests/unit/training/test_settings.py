@@ -54,12 +54,6 @@ def test_use_spl_brings_the_bases_weight_to_any_method():
     assert training_flags(BASES["toon"], ["--use_spl"]) == training_flags(BASES["toon"], [])
 
 
-def test_an_optimizer_that_finds_its_rate_gets_none():
-    flags = training_flags(BASES["toon"], ["--optimizer=prodigy"])
-    assert not any("learning_rate" in flag or flag == "--scale_lr" for flag in flags)
-    assert len(flags) == len(training_flags(BASES["toon"], ["--optimizer=adamw8bit"])) - 3
-
-
 def test_command_prints_a_flag_a_line_without_torch():
     code = "import sys, runpy; sys.argv = ['settings', 'toon']\n"
     code += "runpy.run_module('utils.training.settings', run_name='__main__')\nprint('torch' in sys.modules)"
