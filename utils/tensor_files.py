@@ -52,14 +52,23 @@ def write_pickle(path: Path, value: Any) -> None:
     write_atomically(path, write)
 
 
+def read_dictionary(path: Path) -> dict[str, Any]:
+    """The dictionary in a .safetensors file or, by any other name, in a pickled one. Errors as of these."""
+    return read_tensors(path) if path.suffix == ".safetensors" else read_pickle(path, "cpu")
+
+
 def read_pickle(path: Path, device: torch.device | str | None = None) -> dict[str, Any]:
-    """A dictionary of tensors, numbers and texts that `write_pickle` wrote.
+    """A pickled dictionary; only tensors, numbers, texts and containers are unpickled.
 
     Raises UserError for a file that is missing, damaged or something else.
     """
     try:
         value = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
+    except pickle.UnpicklingError as error:  # torch's own message advises to load unsafely
+        refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
+        why = f"it holds Python objects ({refused[1]}), which could run code" if refused else "it is damaged"
+        raise UserError(f"cannot read {shown(path)}: {why}, give another") from error
+    except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(value, dict):
         raise UserError(f"{shown(path)} holds a {type(value).__name__}, no dictionary; give another")

@@ -60,15 +60,23 @@ def load_part(
     types = {"dtype" if kind is CLIPTextModel else "torch_dtype": dtype}
     with readable(f"{name} of base model", base):
         part, report = kind.from_pretrained(base, subfolder=name, **how, **types)
+    check_weights(part, report, f"{name} of base model {base}")
+    return part
+
+
+def check_weights(module: nn.Module, report: dict[str, Any], name: str) -> None:
+    """Raises UserError, beginning with `name`, unless all weights came from the file, and all are finite.
+
+    report: what from_pretrained gives with output_loading_info.
+    """
     for wrong in ("missing", "unexpected", "mismatched"):
         keys = sorted(map(str, report.get(f"{wrong}_keys") or ()))
         if keys := [key for key in keys if not key.endswith(OLD_BUFFER)]:
             raise UserError(
-                f"{name} of base model {base} has {len(keys)} {wrong} weights, e.g. {short(keys[0])}; "
+                f"{name} has {len(keys)} {wrong} weights, e.g. {short(keys[0])}; "
                 "it is damaged or of another kind: give another"
             )
-    check_finite(part, f"{name} of base model {base}")
-    return part
+    check_finite(module, name)
 
 
 def check_finite(module: nn.Module, name: str) -> None:

@@ -1,14 +1,9 @@
 """Read a trained concept from any layout in use: the official one, HF's, Adobe's two, LoRAs, embeddings."""
 
 import json
-import pickle
-import re
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from utils.bases.pretrained import readable
@@ -20,6 +15,7 @@ from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError, short
 from utils.folders import read_folder
 from utils.limits import check_text
+from utils.tensor_files import read_dictionary
 
 WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
 ADOBE_FILE = "delta.bin"
@@ -58,25 +54,7 @@ def _read(path: Path) -> ConceptWeights:
         raise UserError(f"{path} does not exist; give a concept's directory or weights file")
     if path.stem == WEIGHTS_STEM:
         return _read_directory(path.parent, weights_file=path)
-    return _parse(read_file(path), path)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """The dictionary in a .safetensors or pickled file; only tensors and containers are unpickled."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # torch's own message advises to load unsafely
-        refused = re.search(r"(?:GLOBAL|class|type) ([\w.]+)", str(error))
-        why = f"it holds Python objects ({refused[1]}), which could run code" if refused else "it is damaged"
-        raise UserError(f"{path} is not a readable {path.suffix} weights file: {why}") from error
-    except (SafetensorError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} is not a readable {path.suffix} weights file: {reason}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    return content
+    return _parse(read_dictionary(path), path)
 
 
 def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWeights:
@@ -87,14 +65,14 @@ def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None)
     """found: name -> path of the folder's files as they count now (utils/folders.py)."""
     weights_file = weights_file or _weights_file(folder, found)
     if weights_file and weights_file.name == ADOBE_FILE:
-        return _parse(read_file(weights_file), weights_file)
+        return _parse(read_dictionary(weights_file), weights_file)
     manifest = read_manifest(found[MANIFEST]) if MANIFEST in found else None
     if weights_file is None and manifest is None and (other := _other_tool_file(folder)):
         return _read(other)
     if weights_file is None and (manifest is None or KV in manifest["files"]):
         wanted = f"{WEIGHTS_STEM}(.safetensors|.bin)"
         raise UserError(f"no {wanted} in {folder}; give a concept's directory, or one token file")
-    weights = _parse(read_file(weights_file), weights_file).weights if weights_file else {}
+    weights = _parse(read_dictionary(weights_file), weights_file).weights if weights_file else {}
     if weights_file and not weights:
         raise UserError(f"{weights_file} holds no K/V; train or download the concept again")
     if manifest is None:  # official and HF: every other weights file beside the K/V is a token's
@@ -110,7 +88,7 @@ def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None)
         rows=rows,
         base=manifest["base"],
         classes=tuple(manifest["classes"]),
-        parts={learner: read_file(_one_file(folder, found, stem)) for learner, stem in own.items()},
+        parts={learner: read_dictionary(_one_file(folder, found, stem)) for learner, stem in own.items()},
         method=manifest.get("method"),
         digest=manifest.get("base_digest"),
         subject=manifest.get("subject", "{token} {cls}"),
@@ -133,7 +111,7 @@ def _weights_file(folder: Path, found: dict[str, Path]) -> Path | None:
 def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
     rows: dict[str, Tensor] = {}
     for file in files:
-        for token, row in token_rows(embedding_of(read_file(file), file), file).items():
+        for token, row in token_rows(embedding_of(read_dictionary(file), file), file).items():
             if token in rows:
                 raise UserError(f"{file.parent} holds {token} twice; remove one of its files")
             rows[token] = row

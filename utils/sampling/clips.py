@@ -21,7 +21,7 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
-from utils.bases.parts import check_finite
+from utils.bases.parts import check_weights
 from utils.bases.pretrained import readable
 from utils.bases.registry import ClipSampling, as_dict, base_row
 from utils.bases.sd import load_pipeline
@@ -76,9 +76,7 @@ def animate(
             adapter, report = MotionAdapter.from_pretrained(
                 motion_adapter, torch_dtype=pipeline.unet.dtype, output_loading_info=True
             )
-        if amiss := [*report["missing_keys"], *report["unexpected_keys"]]:
-            raise UserError(f"the weights of {motion_adapter} do not match its config.json: {amiss[:2]}")
-        check_finite(adapter, f"motion adapter {motion_adapter}")
+        check_weights(adapter, report, f"motion adapter {motion_adapter}")
         unet = UNetMotionModel.from_unet2d(pipeline.unet, adapter).to(pipeline.device)
     hook_copy(pipeline, unet)
     parts = dict(unet.named_parameters())

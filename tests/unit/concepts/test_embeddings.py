@@ -131,9 +131,7 @@ def test_an_image_is_refused(tmp_path):
 @pytest.mark.parametrize("payload", [Path("rex"), torch.nn.ParameterDict({"*": ROW[None]})])
 def test_a_pickle_of_other_objects_names_them_without_unsafe_advice(tmp_path, payload):
     torch.save({"string_to_param": payload}, tmp_path / "rex.pt")
-    with pytest.raises(
-        UserError, match="not a readable .pt weights file: it holds Python objects"
-    ) as mistake:
+    with pytest.raises(UserError, match=r"cannot read .*\.pt: it holds Python objects") as mistake:
         read_concept(tmp_path / "rex.pt")
     message = str(mistake.value)
     assert (
@@ -146,6 +144,6 @@ def test_a_pickle_of_other_objects_names_them_without_unsafe_advice(tmp_path, pa
 def test_a_damaged_file_is_one_line(tmp_path):
     torch.save(a1111(ROW[None]), tmp_path / "rex.pt")
     (tmp_path / "rex.pt").write_bytes((tmp_path / "rex.pt").read_bytes()[:200])
-    with pytest.raises(UserError, match="not a readable .pt weights file") as mistake:
+    with pytest.raises(UserError, match=r"cannot read .*\.pt: ") as mistake:
         read_concept(tmp_path / "rex.pt")
     assert "\n" not in str(mistake.value) and "weights_only" not in str(mistake.value)

@@ -374,7 +374,7 @@ def test_missing_and_ambiguous_files(tmp_path, pipeline):
 @pytest.mark.parametrize("name", ["delta.bin", "<new1>.safetensors"])
 def test_unreadable_file_is_named(tmp_path, pipeline, name):
     (tmp_path / name).write_bytes(b"version https://git-lfs.github.com/spec/v1")
-    with pytest.raises(ValueError, match=f"{name} is not a readable"):
+    with pytest.raises(ValueError, match=f"cannot read .*{name}"):
         load_concept(pipeline, tmp_path / name)
 
 
@@ -384,6 +384,6 @@ def test_pickled_code_is_not_run(tmp_path, pipeline):
             return (tmp_path.joinpath("ran").touch, ())
 
     torch.save({"<new1>": Payload()}, tmp_path / "<new1>.bin")
-    with pytest.raises(ValueError, match="not a readable"):
+    with pytest.raises(ValueError, match="could run code"):
         load_concept(pipeline, tmp_path / "<new1>.bin")
     assert not (tmp_path / "ran").exists()
