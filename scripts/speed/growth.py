@@ -30,7 +30,7 @@ def points(base: str, side: int) -> list[dict[str, Any]]:
 
 
 def growth(config: Any) -> list[dict[str, Any]]:
-    """Measures every point until the time is up, then writes growth.md and growth.svg."""
+    """Measures every point until the time is up, then writes growth_BASE.md and growth_BASE.svg."""
     base = random_base(config.base, work_folder(config.work_dir, config.base))
     until = time.monotonic() + 60 * config.minutes if config.minutes else float("inf")
     records: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ def write(folder: Path, base: str, records: list[dict[str, Any]]) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     head = f"| grows | batch | concepts | px | processes | s/step | range | GB a process |\n{'|---' * 8}|\n"
-    (folder / "growth.md").write_text(f"{head}{chr(10).join(map(row, records))}\n")
+    (folder / f"growth_{base}.md").write_text(f"{head}{chr(10).join(map(row, records))}\n")
     axes = list(dict.fromkeys(record["axis"] for record in records))
     figure, panels = pyplot.subplots(2, max(1, len(axes)), figsize=(3 * max(1, len(axes)), 5), squeeze=False)
     for column, axis in enumerate(axes):
@@ -108,5 +108,5 @@ def write(folder: Path, base: str, records: list[dict[str, Any]]) -> None:
     panels[1, 0].set_ylabel("GB a process")
     figure.suptitle(f"A training step at {base}'s size")
     figure.tight_layout()
-    figure.savefig(folder / "growth.svg")
+    figure.savefig(folder / f"growth_{base}.svg")
     pyplot.close(figure)

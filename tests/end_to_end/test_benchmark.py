@@ -48,10 +48,10 @@ def test_growth_is_a_table_and_a_plot(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "points", lambda base, side: points)
     flags = ["--base=tiny", "--rounds=1", f"--work_dir={tmp_path / 'base'}", f"--output_dir={tmp_path}"]
     benchmark.main(["growth", *flags])
-    table = (tmp_path / "growth.md").read_text().splitlines()
+    table = (tmp_path / "growth_tiny.md").read_text().splitlines()
     assert [line.split(" | ")[1] for line in table[2:]] == ["1", "4", "2"]
     assert table[4].startswith("| processes | 2 | 1 | 16 | 2 | ")
-    assert "processes" in (tmp_path / "growth.svg").read_text()
+    assert "processes" in (tmp_path / "growth_tiny.svg").read_text()
     assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["records"]) == 3
 
 

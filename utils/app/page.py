@@ -35,16 +35,16 @@ def build(trainer: Trainer, downloads: Path) -> gr.Blocks:
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.HTML(LEAD, elem_id="lead")
         with gr.Row(elem_classes="columns"):
-            with gr.Column(min_width=320, elem_classes="panel"):
+            with gr.Column(min_width=320):
                 form = _form()
-            with gr.Column(min_width=320, elem_classes="panel"):
+            with gr.Column(min_width=320):
                 view = _training()
         with gr.Row(elem_classes="columns"):
-            with gr.Column(min_width=320, elem_classes="panel"):
+            with gr.Column(min_width=320):
                 draw = _draw()
-            with gr.Column(min_width=320, elem_classes="panel"):
+            with gr.Column(min_width=320):
                 draw["grid"] = gr.HTML(views.empty(views.NO_IMAGES), elem_id="grid")
-        with gr.Row(elem_classes="columns"), gr.Column(min_width=320, elem_classes="panel"):
+        with gr.Row(elem_classes="columns"), gr.Column(min_width=320):
             take = _downloads()
         _connect(page, handlers, form, view, draw, take)
     return page
