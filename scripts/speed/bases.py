@@ -17,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from utils.bases.registry import BASES, base_row
 
 CLASSES = ("dog", "cat", "bear", "barn")  # of up to four concepts
-WORDS = ("a", "photo", "of", "ktn", "pll", "ucd", "sks", *CLASSES)
+STARTS = ("ktn", "pll", "ucd", "sks")  # their rows begin at these words
+WORDS = ("a", "photo", "of", *STARTS, *CLASSES)
 # The values of stable-diffusion-v1-5's configuration files; the rest are the classes' defaults.
 SD15 = {
     "text": {"vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12}
@@ -146,6 +147,7 @@ def training_arguments(base: Path, concepts: Path, count: int, output_dir: Path)
         f"--modifier_token={'+'.join(f'<new{k + 1}>' for k in range(count))}",
         f"--cls_token={'+'.join(CLASSES[:count])}",
         f"--output_dir={output_dir}",
+        f"--initializer_token={'+'.join(STARTS[:count])}",
     ]
 
 
