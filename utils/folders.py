@@ -20,7 +20,6 @@ from utils.files import one_line, shown, sync, write_json
 
 STAGING, COMPLETE = ".new", "COMPLETE"
 T = TypeVar("T")
-Stamp = tuple[int, int, int]  # inode number, time in ns, size
 
 
 def replace_folder(folder: Path, fill: Callable[[Path], None], stale: Iterable[str] = ()) -> None:
@@ -89,43 +88,31 @@ def read_folder(folder: Path, read: Callable[[dict[str, Path]], T]) -> T:
     """
     for _ in range(10):
         with ExitStack() as held:
-            before = _hold(files := files_of(folder), held)
+            before = _stamps(files := files_of(folder), held)
             try:
                 value = read(files)
             except Exception:
                 now = files_of(folder)
-                if files == now and before == _stamps(now):  # names too: a file may have moved
+                if files == now and before == _stamps(now, held):  # names too: a file may have moved
                     raise
                 continue
-            if before == _stamps(files_of(folder)):
+            if before == _stamps(files_of(folder), held):
                 return value
     raise UserError(f"{shown(folder)} is being written all the time: try again when its run has ended")
 
 
-def _hold(files: dict[str, Path], held: ExitStack) -> dict[str, Stamp | None]:
-    """The files' stamps, as of `_stamps`; they stay open in `held`, for the inode number of a file that is
-    gone and closed can be the next one's, with the same time of a coarse clock."""
-    stamps: dict[str, Stamp | None] = {}
+def _stamps(files: dict[str, Path], held: ExitStack) -> dict[str, tuple[int, int, int] | None]:
+    """What changes when a file is another one, and does not when it is moved; None where none opens.
+
+    The files stay open in `held`: the inode number of one that is gone and closed can be the next one's, with
+    the same time of a coarse clock.
+    """
+    stamps = {}
     for name, path in files.items():
         try:
             status = os.fstat(held.enter_context(path.open("rb")).fileno())
-        except PermissionError:  # `read` says so, if it needs the file
-            stamps |= _stamps({name: path})
-        except FileNotFoundError:
-            stamps[name] = None
-        else:
             stamps[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
-    return stamps
-
-
-def _stamps(files: dict[str, Path]) -> dict[str, Stamp | None]:
-    """What changes when a file is another one, and does not when it is moved."""
-    stamps: dict[str, Stamp | None] = {}
-    for name, path in files.items():
-        try:
-            status = path.stat()
-            stamps[name] = (status.st_ino, status.st_mtime_ns, status.st_size)
-        except FileNotFoundError:
+        except (FileNotFoundError, PermissionError):  # `read` says so, if it needs the file
             stamps[name] = None
     return stamps
 

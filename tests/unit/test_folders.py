@@ -119,7 +119,7 @@ def test_reading_again_has_an_end_and_errors_of_a_quiet_folder_pass(
     with pytest.raises(KeyError, match="b"):
         read_folder(tmp_path, lambda files: files["b"])
     numbers = iter(range(100))
-    monkeypatch.setattr(utils.folders, "_stamps", lambda files: next(numbers))
+    monkeypatch.setattr(utils.folders, "_stamps", lambda *_: next(numbers))
     with pytest.raises(UserError, match="is being written all the time: try again"):
         read_folder(tmp_path, lambda files: 1)
     with pytest.raises(UserError, match="cannot read .*none: No such file"):
