@@ -139,14 +139,13 @@ def random_concepts(folder: Path, side: int, concepts: int, images: int = 5) -> 
     return path
 
 
-def training_arguments(base: Path, concepts: Path, count: int, output_dir: Path) -> list[str]:
-    """The flags of train_classdiffusion.py that name base, concepts and folder."""
+def training_arguments(base: Path, concepts: Path, count: int) -> list[str]:
+    """The flags of train_classdiffusion.py that name base and concepts."""
     return [
         f"--pretrained_model_name_or_path={base}",
         f"--concepts_list={concepts}",
         f"--modifier_token={'+'.join(f'<new{k + 1}>' for k in range(count))}",
         f"--cls_token={'+'.join(CLASSES[:count])}",
-        f"--output_dir={output_dir}",
         f"--initializer_token={'+'.join(STARTS[:count])}",
     ]
 

@@ -67,7 +67,7 @@ def prepare(config: Any, folder: Path) -> list[str]:
     """The base, the images; the arguments that all variants share."""
     base = random_base(config.base, work_folder(config.work_dir, config.base))
     images = random_concepts(folder, config.side, config.concepts)
-    arguments = training_arguments(base, images, config.concepts, folder / "unused")[:-1]
+    arguments = training_arguments(base, images, config.concepts)
     steps = f"--max_train_steps={10**6}"
     return [*arguments, f"--train_batch_size={config.batch_size}", f"--resolution={config.side}", steps]
 

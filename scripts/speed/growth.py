@@ -51,11 +51,11 @@ def measure(base: Path, point: dict[str, Any], rounds: int) -> dict[str, Any]:
     """Seconds of each step, and peak memory of a process."""
     with TemporaryDirectory() as folder:
         images = random_concepts(Path(folder), point["side"], point["concepts"])
-        arguments = training_arguments(base, images, point["concepts"], Path(folder) / "run")
+        arguments = training_arguments(base, images, point["concepts"])
         arguments += [f"--train_batch_size={point['batch_size']}", f"--resolution={point['side']}"]
         if point["processes"] > 1:
             return measure_processes([*arguments, *OURS.flags], point["processes"], rounds)
-        worker = Worker.start(OURS, [*arguments[:4], *arguments[5:], f"--max_train_steps={10**6}"])
+        worker = Worker.start(OURS, [*arguments, f"--max_train_steps={10**6}"])
         try:
             worker.ask("encode")
             worker.ask("step")
@@ -103,7 +103,8 @@ def write(folder: Path, base: str, records: list[dict[str, Any]]) -> None:
         panels[1, column].plot(places, [record["peak_bytes"] / 2**30 for record in own], "o-")
         panels[1, column].set_xlabel(axis.replace("_", " "))
         for panel in panels[:, column]:
-            panel.set_ylim(bottom=0)
+            panel.set_xticks(places)
+            panel.set_ylim(0, 1.1 * panel.dataLim.ymax)
     panels[0, 0].set_ylabel("s/step")
     panels[1, 0].set_ylabel("GB a process")
     figure.suptitle(f"A training step at {base}'s size")

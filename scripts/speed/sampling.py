@@ -19,7 +19,7 @@ def compare_sampling(config: Any) -> None:
     base = random_base(config.base, work_folder(config.work_dir, config.base))
     with TemporaryDirectory() as folder:
         concepts, concept = random_concepts(Path(folder), config.side, 1), Path(folder) / "concept"
-        arguments = training_arguments(base, concepts, 1, concept)
+        arguments = [*training_arguments(base, concepts, 1), f"--output_dir={concept}"]
         train_classdiffusion.main([*arguments, "--max_train_steps=1", f"--resolution={config.side}"])
         plain, merged = load_pipeline(base), load_pipeline(base)
         load_concept(merged, concept)
