@@ -23,8 +23,10 @@ def compare(config: Any) -> list[dict[str, Any]]:
 
     config: scripts/benchmark.py's. Ctrl-C, or the end of the time budget, ends it with what there is.
     """
-    chosen(config.variants)  # a mistaken name is answered before anything is measured
-    ceilings = {"fp32": ceiling("float32"), "bf16": ceiling("bfloat16")}
+    variants = chosen(config.variants)  # a mistaken name is answered before anything is measured
+    precisions = {"fp32": "float32", "bf16": "bfloat16"}
+    used = {precision_of(each.name) for each in variants}
+    ceilings = {name: ceiling(dtype) for name, dtype in precisions.items() if name in used}
     print(
         "matrix product: " + ", ".join(f"{name} {rate / 1e12:.4f} TFLOP/s" for name, rate in ceilings.items())
     )
@@ -37,8 +39,8 @@ def compare(config: Any) -> list[dict[str, Any]]:
             "first step  checkpoint  of ceiling"
         )
         try:
-            for reference in [each for each in chosen(config.variants) if each.against is None]:
-                group = [each for each in chosen(config.variants) if each.against == reference.name]
+            for reference in [each for each in variants if each.against is None]:
+                group = [each for each in variants if each.against == reference.name]
                 measure_group(reference, group, arguments, config.rounds, until, ceilings, records)
         except KeyboardInterrupt:
             print("stopped; this is what was measured")
@@ -137,9 +139,14 @@ def record_of(
 def ended(worker: Worker, record: dict[str, Any], ceilings: dict[str, float]) -> dict[str, Any]:
     """The record with a worker's last answers, and its operations' share of its precision's ceiling."""
     record = record | worker.ask("memory") | worker.ask("end")
-    precision = "bf16" if "bf16" in record["variant"] else "fp32"
     seconds = statistics.median(record["seconds"]) if record["seconds"] else None
-    return record | {"of_ceiling": record["flop"] / seconds / ceilings[precision] if seconds else None}
+    rate = ceilings[precision_of(record["variant"])]
+    return record | {"of_ceiling": record["flop"] / seconds / rate if seconds else None}
+
+
+def precision_of(name: str) -> str:
+    """The precision in a variant's name: "fp32" or "bf16"."""
+    return "bf16" if "bf16" in name else "fp32"
 
 
 def line(record: dict[str, Any]) -> str:

@@ -20,6 +20,9 @@ class Flags(TrainingFlags):
     batch_size: int = option(16, "images a step", minimum=1)
     lr: float = rate_option(6e-4)
     init_from: Path | None = init_option()
+    align_weight: float = option(0.5, "of the alignment; 0: none", minimum=0)
+    subject_weight: float = option(1.5, "of the loss where the subject is", minimum=1)
+    low_timesteps: bool = option(False, "most draws at little noise")
     compile: bool = option(False, "a sixth faster, needs a C++ compiler")
 
     def __post_init__(self) -> None:
@@ -59,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
         model.compile()
     scheduler, encode = toon.noise_schedule(), toon.text_model(config.output_dir)
     examples = (drawn, latents, toon.standardised(patches))
-    loss_of = toon.aligned_loss(model, scheduler, encode, *examples, config.batch_size, data)
+    recipe = toon.Recipe(config.align_weight, config.subject_weight, config.low_timesteps)
+    loss_of = toon.aligned_loss(model, scheduler, encode, *examples, config.batch_size, data, recipe)
     fit(model, loss_of, config.steps, config.lr, config.work_dir / "unet.pt")
     toon.assemble(config.output_dir, unet, scheduler)
     print(f"saved {config.output_dir}")

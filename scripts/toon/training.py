@@ -40,9 +40,11 @@ def subject_mask(pixels: Tensor, empty: Tensor, side: int) -> Tensor:
     return F.adaptive_max_pool2d(different.float(), side)
 
 
-def subject_weighted_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+def subject_weighted_mse(
+    predicted: Tensor, target: Tensor, mask: Tensor, subject_weight: float = SUBJECT_WEIGHT
+) -> Tensor:
     """Scalar. predicted, target: (B, 4, h, w); mask: (B, 1, h, w), the `subject_mask`."""
-    weight = 1 + (SUBJECT_WEIGHT - 1) * mask
+    weight = 1 + (subject_weight - 1) * mask
     return (weight / weight.mean() * (predicted - target).square()).mean()
 
 

@@ -10,6 +10,7 @@ B images, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V =
 import math
 import random
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
 from scripts.toon.clip import NAME_PARTS, WIDTH
 from scripts.toon.training import (
+    SUBJECT_WEIGHT,
     device,
     generator,
     save,
@@ -36,7 +38,25 @@ from utils.files import write_json
 from utils.training.losses import target_of
 
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
-ALIGN_WEIGHT = 0.5  # of the alignment beside the UNet's own loss
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What scripts/toon/LOG.md takes away one at a time, to see what each does.
+
+    align_weight: of the alignment beside the UNet's own loss. low_timesteps: most draws at little noise,
+    1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.
+    """
+
+    align_weight: float = 0.5
+    subject_weight: float = SUBJECT_WEIGHT
+    low_timesteps: bool = False
+
+    def timesteps(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,) int64 in 0 … 999."""
+        if not self.low_timesteps:
+            return torch.randint(1000, (count,), generator=rng)
+        return (1000 * torch.sigmoid(1.2 * torch.randn(count, generator=rng) - 0.6)).long().clamp(max=999)
 
 
 def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
@@ -167,6 +187,7 @@ def aligned_loss(
     patches: Tensor,
     batch_size: int,
     seed: str,
+    recipe: Recipe,
 ) -> Callable[[int], Tensor]:
     """The loss of a step, a function of (seed, step). latents: (N, 9, h, w); patches: (N, V, p, p)."""
     shares = torch.tensor([float(share(scene)) for scene in images])
@@ -177,7 +198,7 @@ def aligned_loss(
         mean, std, mask = latents[chosen].float().split([4, 4, 1], dim=1)
         clean = (mean + std * torch.randn(mean.shape, generator=rng)).to(device())  # (B, 4, h, w)
         noise = torch.randn(mean.shape, generator=rng).to(device())
-        timesteps = torch.randint(1000, (batch_size,), generator=rng).to(device())
+        timesteps = recipe.timesteps(batch_size, rng).to(device())
         words = random.Random(f"{seed}/captions/{step}")
         captions = [
             "" if words.random() < CAPTION_DROPOUT else caption(images[i], words, NAME_PARTS) for i in chosen
@@ -186,6 +207,7 @@ def aligned_loss(
         velocity, seen = model(noisy, timesteps, encode(captions))
         target = target_of(scheduler, clean, noise, timesteps)
         alignment = F.cosine_similarity(seen, patches[chosen].float().to(device()), dim=1).mean()
-        return subject_weighted_mse(velocity, target, mask.to(device())) + ALIGN_WEIGHT * (1 - alignment)
+        own = subject_weighted_mse(velocity, target, mask.to(device()), recipe.subject_weight)
+        return own + recipe.align_weight * (1 - alignment)
 
     return loss_of

@@ -88,8 +88,13 @@ def without_progress_bars() -> Iterator[None]:
 
 
 def cast_frozen(modules: "Sequence[nn.Module]", dtype: "torch.dtype") -> None:
-    """Cast the parameters that do not learn, and only them (`to` casts all; diffusers' also warns of it)."""
+    """Cast the parameters that do not learn, and only them (`to` casts all; diffusers' also warns of it).
+
+    Those that learn are copied: as views of the weights' file they would keep all of it in memory.
+    """
     for module in modules:
         for parameter in module.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
+            elif dtype != parameter.dtype:
+                parameter.data = parameter.data.clone()

@@ -12,6 +12,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from scripts.toon import train_unet, training
+from scripts.toon.unet import Recipe
 from scripts.toon.world import without_subject
 from utils.errors import UserError
 
@@ -109,6 +110,16 @@ def test_an_error_on_the_subject_counts_one_and_a_half_times():
     on_subject[..., 0, 0], beside[..., 1, 1] = 1.0, 1.0
     assert training.subject_weighted_mse(on_subject, target, mask).item() == pytest.approx(1.5 / 4.5)
     assert training.subject_weighted_mse(beside, target, mask).item() == pytest.approx(1 / 4.5)
+    assert training.subject_weighted_mse(on_subject, target, mask, 4.0).item() == pytest.approx(4 / 7)
+
+
+def test_timesteps_are_even_or_mostly_low():
+    even = Recipe().timesteps(4000, training.generator("even")).float()
+    low = Recipe(low_timesteps=True).timesteps(4000, training.generator("low")).float()
+    assert even.mean().item() == pytest.approx(500, abs=20)
+    assert low.mean().item() == pytest.approx(385, abs=20)  # E[1000 · sigmoid(1.2 · N(0, 1) − .6)]
+    assert (low > 600).float().mean().item() == pytest.approx(0.20, abs=0.02)
+    assert 0 <= low.min() and low.max() <= 999
 
 
 def test_saved_weights_get_the_umasks_mode(tmp_path):
