@@ -41,6 +41,9 @@ class Config(AnalysisFlags):
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     from utils.analysis.attention_maps import watch
     from utils.analysis.attention_report import line_of, summarise
     from utils.analysis.scenes import read_scenes

@@ -39,6 +39,9 @@ class Config(AnalysisFlags):
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     from tqdm import tqdm
 
     from utils.analysis import conditional_spread as cs

@@ -61,6 +61,9 @@ class ExportConfig:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(ExportConfig, argv, __doc__)
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     path = config.concept
     output = config.output or path.with_name(f"{path.stem}_{config.format}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

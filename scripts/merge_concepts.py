@@ -30,6 +30,9 @@ class MergeConfig:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(MergeConfig, argv, __doc__)
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.base)
     merge_concepts(list(config.concepts), config)
 
 

@@ -94,6 +94,9 @@ def read_text_encoder(row: Base, device: torch.device) -> tuple[CLIPTextModel, C
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(config.row.path)
     import torch
 
     from utils.bases.sd import check_base

@@ -161,8 +161,8 @@ def line(record: dict[str, Any]) -> str:
     share = f"{record['of_ceiling']:.0%}" if record["of_ceiling"] else "–"
     text = (
         f"{record['variant']:30} {spread(record['seconds'], 3):23} {spread(record['ratios'], 2):18} "
-        f"{record['peak_bytes'] / 2**30:5.2f} GB  {record['first_step_after']:6.1f} s  "
-        f"{record['checkpoint_bytes'] / 2**20:8.1f} MB  {share:>5}  loss {record['loss']:.5f}, "
+        f"{record['peak_bytes'] / 2**30:5.2f} GiB  {record['first_step_after']:6.1f} s  "
+        f"{record['checkpoint_bytes'] / 2**20:8.1f} MiB  {share:>5}  loss {record['loss']:.5f}, "
         f"difference {record['loss_difference']:.1e}"
     )
     if record["encoded"]:

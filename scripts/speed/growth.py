@@ -1,7 +1,7 @@
 """How the time and the memory of a step grow: batch, concepts, resolution, processes, one at a time.
 
 All points have this repository's step with a pool of views, encoded before the clock starts. The middle
-point, batch 2 with one concept at the base's resolution in one process, is measured again in every series.
+point, batch 2 with one concept at the base's resolution in one process, is in every series.
 """
 
 import json
@@ -25,7 +25,7 @@ OURS = Variant("ours", "ours", ("--latent_pool=1",))
 def points(base: str, side: int) -> list[dict[str, Any]]:
     """{"axis", "batch_size", "concepts", "side", "processes"} of every point."""
     middle = {"batch_size": 2, "concepts": 1, "side": side, "processes": 1}
-    series = {"batch_size": BATCHES, "concepts": CONCEPTS, "side": SIDES[base], "processes": PROCESSES}
+    series = {"batch_size": BATCHES, "side": SIDES[base], "processes": PROCESSES, "concepts": CONCEPTS}
     return [middle | {"axis": axis, axis: value} for axis, values in series.items() for value in values]
 
 
@@ -39,7 +39,8 @@ def growth(config: Any) -> list[dict[str, Any]]:
             if time.monotonic() >= until:
                 print("the time was up; this is what was measured")
                 break
-            records.append(point | measure(base, point, config.rounds))
+            same = [r for r in records if all(r[name] == point[name] for name in point.keys() - {"axis"})]
+            records.append((same[0] if same else measure(base, point, config.rounds)) | point)
             print(row(records[-1]), flush=True)
     except KeyboardInterrupt:
         print("stopped; this is what was measured")
@@ -92,7 +93,7 @@ def write(folder: Path, base: str, records: list[dict[str, Any]]) -> None:
     from matplotlib import pyplot
 
     folder.mkdir(parents=True, exist_ok=True)
-    head = f"| grows | batch | concepts | px | processes | s/step | range | GB a process |\n{'|---' * 8}|\n"
+    head = f"| grows | batch | concepts | px | processes | s/step | range | GiB a process |\n{'|---' * 8}|\n"
     (folder / f"growth_{base}.md").write_text(f"{head}{chr(10).join(map(row, records))}\n")
     axes = list(dict.fromkeys(record["axis"] for record in records))
     figure, panels = pyplot.subplots(2, max(1, len(axes)), figsize=(3 * max(1, len(axes)), 5), squeeze=False)
@@ -106,7 +107,7 @@ def write(folder: Path, base: str, records: list[dict[str, Any]]) -> None:
             panel.set_xticks(places)
             panel.set_ylim(0, 1.1 * panel.dataLim.ymax)
     panels[0, 0].set_ylabel("s/step")
-    panels[1, 0].set_ylabel("GB a process")
+    panels[1, 0].set_ylabel("GiB a process")
     figure.suptitle(f"A training step at {base}'s size")
     figure.tight_layout()
     figure.savefig(folder / f"growth_{base}.svg")

@@ -128,6 +128,7 @@ class Flags:
     base: str = option("data/toon/sd", "base model")
     concept: Path | None = option(None, "a trained concept with one token and its class")
     prompts: int = option(240, "random prompts of each sort, without --concept", minimum=1)
+    prompt_set: str = option("prompt-accuracy", "seed of the random prompts: settings are chosen on another")
     images: int | None = option(None, "images per prompt (default: 1, with --concept 4)", minimum=1)
     num_inference_steps: int = option(50, "denoising steps", minimum=1)
     guidance_scale: float = option(3.0, "weight of the prompt", minimum=0)
@@ -159,7 +160,7 @@ def judge_base(config: Flags, pipeline: StableDiffusionPipeline) -> dict[str, An
     """Random prompts whose triples training held, and those whose triples it never held together."""
     results = {}
     for name, held_out in (("seen", False), ("held out", True)):
-        prompts = random_prompts("prompt-accuracy", config.prompts, held_out)
+        prompts = random_prompts(config.prompt_set, config.prompts, held_out)
         file = name.replace(" ", "-")
         results[name] = judge(config, pipeline, file, prompts, config.images or 1)[0]
     return results

@@ -12,7 +12,8 @@ The rule, fixed before its results but for the second sentence of 1 (see scripts
 4. If the best setting has a rate at the end of its three, that rate goes one value further, once.
 5. At the best rates the weight of a method's own loss takes its published value, 1, and four more.
 
-Every point is kept and none is computed twice; a killed run goes on.
+Every point is kept and none is computed twice: a killed run goes on, on another machine from the points in
+--output_dir.
 
 python -m scripts.toon.tune --methods kv_only,classdiffusion
 """
@@ -190,15 +191,38 @@ def inherited(method: str, results: Path) -> Setting:
     }
 
 
+def recorded(method: str, results: Path) -> list[dict[str, Any]]:
+    """The points of a method that earlier runs left. Raises UserError for a damaged file."""
+    path = results / f"{method}.json"
+    return read_json(path)["points"] if path.is_file() else []
+
+
 def tune(
     method: str, individuals: Sequence[Individual], work: Path, judge: "Judge", results: Path
 ) -> list[dict[str, Any]]:
-    """All points of a method, by the rule; the best comes first. results: where other methods' points are."""
+    """All points of a method, by the rule; the best comes first, those that only earlier runs tried last.
+
+    results: where the points of all methods are, and these are written after every setting.
+    """
     points: list[dict[str, Any]] = []
+    earlier = recorded(method, results)
+
+    def kept() -> list[dict[str, Any]]:
+        best = max(points, key=lambda point: point["score"])
+        names = {name_of(point["setting"]) for point in points}
+        others = [point for point in earlier if name_of(point["setting"]) not in names]
+        return [best, *(point for point in points if point is not best), *others]
 
     def try_all(settings: Sequence[Setting]) -> dict[str, Any]:
         for setting in settings:
-            points.extend(points_of(method, setting, individuals, work, judge))
+            known = [
+                point
+                for point in earlier
+                if name_of(point["setting"]) == name_of(setting)
+                and len(point["individuals"]) == len(individuals)
+            ]
+            points.extend(known or points_of(method, setting, individuals, work, judge))
+            write_json(results / f"{method}.json", {"points": kept()})
             best = max(points[-QUARTERS:], key=lambda point: point["score"])
             print(
                 f"{method} {name_of(setting)}: score {best['score']:.3f} at {best['steps']} steps "
@@ -214,8 +238,8 @@ def tune(
         best = try_all(list(extensions(best["setting"], centre_of(method))))
     if method in WEIGHTS:
         flag, values = WEIGHTS[method]
-        best = try_all([best["setting"] | {flag: value} for value in values])
-    return [best, *(point for point in points if point is not best)]
+        try_all([best["setting"] | {flag: value} for value in values])
+    return kept()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -226,9 +250,7 @@ def main(argv: list[str] | None = None) -> None:
     judge = Judge(BASE)
     individuals = [individual(i, config.work_dir) for i in range(config.individuals)]
     for method in config.methods.split(","):
-        points = tune(method, individuals, config.work_dir, judge, config.output_dir)
-        write_json(config.output_dir / f"{method}.json", {"points": points})
-        best = points[0]
+        best = tune(method, individuals, config.work_dir, judge, config.output_dir)[0]
         lines = [f"--{flag}={value:.3g}" for flag, value in best["setting"].items()]
         print(
             f"{method}: {' '.join(lines)} --max_train_steps={best['steps']} scores {best['score']:.3f}; "

@@ -18,6 +18,12 @@ COMMANDS = {
     "videogen": [f"--base={ABSENT}"],
     "blip2t": [f"--model={ABSENT}"],
     "scripts.evaluate": [f"--base={ABSENT}", "--dataset=toon"],
+    "scripts.export": ["data/dog", f"--base={ABSENT}"],
+    "scripts.merge_concepts": ["data/dog", "data/dog", "--output=x", f"--base={ABSENT}"],
+    "scripts.pretrain_contextualizer": [f"--base={ABSENT}"],
+    "scripts.semantic_space": ["data/dog", f"--base={ABSENT}"],
+    "scripts.attention_maps": ["data/dog", "--prompts=x", f"--base={ABSENT}"],
+    "scripts.conditional_spread": ["data/dog", f"--base={ABSENT}"],
 }
 CODE = """
 import importlib, sys

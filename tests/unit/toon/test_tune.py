@@ -2,7 +2,18 @@
 
 import pytest
 
-from scripts.toon.tune import STEP, Flags, centre_of, extensions, grid, inherited, name_of, steps_of, tune
+from scripts.toon.tune import (
+    STEP,
+    Flags,
+    Individual,
+    centre_of,
+    extensions,
+    grid,
+    inherited,
+    name_of,
+    steps_of,
+    tune,
+)
 from utils.errors import UserError
 from utils.files import write_json
 from utils.training.methods import METHODS
@@ -35,7 +46,9 @@ def test_only_a_rate_at_the_end_of_its_three_goes_further():
     ]
 
 
-def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(monkeypatch, capsys):
+def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(
+    tmp_path, monkeypatch, capsys
+):
     asked = []
 
     def judged(method, setting, individuals, work, judge):
@@ -44,12 +57,13 @@ def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(mo
         top = setting["learning_rate"] + (10 if setting.get("prior_loss_weight") == 3.0 else 0)
         shares = {"obeyed": 0.5, "likeness": 0.5}
         return [
-            {"method": method, "setting": setting, "steps": n, "score": top - abs(n - 150)} | shares
+            {"method": method, "setting": setting, "steps": n, "score": top - abs(n - 150), "individuals": []}
+            | shares
             for n in (75, 150, 225, 300)
         ]
 
     monkeypatch.setattr("scripts.toon.tune.points_of", judged)
-    points = tune("dreambooth", [], None, None, None)
+    points = tune("dreambooth", [], None, None, tmp_path)
     centre = centre_of("dreambooth")
     assert len(asked) == 3 + 1 + 4
     assert asked[3]["learning_rate"] == pytest.approx(centre["learning_rate"] * 10)
@@ -57,6 +71,26 @@ def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(mo
     assert points[0]["setting"]["prior_loss_weight"] == 3.0
     assert len(points) == 4 * len(asked)
     assert name_of(points[0]["setting"]) in capsys.readouterr().out
+
+    asked.clear()
+    assert tune("dreambooth", [], None, None, tmp_path) == points  # from the file, on any machine
+    assert asked == []
+
+    tune("dreambooth", [Individual(0, "dog", tmp_path)], None, None, tmp_path)
+    assert len(asked) == 8  # points of no individual are not those of one
+
+
+def test_points_that_only_earlier_runs_tried_are_kept(tmp_path, monkeypatch):
+    shares = {"steps": 75, "score": 9, "obeyed": 1, "likeness": 1, "individuals": []}
+    elsewhere = {"method": "xti", "setting": {"learning_rate": 7.0}} | shares
+    write_json(tmp_path / "xti.json", {"points": [elsewhere]})
+    monkeypatch.setattr(
+        "scripts.toon.tune.points_of",
+        lambda method, setting, *others: [{"setting": setting} | shares | {"score": 1}],
+    )
+    points = tune("xti", [], None, None, tmp_path)
+    assert points[-1] == elsewhere
+    assert [point["score"] for point in points[:-1]] == [1, 1, 1, 1]  # the best by the rule comes first
 
 
 def test_a_method_that_adds_a_loss_takes_the_rates_and_tries_weights_alone(tmp_path, monkeypatch):
@@ -66,7 +100,8 @@ def test_a_method_that_adds_a_loss_takes_the_rates_and_tries_weights_alone(tmp_p
 
     def judged(method, setting, individuals, work, judge):
         asked.append(setting)
-        return [{"method": method, "setting": setting, "steps": 75, "score": 1, "obeyed": 1, "likeness": 1}]
+        shares = {"score": 1, "obeyed": 1, "likeness": 1}
+        return [{"method": method, "setting": setting, "steps": 75, "individuals": []} | shares]
 
     monkeypatch.setattr("scripts.toon.tune.points_of", judged)
     tune("classdiffusion", [], None, None, tmp_path)
