@@ -9,7 +9,8 @@ python inference.py --concept ckpt/dog --output_dir outputs/quickstart --num_ima
   --prompt "a <new1> dog wearing a hat in the city" \
   --prompt "a <new1> dog running on the grass" \
   --prompt "a <new1> dog in front of a barn in the snow"
-python -m scripts.toon.prompt_accuracy --concept ckpt/dog --images 1 --output_dir outputs/quickstart/accuracy
+python -m scripts.toon.prompt_accuracy --concept ckpt/dog --images 1 --num_inference_steps 25 \
+  --output_dir outputs/quickstart/accuracy
 echo
 echo "weights   ckpt/dog"
 echo "log       ckpt/dog/log.jsonl"

@@ -46,9 +46,7 @@ def test_only_a_rate_at_the_end_of_its_three_goes_further():
     ]
 
 
-def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(
-    tmp_path, monkeypatch, capsys
-):
+def test_the_rule_extends_the_edge_then_tries_weights_and_puts_the_best_first(tmp_path, monkeypatch, capsys):
     asked = []
 
     def judged(method, setting, individuals, work, judge):
