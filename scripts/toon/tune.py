@@ -162,7 +162,8 @@ def points_of(
         folder = work / method / name_of(setting) / str(each.number)
         record = folder / "judged.json"
         if not record.is_file():
-            flags = [f"--{flag}={value}" for flag, value in setting.items()]
+            weight = {WEIGHTS[method][0]: 1.0} if method in WEIGHTS else {}  # whatever the settings say by now
+            flags = [f"--{flag}={value}" for flag, value in (weight | setting).items()]
             train(method, flags, each, folder, work / "class_images")
             quarter = steps_of(method) // QUARTERS
             steps = [quarter * (i + 1) for i in range(QUARTERS)]

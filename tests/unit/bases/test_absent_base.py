@@ -22,7 +22,7 @@ COMMANDS = {
     "scripts.merge_concepts": ["data/dog", "data/dog", "--output=x", f"--base={ABSENT}"],
     "scripts.pretrain_contextualizer": [f"--base={ABSENT}"],
     "scripts.semantic_space": ["data/dog", f"--base={ABSENT}"],
-    "scripts.attention_maps": ["data/dog", "--prompts=x", f"--base={ABSENT}"],
+    "scripts.attention_maps": ["data/dog", "--prompt=a {}", f"--base={ABSENT}"],
     "scripts.conditional_spread": ["data/dog", f"--base={ABSENT}"],
 }
 CODE = """
