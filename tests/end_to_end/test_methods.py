@@ -160,6 +160,13 @@ def test_two_stage_trains_the_row_then_the_unet(train, runs, tiny_base, tmp_path
     assert torch.equal(load_file(out / "<new1>.safetensors")["<new1>"], halfway)  # frozen in stage 2
     changes = load_file(out / "checkpoint-2" / "unet.safetensors")
     assert all(not value.any() for value in changes.values())  # and the UNet in stage 1
+    early = load_pipeline(tiny_base, "cpu")
+    unet = {name: value.clone() for name, value in early.unet.named_parameters()}
+    loaded = load_concept(early, out / "checkpoint-2")  # whose row is all that it has learned
+    assert loaded.merged == () and torch.equal(
+        early.text_encoder.get_input_embeddings().weight[loaded.token_ids["<new1>"]], halfway
+    )
+    assert all(torch.equal(value, unet[name]) for name, value in early.unet.named_parameters())
     base = load_pipeline(tiny_base, "cpu")
     (ktn,) = base.tokenizer("ktn", add_special_tokens=False).input_ids
     assert (halfway - base.text_encoder.get_input_embeddings().weight[ktn]).abs().max().item() > 5e-3
