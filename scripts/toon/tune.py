@@ -162,7 +162,7 @@ def points_of(
         folder = work / method / name_of(setting) / str(each.number)
         record = folder / "judged.json"
         if not record.is_file():
-            # its own loss at its published weight unless the setting names one, whatever the settings say by now
+            # its own loss at its published weight unless the setting names one
             weight = {WEIGHTS[method][0]: 1.0} if method in WEIGHTS else {}
             flags = [f"--{flag}={value}" for flag, value in (weight | setting).items()]
             train(method, flags, each, folder, work / "class_images")

@@ -104,7 +104,7 @@ def _merged_weights(pipeline: Any, concept: ConceptWeights, weight: float, path:
         if learner not in LEARNERS:
             raise UserError(f"{path} holds weights of '{learner}'; this version knows {', '.join(LEARNERS)}")
         if concept.rows and learner in concept.parts and not any(each.any() for each in tensors.values()):
-            continue  # differences of a stage that has not begun: the rows are what this checkpoint has learned
+            continue  # differences of a stage that has not begun: only the rows have learned
         for component, values in LEARNERS[learner].merge(pipeline, tensors, path).items():
             for name, end in sorted(values.items()):
                 own = _own(pipeline, component, name, end).detach()
