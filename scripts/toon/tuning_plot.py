@@ -9,7 +9,7 @@ from utils.files import read_json
 from utils.report.charts import SERIES
 from utils.training.methods import METHODS
 
-LABELS = ("words obeyed, %", "likeness: 0 the base, 1 the real images")
+LABELS = ("words obeyed, %", "likeness (0: base, 1: real)")
 
 
 def draw_points(results: Path) -> list[Path]:
