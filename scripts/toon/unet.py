@@ -42,7 +42,7 @@ CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
 
 @dataclass(frozen=True)
 class Recipe:
-    """What scripts/toon/LOG.md takes away one at a time, to see what each does.
+    """What a trial may take away, to see what it does.
 
     align_weight: of the alignment beside the UNet's own loss. low_timesteps: most draws at little noise,
     1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.

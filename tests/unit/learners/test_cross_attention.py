@@ -67,7 +67,10 @@ def test_gradients_are_diffusers_own(pipeline, tmp_path):
 
 def test_half_precision_around_it_keeps_it_in_float32(pipeline):
     parameters = trainable_cross_attention(pipeline.unet)
+    read = {name: value.data for name, value in parameters.items()}  # views of the mapped file
     cast_frozen([pipeline.unet], torch.bfloat16)
+    for name, value in parameters.items():  # a view that stays keeps all of the file in memory
+        assert torch.equal(value, read[name]) and value.data_ptr() != read[name].data_ptr()
     output = predicted(pipeline.unet, torch.bfloat16)
     assert output.dtype == torch.bfloat16
     output.float().square().sum().backward()
