@@ -41,15 +41,12 @@ class Config(AnalysisFlags):
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    from utils.bases.pretrained import check_named_base
-
-    check_named_base(config.base)
+    row, tuned = read_tuned(config.concepts, config.base)
     from utils.analysis.attention_maps import watch
     from utils.analysis.attention_report import line_of, summarise
     from utils.analysis.scenes import read_scenes
     from utils.training.drift import LEVELS
 
-    row, tuned = read_tuned(config.concepts, config.base)
     words = sorted({each.word for each in tuned})
     if len(words) > 1:
         raise UserError(f"the concepts are of the classes {', '.join(words)}; compare those of one class")

@@ -39,16 +39,13 @@ class Config(AnalysisFlags):
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    from utils.bases.pretrained import check_named_base
-
-    check_named_base(config.base)
+    row, tuned = read_tuned(config.concepts, config.base)
     from tqdm import tqdm
 
     from utils.analysis import conditional_spread as cs
     from utils.analysis.semantic_space import moments_of
     from utils.scores.encoders import check_dino
 
-    row, tuned = read_tuned(config.concepts, config.base)
     dino = judge_path(config.dino or row.judges["dino"], "dino")
     for each in tuned:
         moments_of(each)  # raises where it is unknown how the concept began

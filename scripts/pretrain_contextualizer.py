@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
     from utils.bases.pretrained import check_named_base
 
-    check_named_base(config.row.path)
+    check_named_base(config.base)
     import torch
 
     from utils.bases.sd import check_base

@@ -38,15 +38,12 @@ class Config(AnalysisFlags):
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    from utils.bases.pretrained import check_named_base
-
-    check_named_base(config.base)
+    row, tuned = read_tuned(config.concepts, config.base)
     from tqdm import tqdm
 
     from utils.analysis import semantic_space as space
     from utils.training.drift import LEVELS, class_images, make_probe
 
-    row, tuned = read_tuned(config.concepts, config.base)
     words, folder = config.words(tuned), config.folder("semantic_space")
     moments = [moment for each in tuned for moment in space.moments_of(each)]
     print(f"{describe_base(row)}: {len(tuned)} concepts, {len(moments)} points")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
+from scripts.toon.flags import SUBJECT_WEIGHT, TrainingFlags, init_option, rate_option, steps_option
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
 
@@ -21,7 +21,7 @@ class Flags(TrainingFlags):
     lr: float = rate_option(6e-4)
     init_from: Path | None = init_option()
     align_weight: float = option(0.5, "of the alignment; 0: none", minimum=0)
-    subject_weight: float = option(1.5, "of the loss where the subject is", minimum=1)
+    subject_weight: float = option(SUBJECT_WEIGHT, "of the loss where the subject is", minimum=1)
     low_timesteps: bool = option(False, "most draws at little noise")
     compile: bool = option(False, "a sixth faster, needs a C++ compiler")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.toon.flags import TrainingFlags
+from scripts.toon.flags import SUBJECT_WEIGHT, TrainingFlags
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
@@ -21,7 +21,6 @@ from utils.images import to_pixels as image_to_pixels
 from utils.tensor_files import read_pickle, write_pickle
 
 CHECKPOINT_EVERY = 250
-SUBJECT_WEIGHT = 1.5  # of a UNet's loss where the subject is, 1 elsewhere: most words are about the subject
 
 
 def scenes(seed: str, count: int, held_out: bool = False) -> list[Scene]:

@@ -184,13 +184,13 @@ def inherited(method: str, results: Path) -> Setting:
     Raises UserError if that method has not been tuned.
     """
     source = RATES_OF[method]
-    path = results / f"{source}.json"
-    if not path.is_file():
-        raise UserError(f"--methods {method} takes the rates of {source}, which has no {path}: tune it first")
+    points = recorded(source, results)
+    if not points:
+        raise UserError(
+            f"--methods {method} takes the rates of {source}, untuned in {results}: tune it first"
+        )
     prior = METHODS[method].stages[-1].prior and METHODS[method].prior_doubles_rate
-    return {
-        rate: value / (2 if prior else 1) for rate, value in read_json(path)["points"][0]["setting"].items()
-    }
+    return {rate: value / (2 if prior else 1) for rate, value in points[0]["setting"].items()}
 
 
 def recorded(method: str, results: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,6 @@ from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
 from scripts.toon.clip import NAME_PARTS, WIDTH
 from scripts.toon.training import (
-    SUBJECT_WEIGHT,
     device,
     generator,
     save,
@@ -48,9 +47,9 @@ class Recipe:
     1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.
     """
 
-    align_weight: float = 0.5
-    subject_weight: float = SUBJECT_WEIGHT
-    low_timesteps: bool = False
+    align_weight: float
+    subject_weight: float
+    low_timesteps: bool
 
     def timesteps(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) int64 in 0 … 999."""

@@ -49,8 +49,12 @@ class Tuned:
 def read_tuned(paths: Sequence[Path], base: str | None) -> tuple[Base, list[Tuned]]:
     """The base's row and a concept for each token of each path.
 
-    Raises UserError for what is no concept, one without a token or a class, a path twice, and several bases.
+    Raises UserError for what is no concept, one without a token or a class, a path twice, several bases, and,
+    before it imports torch, for a base that is not here.
     """
+    from utils.bases.pretrained import check_named_base
+
+    check_named_base(base)
     from utils.bases.families import family_of
     from utils.concepts.formats import read_concept
     from utils.sampling.prompts import recorded_base

@@ -42,7 +42,7 @@ def test_a_training_is_saved_and_shown_four_times_at_most(steps: int, part: int)
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_can_be_asked_for(method: str):
-    assert config(Form("dog", method=method)).max_train_steps == default_steps("toon", method) > 200
+    assert config(Form("dog", method=method)).max_train_steps == default_steps("toon", method) >= 224
 
 
 def test_default_steps_are_those_of_the_settings():

@@ -114,8 +114,8 @@ def test_an_error_on_the_subject_counts_one_and_a_half_times():
 
 
 def test_timesteps_are_even_or_mostly_low():
-    even = Recipe().timesteps(4000, training.generator("even")).float()
-    low = Recipe(low_timesteps=True).timesteps(4000, training.generator("low")).float()
+    even = Recipe(0.5, 1.5, False).timesteps(4000, training.generator("even")).float()
+    low = Recipe(0.5, 1.5, True).timesteps(4000, training.generator("low")).float()
     assert even.mean().item() == pytest.approx(500, abs=20)
     assert low.mean().item() == pytest.approx(385, abs=20)  # E[1000 · sigmoid(1.2 · N(0, 1) − .6)]
     assert (low > 600).float().mean().item() == pytest.approx(0.20, abs=0.02)
