@@ -137,6 +137,10 @@ class Flags:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.concept and self.prompt_set != "prompt-accuracy":
+            raise UserError(
+                "--prompt_set has no effect with --concept, whose prompts are fixed: leave it out"
+            )
 
     @property
     def settings(self) -> dict[str, float]:

@@ -4,9 +4,10 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from scripts.toon.draw_examples import EXAMPLES, plain_scenes
-from scripts.toon.prompt_accuracy import situations, stated
+from scripts.toon.prompt_accuracy import Flags, situations, stated
 from scripts.toon.render import render
 from scripts.toon.training import scenes
 from scripts.toon.world import (
@@ -24,6 +25,7 @@ from scripts.toon.world import (
     sample_look,
     with_article,
 )
+from utils.errors import UserError
 
 
 def test_training_scenes_hold_no_held_out_triple_and_held_out_scenes_hold_one():
@@ -117,3 +119,8 @@ def test_situations_state_what_their_prompt_says():
     assert len(prompts) >= 20
     scene = Scene(sample_look(random.Random(2), "cat"), place="snow")
     assert stated(scene, colour=False) == {"class": "cat", "place": "snow"}
+
+
+def test_a_set_of_random_prompts_is_refused_where_prompts_are_fixed(tmp_path):
+    with pytest.raises(UserError, match="--prompt_set has no effect with --concept"):
+        Flags(concept=tmp_path, prompt_set="other")
