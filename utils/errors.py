@@ -36,13 +36,13 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     try:
         main()
     except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.stderr.write("stopped by Ctrl-C\n")
         sys.exit(130)
     except FloatingPointError as error:
-        print("error:", error, file=sys.stderr)
+        write_error(error)
         sys.exit(3)
     except UserError as error:
-        print("error:", error, file=sys.stderr)
+        write_error(error)
         sys.exit(2)
     except OSError as error:
         if error.errno not in REFUSALS or error.filename is None:
@@ -50,8 +50,16 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         message = (
             f"cannot use {short(error.filename, 500)}: {error.strerror}; check the path and its permissions"
         )
-        print("error:", one_line_of(message), file=sys.stderr)
+        write_error(message)
         sys.exit(2)
+
+
+def write_error(message: object) -> None:
+    """Write `error: <message>` to stderr, in one piece.
+
+    A launcher starts its processes unbuffered, and the pieces of a `print` would mix with another process's.
+    """
+    sys.stderr.write(f"error: {one_line_of(message)}\n")
 
 
 def one_line_of(message: object) -> str:
