@@ -49,7 +49,13 @@ class ExportConfig:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        uses = {"rank": ("lora",), "error": ("lora",), "dtype": tuple(DEFAULT_DTYPES), "alias": LAYOUTS[:3]}
+        uses = {
+            "rank": ("lora",),
+            "error": ("lora",),
+            "dtype": tuple(DEFAULT_DTYPES),
+            "alias": LAYOUTS[:3],
+            "base": tuple(layout for layout in LAYOUTS if layout != "embedding"),
+        }
         for name, layouts in uses.items():
             if getattr(self, name) is not None and self.format not in layouts:
                 raise UserError(

@@ -127,8 +127,10 @@ class Flags:
 
     base: str = option("data/toon/sd", "base model")
     concept: Path | None = option(None, "a trained concept with one token and its class")
-    prompts: int = option(240, "random prompts of each sort, without --concept", minimum=1)
-    prompt_set: str = option("prompt-accuracy", "seed of the random prompts: settings are chosen on another")
+    prompts: int | None = option(None, "random prompts of each sort (default: 240)", minimum=1)
+    prompt_set: str | None = option(
+        None, "seed of the random prompts (default: prompt-accuracy): settings are chosen on another"
+    )
     images: int | None = option(None, "images per prompt (default: 1, with --concept 4)", minimum=1)
     num_inference_steps: int = option(50, "denoising steps", minimum=1)
     guidance_scale: float = option(3.0, "weight of the prompt", minimum=0)
@@ -137,10 +139,11 @@ class Flags:
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if self.concept and self.prompt_set != "prompt-accuracy":
-            raise UserError(
-                "--prompt_set has no effect with --concept, whose prompts are fixed: leave it out"
-            )
+        for name in ("prompts", "prompt_set"):
+            if self.concept and getattr(self, name) is not None:
+                raise UserError(
+                    f"--{name} has no effect with --concept, whose prompts are fixed: leave it out"
+                )
 
     @property
     def settings(self) -> dict[str, float]:
@@ -164,7 +167,8 @@ def judge_base(config: Flags, pipeline: StableDiffusionPipeline) -> dict[str, An
     """Random prompts whose triples training held, and those whose triples it never held together."""
     results = {}
     for name, held_out in (("seen", False), ("held out", True)):
-        prompts = random_prompts(config.prompt_set, config.prompts, held_out)
+        seed, count = config.prompt_set or "prompt-accuracy", config.prompts or 240
+        prompts = random_prompts(seed, count, held_out)
         file = name.replace(" ", "-")
         results[name] = judge(config, pipeline, file, prompts, config.images or 1)[0]
     return results

@@ -86,12 +86,12 @@ def subject_of(path: Path) -> Subject:
 def export_rank(concept: Path, folder: Path, rank: int) -> tuple[float, float]:
     """Write a LoRA of this rank into a new folder; (its MB, its relative error)."""
     from scripts.export import main as export
-    from utils.concepts.lora import read_metadata
+    from utils.concepts.lora import read_note
 
     with redirect_stdout(StringIO()):
         export([str(concept), str(folder), "--format=lora", f"--rank={rank}"])
     file = folder / f"{concept.stem}_lora.safetensors"
-    return file.stat().st_size / 1e6, read_metadata(file)["error"]
+    return file.stat().st_size / 1e6, read_note(file)["error"]
 
 
 def scores_of(images: list[Image.Image], subject: Subject, each: int) -> Scores:

@@ -181,6 +181,10 @@ REFUSED = {
     "rank": (["dog", "--rank=64"], "--rank 64: rank 32 is exact already"),
     "rank and error": (["dog", "--rank=2", "--error=.1"], "--rank and --error both choose the rank"),
     "rank of a diff": (["dog", "--format=diff", "--rank=2"], "--rank has no effect on --format diff"),
+    "base of an embedding": (
+        ["inversion", "--format=embedding", "--base=toon"],
+        "--base has no effect on --format embedding",
+    ),
     "alias": (["dog", "--alias=<new1>"], "--alias <new1> is no name for every tool"),
     "windows": (["dog", "--alias=con"], "--alias con is no name for every tool"),
     "two aliases": (["dog", "--alias=a1+b1"], "has 2 names for 1 tokens"),

@@ -10,7 +10,7 @@ from utils.bases.pretrained import readable
 from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
 from utils.concepts.foreign import refuse_foreign
 from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors
-from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_metadata
+from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_note
 from utils.concepts.weights import ConceptWeights
 from utils.errors import UserError, short
 from utils.folders import read_folder
@@ -185,7 +185,7 @@ def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:
 
 def _parse_lora(content: dict[str, Any], path: Path) -> ConceptWeights:
     """kohya's layout, and what scripts.export noted: the tokens' files beside it, classes and base."""
-    noted = read_metadata(path)
+    noted = read_note(path)
     rows = _read_token_files(files_beside(path))
     classes = tuple(noted.get("classes", ())) if rows else ()
     return ConceptWeights(deltas=deltas_of(content, path), rows=rows, base=noted.get("base"), classes=classes)

@@ -140,7 +140,7 @@ def deltas_of(content: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
     return deltas
 
 
-def read_metadata(path: Path) -> dict[str, Any]:
+def read_note(path: Path) -> dict[str, Any]:
     """What scripts.export noted in the file; {} for a LoRA of another tool."""
     if path.suffix != ".safetensors":
         return {}
@@ -150,7 +150,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
 def files_beside(path: Path) -> list[Path]:
     """The embeddings that a LoRA of scripts.export names and that lie beside it; others are given apart."""
-    names = read_metadata(path).get("tokens", {}).values()
+    names = read_note(path).get("tokens", {}).values()
     return [
         path.with_name(name) for name in names if Path(name).name == name and path.with_name(name).is_file()
     ]
@@ -166,6 +166,6 @@ def lora_in(folder: Path) -> Path | None:
 
 def _is_ours(path: Path) -> bool:
     try:
-        return "layers" in read_metadata(path)
+        return "layers" in read_note(path)
     except SafetensorError:  # a file that is no safetensors, e.g. a Git LFS pointer, is no LoRA either
         return False

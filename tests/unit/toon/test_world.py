@@ -121,6 +121,7 @@ def test_situations_state_what_their_prompt_says():
     assert stated(scene, colour=False) == {"class": "cat", "place": "snow"}
 
 
-def test_a_set_of_random_prompts_is_refused_where_prompts_are_fixed(tmp_path):
-    with pytest.raises(UserError, match="--prompt_set has no effect with --concept"):
-        Flags(concept=tmp_path, prompt_set="other")
+@pytest.mark.parametrize("flag, value", [("prompt_set", "other"), ("prompts", 3)])
+def test_flags_of_random_prompts_are_refused_where_prompts_are_fixed(tmp_path, flag, value):
+    with pytest.raises(UserError, match=f"--{flag} has no effect with --concept"):
+        Flags(concept=tmp_path, **{flag: value})
