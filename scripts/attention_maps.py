@@ -41,7 +41,7 @@ class Config(AnalysisFlags):
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Config, argv, __doc__)
-    row, tuned = read_tuned(config.concepts, config.base)
+    row, tuned = read_tuned(config.concepts, config.base, text_states=False)
     from utils.analysis.attention_maps import watch
     from utils.analysis.attention_report import line_of, summarise
     from utils.analysis.scenes import read_scenes

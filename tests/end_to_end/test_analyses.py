@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts import attention_maps, conditional_spread, semantic_space
+import inference
+from scripts import attention_maps, conditional_spread, evaluate, semantic_space
 from tests.tiny_scorers import write_scorers
 from utils.bases import registry
 from utils.bases.registry import Base, Sampling
@@ -104,14 +105,31 @@ def test_attention_maps_of_scenes_and_samples(concept, tmp_path, capsys):
     assert "scenes, dog: share: " in capsys.readouterr().out
 
 
-def test_attention_maps_of_rows_of_each_layer(train, tiny, tmp_path):
-    settings = {"method": "xti", "instance_prompt": None, "pretrained_model_name_or_path": tiny}
-    concept = train(tmp_path / "xti", **settings)
+@pytest.mark.parametrize("method", ["xti", "neti"])
+def test_attention_maps_of_rows_of_each_layer(train, tiny, tmp_path, method):
+    settings = {"method": method, "instance_prompt": None, "pretrained_model_name_or_path": tiny}
+    concept = train(tmp_path / method, **settings)
     out = tmp_path / "out"
     attention_maps.main([str(concept), "--num_images", "1", "--output_dir", str(out)])
-    (record,) = read(out, "attention_maps")["samples"]["records"]["xti"]
+    (record,) = read(out, "attention_maps")["samples"]["records"][method]
     assert record["prompt"] == "a photo of a <new1> wearing headphones on the beach"
     assert record["class"] is None and 0 < record["share"]["<new1>"] < 1
+
+
+def test_a_token_without_text_states_is_refused_where_they_are_read(train, tiny, tmp_path):
+    settings = {"method": "neti", "instance_prompt": None, "pretrained_model_name_or_path": tiny}
+    concept, out = train(tmp_path / "neti", **settings), tmp_path / "out"
+    drawing = [f"--output_dir={out}", "--embedding_adjustment=0.5"]
+    for command in (
+        lambda: semantic_space.main([str(concept), "--output_dir", str(out)]),
+        lambda: conditional_spread.main([str(concept), "--output_dir", str(out)]),
+        lambda: inference.main([f"--concept={concept}", "--prompt=a <new1>", *drawing]),
+        lambda: evaluate.main([f"--concept={concept}", *drawing]),
+        lambda: evaluate.main(["--dataset=toon", "--methods=neti", *drawing]),
+    ):
+        with pytest.raises(UserError, match="there are no text states to read"):
+            command()
+    assert not out.exists()
 
 
 def test_conditional_spread_of_text_and_images(concept, tmp_path, capsys):

@@ -33,6 +33,7 @@ TRAINED = {  # method -> learner -> how many numbers it trains
     "dreambooth": {"unet": UNET},
     "two_stage": {"token_rows": ROW, "unet": UNET},
     "xti": {"layer_rows": 16 * ROW},
+    "neti": {"mapper": 563_616},
     "svdiff": {"spectral": 222_696},
 }
 
@@ -91,12 +92,15 @@ def flags(method: str, base: Path, images: Path) -> list[str]:
 
 
 def saved(folder: Path, method: str) -> dict[str, dict[str, Tensor]]:
-    """Learner -> what it has trained, as its file holds it: of the shifts, δ without σ."""
+    """Learner -> what it has trained, as its file holds it: δ without σ, mappers without what is fixed."""
     concept = read_concept(folder)
     learned = {"token_rows": concept.rows, "cross_attention_kv": concept.weights} | concept.parts
     learned = {name: learned[name] for name in TRAINED[method]}
     if "spectral" in learned:
         learned["spectral"] = {k: v for k, v in learned["spectral"].items() if k.endswith(".delta")}
+    if "mapper" in learned:
+        fixed = ("frequencies", "norms")
+        learned["mapper"] = {k: v for k, v in learned["mapper"].items() if not k.endswith(fixed)}
     return learned
 
 

@@ -68,6 +68,10 @@ MISTAKES = {
     ),
     "unknown learner": (dict(trains="unet+vae"), "--trains unet+vae: vae is unknown; choose of"),
     "SPL that reaches nothing": (dict(method="dreambooth", use_spl=True), "cannot reach what --method"),
+    "SPL of a token without text states": (
+        dict(method="neti", instance_prompt=None, trains="mapper+text_encoder", use_spl=True),
+        "cannot read the text states of --method neti",
+    ),
     "rate without use": (dict(method="dreambooth", token_learning_rate=1.0), "--token_learning_rate has no"),
     "SPL without class": (dict(cls_token=None), "needs --cls_token"),
     "added SPL without class": (

@@ -46,8 +46,8 @@ class Tuned:
     method: str | None
 
 
-def read_tuned(paths: Sequence[Path], base: str | None) -> tuple[Base, list[Tuned]]:
-    """The base's row and a concept for each token of each path.
+def read_tuned(paths: Sequence[Path], base: str | None, text_states: bool = True) -> tuple[Base, list[Tuned]]:
+    """The base's row and a concept for each token of each path. text_states: whether phrases' are read.
 
     Raises UserError for what is no concept, one without a token or a class, a path twice, several bases, and,
     before it imports torch, for a base that is not here.
@@ -57,6 +57,7 @@ def read_tuned(paths: Sequence[Path], base: str | None) -> tuple[Base, list[Tune
     check_named_base(base)
     from utils.bases.families import family_of
     from utils.concepts.formats import read_concept
+    from utils.learners.registry import check_has_text_states
     from utils.sampling.prompts import recorded_base
 
     if len(set(paths)) < len(paths):
@@ -64,6 +65,8 @@ def read_tuned(paths: Sequence[Path], base: str | None) -> tuple[Base, list[Tune
     contents = {path: read_concept(path) for path in paths}
     tuned = []
     for path, content in contents.items():
+        if text_states:
+            check_has_text_states(content.parts, path)
         if not content.rows:
             raise UserError(f"{path} has no token, so that no phrase names it; give a concept with one")
         if len(content.classes) != len(content.rows) or None in content.classes:

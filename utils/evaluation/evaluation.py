@@ -30,6 +30,7 @@ from utils.evaluation.sources import IMAGES, Source, source_of
 from utils.evaluation.table import as_markdown, build_table
 from utils.evaluation.training_process import check_flags
 from utils.files import check_writable_folder, read_json, write_json, write_text
+from utils.learners.registry import check_has_text_states
 from utils.learners.token_rows import check_within_limit
 from utils.sampling.images import check_scheduler
 from utils.sampling.prompts import classes_of
@@ -37,6 +38,7 @@ from utils.sampling.settings import check_rotation
 from utils.scores.judges import KINDS
 from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
 from utils.training.lock import lock_of_run
+from utils.training.methods import METHODS
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "Pillow")
 WAIT = timedelta(days=30)  # the main process waits for the slowest
@@ -167,8 +169,13 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
     check_scheduler(settings["scheduler"], settings["eta"])
     check_base(base)
     if source.concept is not None and "embedding_adjustment" in settings:
-        check_rotation(settings["embedding_adjustment"], classes_of([read_concept(source.concept)]))
+        concept = read_concept(source.concept)
+        check_rotation(settings["embedding_adjustment"], classes_of([concept]))
+        check_has_text_states(concept.parts, source.concept)
     for method in source.trained:
+        if "embedding_adjustment" in settings:
+            learners = [name for stage in METHODS[method].stages for name in stage.trains]
+            check_has_text_states(learners, f"--method {method}")
         check_flags(source.subjects[0], method, base, source.train_flags, source.base.settings)
     for subject in source.subjects:
         tokenizer = read_tokenizer(base)

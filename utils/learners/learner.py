@@ -25,7 +25,8 @@ class Learner:
     that do not fit; path: of the concept, for messages. title: shown to users. rate: the configuration's
     field with its learning rate. text: whether the text losses reach it. exact: whether its file gives its
     parameters back bit for bit, so that a checkpoint holds no copy. tokens_only: whether prompts without a
-    modifier token stay as they are. layered: whether text states hold a copy for each layer.
+    modifier token stay as they are. layered: whether text states hold a copy for each layer. timed: whether
+    a token means something else at every timestep, so that its prompts have no text states of their own.
     install(pipeline, tensors, token ids by token, path): for a learner that more than changed weights put
     into effect; called after `merge` has checked the tensors, when the tokens are in place.
     """
@@ -40,6 +41,7 @@ class Learner:
     exact: bool = False
     tokens_only: bool = False
     layered: bool = False
+    timed: bool = False
     install: Callable[[Any, Tensors, dict[str, int], Path], None] | None = None
 
 

@@ -10,7 +10,7 @@ from utils.learners.learner import Learner, Parameters, Tensors, train_whole
 from utils.learners.unet import added, differences
 
 INSTALLED, STOCK = ".token_embedding.table.", ".token_embedding."  # the table stands behind the new rows
-LEARNED = (".token_embedding.learned.", "layer_rows.")
+LEARNED = (".token_embedding.learned.", "layer_rows.", "mappers.")
 
 
 def attach(base: Any) -> Parameters:

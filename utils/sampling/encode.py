@@ -1,6 +1,7 @@
 """Prompts to the text states that a pipeline's UNet takes, in the text encoder's dtype.
 
-Shapes: B prompts, L tokens (with layer rows G·L, see utils/learners/layer_rows.py), D text width.
+Shapes: B prompts, L tokens (with layer rows G·L, see utils/learners/layer_rows.py; with mappers ids stand
+for states, see mapper.py), D text width.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,7 @@ from utils.limits import check_text
 # Names of weights files in a concept's folder, where each token has a file of its name.
 OWN_FILES = frozenset(
     "pytorch_custom_diffusion_weights training_state delta learned_embeds token_rows layer_rows "
-    "cross_attention_kv unet text_encoder spectral".split()
+    "mapper cross_attention_kv unet text_encoder spectral".split()
 )
 LONGEST_TOKEN = 200  # bytes; a file's name has at most 255, with its suffix and what a partial file adds
 

@@ -115,6 +115,17 @@ METHODS: dict[str, Method] = {
             start="class",
         ),
         Method(
+            "neti",
+            "NeTI",
+            (Stage(("mapper",)),),
+            "Alaluf et al. 2023, arXiv:2305.15391",
+            subject="{token}",
+            captions="templates",
+            view="square",
+            channels="mean",
+            start="class",
+        ),
+        Method(
             "svdiff",
             "SVDiff",
             (Stage(("spectral",), prior=True),),

@@ -96,6 +96,11 @@ def check_learners(config: TrainConfig) -> None:
             f"{' and '.join(given)} cannot reach what --method {config.method} trains "
             f"({'+'.join(names)}): add token_rows or text_encoder by --trains, or leave it out"
         )
+    if given and any(learner.timed for learner in trained):
+        raise UserError(
+            f"{' and '.join(given)} cannot read the text states of --method {config.method}, whose token "
+            "means something else at every timestep: leave it out"
+        )
     if config.mlm_weight is not None and any(learner.layered for learner in trained):
         raise UserError(
             f"--mlm_weight cannot read the text states of --method {config.method}, a copy for each layer: "

@@ -204,6 +204,7 @@ def test_methods():
         "dreambooth": [(("unet",), True)],
         "two_stage": [(("token_rows",), False), (("unet",), False)],
         "xti": [(("layer_rows",), False)],
+        "neti": [(("mapper",), False)],
         "svdiff": [(("spectral",), True)],
     }
     assert {name for name, row in METHODS.items() if row.spl_weight} == {"classdiffusion"}

@@ -74,11 +74,11 @@ def test_a_weight_of_0_trains_as_without_the_loss(train, tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-@pytest.mark.parametrize("method", ["xti", "svdiff", "kv_only"])
+@pytest.mark.parametrize("method", ["xti", "neti", "svdiff", "kv_only"])
 def test_resumed_is_unbroken_bit_for_bit(train, tmp_path, method):
-    extra = {"l2_weight": 0.1} | ({} if method == "xti" else {"dop_weight": 1.0})
+    extra = {"l2_weight": 0.1} | ({} if method in ("xti", "neti") else {"dop_weight": 1.0})
     settings = {"method": method, "checkpointing_steps": 2, "num_class_images": 2} | extra
-    if method == "xti":
+    if method in ("xti", "neti"):
         settings["instance_prompt"] = None
     if method == "svdiff":
         settings["initializer_token"] = "ktn"

@@ -1,0 +1,282 @@
+"""A network that gives a modifier token another row at every timestep and cross-attention layer (NeTI).
+
+Alaluf et al. 2023, arXiv:2305.15391. A mapper reads (t, layer) and gives two vectors: the row that stands for
+the token, of the length of its class's row, and a bypass that turns the text encoder's output at the token's
+place, for the values alone. The timestep is known to the UNet only, so captions with a token are encoded
+there, once for each layer: until then their text states are the ids, spelled out. Whoever encodes text or
+calls the UNet, in training, sampling or clips, needs to know nothing of it, as with layer rows; what reads
+text states by themselves has to refuse such a concept (`Learner.timed`). All is done by hooks without a
+state.
+
+Shapes: B captions, L tokens, G layers, K modifier tokens, D text width, M marked captions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from utils.errors import UserError
+from utils.learners.layer_rows import cross_attention_layers
+from utils.learners.learner import WRONG_BASE, Learner, Parameters, Tensors, check_names, check_shape
+from utils.seeds import seed_of
+
+FREQUENCIES, SIGMA_TIME, SIGMA_LAYER = 1024, 0.03, 2.0  # of the published configuration, as all below
+ANCHORS, HIDDEN = 10, 128
+BYPASS = 0.2  # length of the bypass, of the state's
+DROPPED = 0.5  # how often some of the hidden numbers, the last ones, are left out in training
+MARK, DIGIT = 2.0**14, 64  # bfloat16 and float16 hold the mark and every digit exactly
+
+
+class Mapper(nn.Module):
+    """(t, layer) -> a row and a bypass. 563,616 numbers of SD 1.5's train; the frequencies do not."""
+
+    def __init__(self, layers: int, width: int):
+        super().__init__()
+        frequencies = torch.randn(FREQUENCIES, 2) * torch.tensor([SIGMA_TIME, SIGMA_LAYER])
+        self.register_buffer("frequencies", frequencies)
+        self.anchors = nn.Linear(2 * FREQUENCIES, ANCHORS * layers)
+        self.net = nn.Sequential(
+            nn.Linear(ANCHORS * layers, HIDDEN),
+            nn.LayerNorm(HIDDEN),
+            nn.LeakyReLU(),
+            nn.Linear(HIDDEN, HIDDEN),
+            nn.LayerNorm(HIDDEN),
+            nn.LeakyReLU(),
+        )
+        self.out = nn.Linear(HIDDEN, 2 * width)
+        times = torch.arange(0, 1000, 1000 // ANCHORS).repeat_interleave(layers)
+        with torch.no_grad():
+            self.anchors.weight.copy_(self.encoded(times, torch.arange(layers).repeat(ANCHORS)))
+
+    def encoded(self, timesteps: Tensor, layers: Tensor) -> Tensor:
+        """(N,), (N,) -> unit vectors (N, 2 · FREQUENCIES)."""
+        angles = torch.stack([timesteps, layers], 1).float() @ self.frequencies.T
+        return F.normalize(torch.cat([angles.sin(), angles.cos()], 1), dim=1)
+
+    def forward(self, timesteps: Tensor, layers: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,), (N,), how many of the hidden numbers count (N,) -> direction of the row and bypass (N, D)."""
+        hidden = self.net(self.anchors(self.encoded(timesteps, layers)))  # (N, HIDDEN)
+        hidden = hidden * (torch.arange(HIDDEN, device=hidden.device) < kept[:, None])
+        row, bypass = self.out(hidden).chunk(2, dim=1)
+        return F.normalize(row, dim=1), bypass
+
+
+class Mappers(nn.Module):
+    """A mapper for each of K modifier tokens, and the rows, (K, D), whose lengths theirs have."""
+
+    def __init__(self, rows: Tensor, token_ids: Sequence[int], layers: int):
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the frequencies are part of the concept's file
+            self.each = nn.ModuleList(Mapper(layers, rows.shape[1]) for _ in token_ids)
+        self.register_buffer("norms", rows.detach().float().norm(dim=1))  # (K,)
+        self.token_ids, self.layers = list(token_ids), layers
+
+    def vectors(self, timesteps: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """(M,), (M, G) -> rows and bypasses (K, M·G, D), a caption's layers in a row."""
+        times = timesteps.repeat_interleave(self.layers)
+        layers = torch.arange(self.layers, device=times.device).repeat(len(timesteps))
+        pairs = [mapper(times, layers, kept.flatten()) for mapper in self.each]
+        rows = torch.stack([norm * row for norm, (row, _) in zip(self.norms, pairs, strict=True)])
+        return rows, torch.stack([bypass for _, bypass in pairs])
+
+
+def kept_in_training(noisy_latents: Tensor, layers: int) -> Tensor:
+    """(M, G): how many hidden numbers count, drawn for each caption and layer by a seed that its noise gives.
+
+    Nested dropout: half of the time a number in 0 … HIDDEN − 1, else all.
+    """
+    drawn = []
+    for first in noisy_latents.flatten(1)[:, 0].tolist():
+        rng = torch.Generator().manual_seed(seed_of("nested dropout", repr(first)))
+        some = torch.randint(HIDDEN, (layers,), generator=rng)
+        drawn.append(torch.where(torch.rand(layers, generator=rng) < DROPPED, some, HIDDEN))
+    return torch.stack(drawn).to(noisy_latents.device)
+
+
+def spell(ids: Tensor, width: int) -> Tensor:
+    """Ids (M, L) -> what stands for their text states, (M, L, D): the mark, three digits, zeros."""
+    digits = [torch.full_like(ids, int(MARK)), ids // DIGIT**2, ids // DIGIT % DIGIT, ids % DIGIT]
+    return F.pad(torch.stack(digits, dim=-1).float(), (0, width - 4))
+
+
+def read_ids(states: Tensor) -> Tensor:
+    """The ids (M, L) that `spell` has spelled, from states (M, L, D) of any precision."""
+    high, middle, low = states[..., 1:4].long().unbind(-1)
+    return high * DIGIT**2 + middle * DIGIT + low
+
+
+def _spelled(mappers: Mappers, encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
+    """Hook of the text encoder: captions with a token wait, as ids, for their timestep."""
+    ids = kwargs.get("input_ids", args[0] if args else None)
+    waits = torch.isin(ids, torch.tensor(mappers.token_ids, device=ids.device)).any(dim=1)  # (B,)
+    states = output.last_hidden_state
+    spelled = spell(ids, states.shape[-1]).to(states)
+    output.last_hidden_state = torch.where(waits[:, None, None], spelled, states)
+    return output
+
+
+@contextmanager
+def _rows_in_place(table: nn.Module, mappers: Mappers, rows: Tensor) -> Iterator[None]:
+    """While it lasts, the table gives the tokens `rows`, (K, N, D), in the N captions it is asked for."""
+
+    def replace(module: nn.Module, args: tuple[Tensor], embeds: Tensor) -> Tensor:
+        for token_id, row in zip(mappers.token_ids, rows, strict=True):
+            embeds = torch.where((args[0] == token_id)[..., None], row[:, None].to(embeds), embeds)
+        return embeds
+
+    hook = table.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def encode_at(encoder: nn.Module, ids: Tensor, timesteps: Tensor, kept: Tensor) -> Tensor:
+    """Ids (M, L), (M,), (M, G) -> states (M, G·2·L, D): of every layer those of its keys and its values."""
+    mappers: Mappers = encoder.mappers
+    every = ids.repeat_interleave(mappers.layers, dim=0)  # (M·G, L)
+    norm = next(each for name, each in encoder.named_modules() if name.endswith("final_layer_norm"))
+    with torch.autocast(ids.device.type, enabled=False):
+        rows, bypasses = mappers.vectors(timesteps, kept)
+        with _rows_in_place(encoder.get_input_embeddings(), mappers, rows):
+            # forward, not a call: the hook above would spell the ids again
+            last = encoder.forward(input_ids=every, output_hidden_states=True).hidden_states[-1]
+        turned = last  # (M·G, L, D), before the final norm
+        for token_id, bypass in zip(mappers.token_ids, bypasses, strict=True):
+            length = BYPASS * last.norm(dim=-1, keepdim=True)
+            beside = last + length * F.normalize(bypass, dim=1)[:, None].to(last)
+            turned = torch.where((every == token_id)[..., None], beside, turned)
+        states = torch.cat([norm(last), norm(turned)], dim=1)  # (M·G, 2·L, D)
+    return states.unflatten(0, (len(ids), mappers.layers)).flatten(1, 2)
+
+
+def _encoded(encoder: nn.Module, unet: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    """Pre-hook of the UNet: text states (B, L, D) -> (B, G·2·L, D), unless no caption waits."""
+    given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
+    states, mappers = given["encoder_hidden_states"], encoder.mappers
+    waits = states[:, 0, 0] == MARK  # (B,)
+    if not waits.any():
+        return args, kwargs
+    ids, sample = read_ids(states[waits]), given["sample"]
+    timesteps = torch.as_tensor(given["timestep"], device=ids.device).expand(len(states))[waits]
+    if torch.is_grad_enabled() and next(mappers.parameters()).requires_grad:
+        encoded = encode_at(encoder, ids, timesteps, kept_in_training(sample[waits], mappers.layers))
+    else:  # one caption of many images, or of all frames, is encoded once
+        asked, places = torch.cat([timesteps[:, None].long(), ids], 1).unique(dim=0, return_inverse=True)
+        kept = torch.full((len(asked), mappers.layers), HIDDEN, device=ids.device)
+        encoded = encode_at(encoder, asked[:, 1:], asked[:, 0], kept)[places]
+    whole = states.repeat(1, 2 * mappers.layers, 1)
+    given["encoder_hidden_states"] = whole.masked_scatter(
+        waits[:, None, None].expand_as(whole), encoded.to(states)
+    )
+    return (), given
+
+
+def _cut(
+    layer: int, layers: int, length: int, attention: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict]:
+    """Pre-hook of a cross-attention: of (B, G·2·L, D) the layer's own (B, 2·L, D)."""
+    states = kwargs["encoder_hidden_states"]
+    if states.shape[1] == 2 * layers * length:
+        own = states[:, 2 * layer * length : 2 * (layer + 1) * length]
+        kwargs = kwargs | {"encoder_hidden_states": own}
+    return args, kwargs
+
+
+def _half(half: int, length: int, projection: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+    """Hook of to_k and to_v: of 2·L states the first half is for keys, the second for values."""
+    return output[:, half * length : (half + 1) * length] if output.shape[1] == 2 * length else output
+
+
+def hook_unet(encoder: nn.Module, unet: nn.Module, length: int) -> None:
+    """Lets the UNet encode captions that wait for it. length: L, the tokenizer's limit."""
+    names, layers = cross_attention_layers(unet), encoder.mappers.layers
+    assert len(names) == layers, f"{len(names)} layers in the UNet, mappers for {layers}"
+    unet.register_forward_pre_hook(partial(_encoded, encoder), with_kwargs=True)
+    for layer, name in enumerate(names):
+        attention = unet.get_submodule(name)
+        attention.register_forward_pre_hook(partial(_cut, layer, layers, length), with_kwargs=True)
+        attention.to_k.register_forward_hook(partial(_half, 0, length))
+        attention.to_v.register_forward_hook(partial(_half, 1, length))
+
+
+def put_in(text_encoder: nn.Module, unet: nn.Module, mappers: Mappers, length: int) -> None:
+    """The mappers as a part of the text encoder (`text_encoder.mappers`), and all hooks."""
+    assert not hasattr(text_encoder, "mappers"), "mappers installed twice"
+    text_encoder.mappers = mappers
+    text_encoder.register_forward_hook(partial(_spelled, mappers), with_kwargs=True)
+    hook_unet(text_encoder, unet, length)
+
+
+def hook_copy(pipeline: Any, unet: nn.Module) -> None:
+    """Hooks for a UNet made from the pipeline's weights; nothing where the pipeline has no mappers."""
+    if hasattr(pipeline.text_encoder, "mappers"):
+        hook_unet(pipeline.text_encoder, unet, pipeline.tokenizer.model_max_length)
+
+
+def attach(base: Any) -> Parameters:
+    """A mapper for each token, drawn by one seed; its rows have the length of the token's first row."""
+    if set(base.rows) != {"rows"}:
+        raise UserError("mappers know bases with one text encoder; train token_rows, or another base")
+    rows = base.rows["rows"]  # (K, D)
+    first = base.text_encoder.get_input_embeddings().table.num_embeddings
+    layers = len(cross_attention_layers(base.unet))
+    mappers = Mappers(rows, range(first, first + len(rows)), layers).to(base.device)
+    put_in(base.text_encoder, base.unet, mappers, base.tokenizer.model_max_length)
+    return dict(mappers.named_parameters())
+
+
+def pack(base: Any, parameters: Parameters) -> Tensors:
+    """The mappers' parameters and frequencies, `each.<k>.…` of token k, and the lengths of their rows."""
+    return dict(base.text_encoder.mappers.state_dict())
+
+
+def _empty(pipeline: Any, count: int) -> Mappers:
+    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    return Mappers(torch.zeros(count, width), range(count), len(cross_attention_layers(pipeline.unet)))
+
+
+def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
+    """No weight of the pipeline changes (see `install`); only checks that layers and width fit."""
+    count = sum(name.endswith(".frequencies") for name in tensors)
+    expected = _empty(pipeline, max(count, 1)).state_dict()
+    check_names(tensors, expected, "mappers", path)
+    for name, value in tensors.items():
+        check_shape(name, value, expected[name], "mapper", path)
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} is not finite")
+    return {}
+
+
+def install(pipeline: Any, tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
+    """Puts checked mappers into a plain pipeline whose tokenizer has the tokens."""
+    mappers = _empty(pipeline, len(token_ids))
+    if len(tensors["norms"]) != len(token_ids):
+        raise UserError(
+            f"{path} has mappers of {len(tensors['norms'])} tokens for {len(token_ids)} tokens; {WRONG_BASE}"
+        )
+    mappers.load_state_dict(tensors)
+    mappers.token_ids = list(token_ids.values())
+    encoder = pipeline.text_encoder
+    mappers.requires_grad_(False).to(encoder.device)
+    put_in(encoder, pipeline.unet, mappers, pipeline.tokenizer.model_max_length)
+
+
+LEARNER = Learner(
+    "mapper",
+    "a mapper of timesteps and layers",
+    attach,
+    pack,
+    merge,
+    "token_learning_rate",
+    install=install,
+    tokens_only=True,
+    timed=True,
+)
