@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.world import caption, sample_scene
+from scripts.toon.captions import caption
+from scripts.toon.world import sample_scene
 from utils.bases.registry import Base, base_row
 from utils.errors import UserError, exit_on_user_error
 from utils.files import check_writable_folder, read_lines

@@ -10,17 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.toon.captions import describe, with_article
 from scripts.toon.draw_examples import draw_individual
-from scripts.toon.world import (
-    ANIMALS,
-    ONE_CHANGE,
-    TWO_CHANGES,
-    Look,
-    Scene,
-    describe,
-    sample_look,
-    with_article,
-)
+from scripts.toon.world import ANIMALS, ONE_CHANGE, TWO_CHANGES, Look, Scene, sample_look
 from utils.errors import UserError, exit_on_user_error, short
 from utils.evaluation.data_sets import Individual, Subject
 from utils.files import write_text

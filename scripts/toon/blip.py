@@ -19,11 +19,12 @@ from transformers import (
     BlipForImageTextRetrieval,
 )
 
+from scripts.toon.captions import attributes
 from scripts.toon.clip import captions_of
 from scripts.toon.recogniser import disturb
 from scripts.toon.tokenizer import corpus
 from scripts.toon.training import device, generator, scenes, to_pixels
-from scripts.toon.world import Scene, attributes, twin
+from scripts.toon.world import Scene, twin
 from utils.scores.blip_families import Blip1
 
 WIDTH = 128

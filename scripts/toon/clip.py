@@ -11,20 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from scripts.toon.captions import ATTRIBUTES, PARTS, caption, describe, part_facts, part_words
 from scripts.toon.recogniser import targets
 from scripts.toon.training import device, scenes, to_pixels
-from scripts.toon.world import (
-    ANIMALS,
-    ATTRIBUTES,
-    PARTS,
-    Scene,
-    caption,
-    describe,
-    is_held_out,
-    part_facts,
-    part_words,
-    twin,
-)
+from scripts.toon.world import ANIMALS, Scene, is_held_out, twin
 from utils.bases.text import tokenize
 
 WIDTH = 128

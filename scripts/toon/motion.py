@@ -13,6 +13,7 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.toon.captions import caption
 from scripts.toon.clips import FRAMES, Clip, draw_clip, sample_clip
 from scripts.toon.training import (
     device,
@@ -21,7 +22,7 @@ from scripts.toon.training import (
     subject_weighted_mse,
 )
 from scripts.toon.unet import CAPTION_DROPOUT, to_device
-from scripts.toon.world import caption, without_subject
+from scripts.toon.world import without_subject
 from utils.images import to_pixels
 from utils.training.losses import target_of
 

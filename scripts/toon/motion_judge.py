@@ -14,11 +14,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.toon.captions import describe, with_article
 from scripts.toon.clips import FRAMES, draw_clip, sample_clip
 from scripts.toon.motion_measures import Clip, displacement, mean_of, smoothness
 from scripts.toon.prompt_accuracy import Prompt, stated
 from scripts.toon.recogniser import Recogniser
-from scripts.toon.world import Look, Scene, describe, with_article
+from scripts.toon.world import Look, Scene
 from utils.concepts.load import load_concept
 from utils.images import list_images, open_image
 from utils.sampling.clips import animate, sample_clips, settings_of

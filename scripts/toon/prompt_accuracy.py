@@ -15,17 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.world import (
-    KINDS,
-    ONE_CHANGE,
-    TWO_CHANGES,
-    Look,
-    Scene,
-    attributes,
-    describe,
-    subject_words,
-    with_article,
-)
+from scripts.toon.captions import attributes, describe, subject_words, with_article
+from scripts.toon.world import KINDS, ONE_CHANGE, TWO_CHANGES, Look, Scene
 from utils.errors import UserError, exit_on_user_error
 from utils.files import check_writable_folder, write_json
 from utils.flags import check_fields, option, parse

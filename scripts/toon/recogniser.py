@@ -12,8 +12,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from scripts.toon.captions import ATTRIBUTES, attributes
 from scripts.toon.training import device, generator, scenes, to_pixels
-from scripts.toon.world import ATTRIBUTES, Scene, attributes
+from scripts.toon.world import Scene
 from utils.images import to_pixels as image_to_pixels
 
 SIDE = 128  # images are resized to this, so that the stem's fourfold reduction keeps small things

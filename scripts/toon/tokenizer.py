@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.world import COLOURS, RARE_WORDS, caption, sample_scene
+from scripts.toon.captions import caption
+from scripts.toon.world import COLOURS, RARE_WORDS, sample_scene
 from utils.errors import exit_on_user_error
 from utils.files import write_text
 from utils.flags import option, parse

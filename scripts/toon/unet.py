@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
+from scripts.toon.captions import caption
 from scripts.toon.clip import NAME_PARTS, WIDTH
 from scripts.toon.training import (
     device,
@@ -31,7 +32,7 @@ from scripts.toon.training import (
     subject_weighted_mse,
     to_pixels,
 )
-from scripts.toon.world import Scene, caption, without_subject
+from scripts.toon.world import Scene, without_subject
 from utils.bases.text import tokenize
 from utils.files import write_json
 from utils.training.losses import target_of

@@ -15,9 +15,10 @@ from transformers import BertTokenizer, BlipForImageTextRetrieval
 
 import blip2t
 from scripts.toon.blip import one_thing_wrong
+from scripts.toon.captions import describe, subject_words, with_article
 from scripts.toon.render import render
 from scripts.toon.training import scenes
-from scripts.toon.world import ANIMALS, PLACES, Scene, describe, subject_words, with_article
+from scripts.toon.world import ANIMALS, PLACES, Scene
 from tests.tiny_blip import LIMIT, write_blip
 from utils.blip2t import BLIP2T
 from utils.errors import UserError

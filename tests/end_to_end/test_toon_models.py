@@ -11,12 +11,13 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 import train_classdiffusion
 from scripts.toon.autoencoder import psnr
+from scripts.toon.captions import attributes
 from scripts.toon.clip import animals_named, retrieval
 from scripts.toon.motion_measures import displacement
 from scripts.toon.recogniser import Recogniser
 from scripts.toon.render import render
 from scripts.toon.training import scenes
-from scripts.toon.world import WORN_WORDS, attributes
+from scripts.toon.world import WORN_WORDS
 from utils.bases.sd import load_pipeline
 from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept

@@ -13,18 +13,8 @@ from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.errors import UserError
 from utils.learners.layer_rows import cross_attention_layers
-from utils.learners.mapper import (
-    HIDDEN,
-    MARK,
-    Mapper,
-    attach,
-    hook_copy,
-    kept_in_training,
-    merge,
-    pack,
-    read_ids,
-    spell,
-)
+from utils.learners.mapper import MARK, attach, hook_copy, merge, pack, read_ids, spell
+from utils.learners.mapper_network import HIDDEN, Mapper, kept_in_training
 from utils.sampling.images import sample
 
 LAYERS, LENGTH, WIDTH = 4, 24, 32  # of the tiny base

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from scripts.toon.benchmark_set import CHANGES, Obedience, benchmark, draw, facts_of_templates, look_of
+from scripts.toon.captions import caption
 from scripts.toon.render import render
-from scripts.toon.world import ANIMALS, COLOURS, Scene, caption, sample_look
+from scripts.toon.world import ANIMALS, COLOURS, Scene, sample_look
 from utils.errors import UserError
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from scripts.toon.captions import PARTS, attributes, part_words
 from scripts.toon.clip import VALUES, WIDTH, captions_of, facts_of, reading_loss, stated, with_twins
 from scripts.toon.training import scenes
-from scripts.toon.world import PARTS, attributes, is_held_out, part_words
+from scripts.toon.world import is_held_out
 
 COUNT = sum(map(len, VALUES.values()))
 

@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from scripts.toon.captions import ATTRIBUTES, attributes, caption, with_article
 from scripts.toon.draw_examples import EXAMPLES, plain_scenes
 from scripts.toon.prompt_accuracy import Flags, situations, stated
 from scripts.toon.render import render
 from scripts.toon.training import scenes
 from scripts.toon.world import (
-    ATTRIBUTES,
     BELLIES,
     COLLARS,
     COLOURS,
@@ -19,11 +19,8 @@ from scripts.toon.world import (
     PLACE_WORDS,
     WORN_WORDS,
     Scene,
-    attributes,
-    caption,
     is_held_out,
     sample_look,
-    with_article,
 )
 from utils.errors import UserError
 
