@@ -22,4 +22,5 @@ def draw_points(results: Path) -> list[Path]:
             look = {"series": len(every), "filled": len(every) < SERIES}
             every.append(Cloud(method.title, points=places, **look))
             best.append(Cloud(method.title, points=places[:1], **look))
-    return save_clouds([("all points", every), ("the best of each method", best)], LABELS, results / "points")
+    panels = [("all points", every), ("the best of each method", best)]
+    return save_clouds(panels, LABELS, results / "points", shared=False)

@@ -83,15 +83,16 @@ def save_lines(panels: Sequence[Panel], stem: Path, columns: int = 2) -> list[Pa
 
 
 def save_clouds(
-    panels: Sequence[tuple[str, Sequence[Cloud]]], labels: tuple[str, str], stem: Path
+    panels: Sequence[tuple[str, Sequence[Cloud]]], labels: tuple[str, str], stem: Path, shared: bool = True
 ) -> list[Path]:
-    """A scatter plot for each (title, clouds), all with the same axes."""
-    points = np.concatenate([cloud.points for _, clouds in panels for cloud in clouds])
-    low, high = points.min(axis=0), points.max(axis=0)
-    margin = 0.06 * (high - low).clip(min=1e-9)
+    """A scatter plot for each (title, clouds). shared: all with the same axes, else each with its own."""
+    whole = [cloud.points for _, clouds in panels for cloud in clouds]
     with matplotlib.rc_context(FILE_STYLE):
         figure, axes = _figure(len(panels), min(3, len(panels)))
         for (title, clouds), ax in zip(panels, axes, strict=True):
+            points = np.concatenate(whole if shared else [cloud.points for cloud in clouds])
+            low, high = points.min(axis=0), points.max(axis=0)
+            margin = 0.06 * (high - low).clip(min=1e-9)
             for cloud in clouds:
                 face = colour(cloud.series) if cloud.filled else "none"
                 look = {

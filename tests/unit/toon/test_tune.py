@@ -124,7 +124,7 @@ def test_the_plot_shows_every_point_of_the_methods_that_were_tuned(tmp_path, mon
     points = [{"obeyed": 0.9, "likeness": 0.5}, {"obeyed": 0.8, "likeness": 0.6}]
     write_json(tmp_path / "xti.json", {"points": points})
     drawn = []
-    monkeypatch.setattr(tuning_plot, "save_clouds", lambda panels, labels, stem: drawn.extend(panels))
+    monkeypatch.setattr(tuning_plot, "save_clouds", lambda panels, labels, stem, shared: drawn.extend(panels))
     tuning_plot.draw_points(tmp_path)
     (_, [every]), (_, [best]) = drawn
     assert every.points.tolist() == [[90.0, 0.5], [80.0, 0.6]]
