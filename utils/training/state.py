@@ -17,6 +17,7 @@ from torch import Tensor
 from utils.errors import UserError
 from utils.files import shown
 from utils.tensor_files import read_metadata, read_tensors, write_tensors
+from utils.training.optimizer_state import alike, groups_of, named, optimizer_state
 
 STATE_FILE = "training_state.safetensors"
 _KEYS = {
@@ -50,7 +51,7 @@ def save_state(
     tensors = {f"trained/{name}": value for name, value in trained.items()}
     tensors |= {f"average/{name}": value for name, value in (averages or {}).items()}
     scalars: dict[str, dict[str, Any]] = {}
-    for name, parameter in _named(trained, optimizer).items():
+    for name, parameter in named(trained, optimizer).items():
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor):
                 tensors[f"optimizer/{name}/{key}"] = value
@@ -62,7 +63,7 @@ def save_state(
         "step": step,
         "processes": processes,
         "digests": {name: digest(value) for name, value in trained.items()},
-        "groups": _groups(trained, optimizer),
+        "groups": groups_of(trained, optimizer),
         "scalars": scalars,
         "lr_scheduler": lr_scheduler.state_dict(),
         "scaler": scaler.state_dict() if scaler is not None else None,
@@ -102,10 +103,10 @@ def load_state(
     if state["processes"] != processes:
         raise UserError(f"{where} with {processes} processes: it ran with {state['processes']}")
     values = _values(where, state, stored, tensors, trained)
-    moments = _optimizer_state(where, state, stored, trained, optimizer)
+    moments = optimizer_state(where, state, stored, trained, optimizer)
     parts = [("lr_scheduler", lr_scheduler)] + ([("scaler", scaler)] if scaler is not None else [])
     for name, part in parts:
-        if not _alike(state[name], part.state_dict()):
+        if not alike(state[name], part.state_dict()):
             raise UserError(f"{where}: its {name} is of another kind; give the same settings")
     if scaler is None and state["scaler"] is not None:
         raise UserError(f"{where}: it ran with fp16's loss scale; give the same --mixed_precision")
@@ -162,23 +163,6 @@ def digest(tensor: Tensor) -> str:
     return hashed.hexdigest()
 
 
-def _named(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's parameters in its own order, by their names in `trained`."""
-    names = {id(parameter): name for name, parameter in trained.items()}
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    return {names[id(parameter)]: parameter for parameter in parameters}
-
-
-def _groups(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The optimizer's groups with names for parameters, ready for JSON, which has no tuples."""
-    names = {id(parameter): name for name, parameter in trained.items()}
-    groups = [
-        group | {"params": [names[id(parameter)] for parameter in group["params"]]}
-        for group in optimizer.param_groups
-    ]
-    return json.loads(json.dumps(groups))
-
-
 def _read_state(folder: Path) -> dict[str, Any]:
     state = read_metadata(folder / STATE_FILE, "state")
     bad = [key for key, kind in _KEYS.items() if type(state.get(key)) is not kind]
@@ -219,59 +203,3 @@ def _check_values(
             raise UserError(f"{where}: {name} has shape {shapes}; give the same base model and settings")
         if digest(values[name]) != digests[name]:
             raise UserError(f"{where}: {name} is not what was trained; give another checkpoint")
-
-
-def _optimizer_state(
-    where: str,
-    state: dict[str, Any],
-    stored: dict[str, Tensor],
-    trained: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, Any]:
-    """What optimizer.load_state_dict takes, once it is known to fit."""
-    groups, ours = state["groups"], _groups(trained, optimizer)
-    strict = type(getattr(optimizer, "optimizer", optimizer)) is torch.optim.AdamW
-    known = groups
-    if not strict and len(groups) == len(ours):  # others add to their groups, and have states of other shapes
-        known = [{k: v for k, v in g.items() if k in o} for g, o in zip(groups, ours, strict=True)]
-    if not _alike(known, ours) or [g["params"] for g in groups] != [g["params"] for g in ours]:
-        raise UserError(f"{where}: its optimizer has other groups; give the same settings")
-    parameters = _named(trained, optimizer)
-    moments: dict[str, dict[str, Any]] = {name: dict(state["scalars"].get(name, {})) for name in parameters}
-    for key, value in stored.items():
-        kind, _, rest = key.partition("/")
-        name, _, part = rest.rpartition("/")
-        if kind in ("trained", "average"):
-            continue
-        shapes = (torch.Size(), parameters[name].shape) if name in parameters else ()
-        if not shapes or (strict and value.shape not in shapes):
-            raise UserError(f"{where}: its {shown(key)} of shape {tuple(value.shape)} is unknown to this run")
-        moments[name][part] = value
-    order = {name: number for number, name in enumerate(parameters)}
-    packed = [
-        {
-            key: tuple(value) if key != "params" and isinstance(value, list) else value
-            for key, value in g.items()
-        }
-        | {"params": [order[name] for name in g["params"]]}
-        for g in groups
-    ]
-    return {"state": {order[name]: part for name, part in moments.items() if part}, "param_groups": packed}
-
-
-def _alike(value: Any, pattern: Any) -> bool:
-    """Whether JSON `value` has the keys, lengths and types of `pattern`."""
-    if isinstance(pattern, dict):
-        return (
-            isinstance(value, dict)
-            and value.keys() == pattern.keys()
-            and all(_alike(value[key], pattern[key]) for key in pattern)
-        )
-    if isinstance(pattern, list | tuple):
-        same = isinstance(value, list) and len(value) == len(pattern)
-        return same and all(_alike(a, b) for a, b in zip(value, pattern, strict=True))
-    if isinstance(pattern, bool) or isinstance(value, bool):
-        return type(value) is type(pattern)
-    if isinstance(pattern, int | float):
-        return isinstance(value, int | float)
-    return type(value) is type(pattern)
