@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.tune import BASE, Individual, individual, steps_of, train
+from scripts.toon.tuning_training import BASE, Individual, individual, steps_of, train
 from utils.errors import UserError, exit_on_user_error, short
 from utils.files import check_writable_folder, read_json, write_json
 from utils.flags import check_fields, option, parse

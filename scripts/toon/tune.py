@@ -19,30 +19,22 @@ python -m scripts.toon.tune --methods kv_only,classdiffusion
 """
 
 import itertools
-import os
-import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.draw_examples import draw_individual
-from scripts.toon.world import sample_look
-from utils.bases.registry import BASES, REPOSITORY
+from scripts.toon.tuning_training import BASE, QUARTERS, Individual, given_of, individual, steps_of, train
 from utils.errors import UserError, exit_on_user_error
 from utils.files import read_json, write_json
 from utils.flags import check_fields, option, parse
 from utils.training.methods import METHODS
-from utils.training.settings import read_setting
 
 if TYPE_CHECKING:
     from scripts.toon.tuning_judge import Judge
 
-KINDS = ("dog", "cat", "rabbit", "pig")
 RATES = ("learning_rate", "token_learning_rate")
 STEP = 10**0.5
-QUARTERS = 4
 PRIOR_WEIGHTS = ("prior_loss_weight", (0.1, 0.3, 3.0, 10.0))
 RATES_OF = {"classdiffusion": "kv_only", "custom_diffusion": "kv_only"}
 WEIGHTS = {
@@ -51,8 +43,6 @@ WEIGHTS = {
     "dreambooth": PRIOR_WEIGHTS,
     "svdiff": PRIOR_WEIGHTS,
 }
-BASE = BASES["toon"]
-
 Setting = dict[str, float]  # flag -> value
 
 
@@ -69,28 +59,6 @@ class Flags:
         check_fields(self)
         if unknown := [name for name in self.methods.split(",") if name not in METHODS]:
             raise UserError(f"--methods has {unknown[0]}, which is unknown; choose of {', '.join(METHODS)}")
-
-
-@dataclass(frozen=True)
-class Individual:
-    """A tuning individual: its number, its class and the folder of its five images."""
-
-    number: int
-    kind: str
-    images: Path
-
-
-def individual(i: int, folder: Path) -> Individual:
-    """Tuning individual i, its images rendered if they are not there."""
-    kind = KINDS[i % len(KINDS)]
-    look, images = sample_look(random.Random(f"tuning/{i}"), kind), folder / f"individual-{i}"
-    draw_individual(look, f"tuning/{i}", images)
-    return Individual(i, kind, images)
-
-
-def given_of(method: str) -> dict[str, str]:
-    """The values that scripts/settings/toon gives a method: flag -> value."""
-    return dict(flag.removeprefix("--").split("=") for flag in read_setting("toon", method) if "=" in flag)
 
 
 def centre_of(method: str) -> Setting:
@@ -115,42 +83,6 @@ def extensions(best: Setting, centre: Setting) -> Iterator[Setting]:
 
 def name_of(setting: Setting) -> str:
     return "_".join(f"{flag}={value:.3g}" for flag, value in setting.items())
-
-
-def steps_of(method: str) -> int:
-    """The steps that scripts/settings/toon gives a method."""
-    return int(given_of(method)["max_train_steps"])
-
-
-def train(
-    method: str,
-    flags: Sequence[str],
-    each: Individual,
-    folder: Path,
-    classes: Path,
-    without: str | None = None,
-) -> None:
-    """One training with a checkpoint after every quarter of its steps; a killed one goes on.
-
-    flags: come after those of scripts/settings/toon, of which `without` is left out. What the training
-    prints goes to a file beside the folder. Raises UserError if the training fails.
-    """
-    from utils.evaluation.training_process import run_command
-
-    caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
-    steps = steps_of(method)
-    command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py"), f"--method={method}"]
-    command += [f"--pretrained_model_name_or_path={BASE.path}"]
-    command += [flag for flag in read_setting("toon", method) if flag != without]
-    command += [f"--instance_data_dir={each.images}", f"--cls_token={each.kind}", "--modifier_token=<new1>"]
-    command += [f"--instance_prompt=a photo of a {caption}"] * (METHODS[method].captions == "prompt")
-    command += [f"--class_data_dir={classes / each.kind}"] * METHODS[method].stages[-1].prior
-    command += [*flags, f"--checkpointing_steps={steps // QUARTERS}", "--resume_from_checkpoint=latest"]
-    command.append(f"--output_dir={folder}")
-    log = folder.parent / f"{folder.name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    if code := run_command(command, dict(os.environ), log):
-        raise UserError(f"the training in {folder} ended with {code}: see {log}")
 
 
 def points_of(

@@ -16,7 +16,7 @@ from utils.scores.similarity import dino_i
 from utils.training.methods import METHODS
 
 if TYPE_CHECKING:
-    from scripts.toon.tune import Individual
+    from scripts.toon.tuning_training import Individual
 
 STEPS, SEED, BATCH = 25, 0, 12
 

@@ -5,15 +5,14 @@ import pytest
 from scripts.toon.tune import (
     STEP,
     Flags,
-    Individual,
     centre_of,
     extensions,
     grid,
     inherited,
     name_of,
-    steps_of,
     tune,
 )
+from scripts.toon.tuning_training import Individual, steps_of
 from utils.errors import UserError
 from utils.files import write_json
 from utils.training.methods import METHODS
