@@ -19,6 +19,7 @@ python -m scripts.toon.tune --methods kv_only,classdiffusion
 """
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,13 @@ def extensions(best: Setting, centre: Setting) -> Iterator[Setting]:
 
 def name_of(setting: Setting) -> str:
     return "_".join(f"{flag}={value:.3g}" for flag, value in setting.items())
+
+
+def is_same(one: Setting, other: Setting) -> bool:
+    """Whether two settings differ by no more than the rounding of a rate in scripts/settings/toon."""
+    return one.keys() == other.keys() and all(
+        math.isclose(value, other[flag], rel_tol=0.01) for flag, value in one.items()
+    )
 
 
 def points_of(
@@ -152,8 +160,7 @@ def tune(
             known = [
                 point
                 for point in earlier
-                if name_of(point["setting"]) == name_of(setting)
-                and len(point["individuals"]) == len(individuals)
+                if is_same(point["setting"], setting) and len(point["individuals"]) == len(individuals)
             ]
             points.extend(known or points_of(method, setting, individuals, work, judge))
             write_json(results / f"{method}.json", {"points": kept()})

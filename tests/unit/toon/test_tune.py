@@ -90,6 +90,25 @@ def test_points_that_only_earlier_runs_tried_are_kept(tmp_path, monkeypatch):
     assert [point["score"] for point in points[:-1]] == [1, 1, 1, 1]  # the best by the rule comes first
 
 
+def test_a_recorded_point_is_not_computed_again_for_the_rounding_of_its_rate(tmp_path, monkeypatch):
+    shares = {"steps": 75, "score": 1, "obeyed": 1, "likeness": 1, "individuals": []}
+    (centre,) = centre_of("xti").values()
+    recorded = [
+        {"setting": {"learning_rate": centre * f}} | shares for f in (0.997 / STEP, 1.004, 1.02 * STEP)
+    ]
+    write_json(tmp_path / "xti.json", {"points": recorded})
+    asked = []
+
+    def judged(method, setting, individuals, work, judge):
+        asked.append(setting["learning_rate"])
+        return [{"method": method, "setting": setting} | shares | {"score": 0}]
+
+    monkeypatch.setattr("scripts.toon.tune.points_of", judged)
+    tune("xti", [], None, None, tmp_path)
+    assert asked[0] == pytest.approx(centre * STEP)  # 2 % off is another rate
+    assert asked[1] == pytest.approx(centre * 0.997 / STEP / STEP) and len(asked) == 2
+
+
 def test_a_method_that_adds_a_loss_takes_the_rates_and_tries_weights_alone(tmp_path, monkeypatch):
     best = {"learning_rate": 4e-4, "token_learning_rate": 2e-3}
     write_json(tmp_path / "kv_only.json", {"points": [{"setting": best}]})
