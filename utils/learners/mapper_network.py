@@ -1,6 +1,8 @@
 """The network of NeTI: (timestep, layer) -> a modifier token's row and its bypass.
 
-Alaluf et al. 2023, arXiv:2305.15391; every number below is of the published configuration.
+Alaluf et al. 2023, arXiv:2305.15391; every number below is of the published configuration. Chosen here: the
+row has the length of its class's word, as in a later code of the same mapper; the first is said to give that
+length to row and bypass together. The bypass's own length has no effect.
 
 Shapes: N pairs of a timestep and a layer, G layers, K modifier tokens, D text width, M captions.
 """
