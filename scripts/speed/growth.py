@@ -4,7 +4,6 @@ All points have this repository's step with a pool of views, encoded before the 
 point, batch 2 with one concept at the base's resolution in one process, is in every series.
 """
 
-import json
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from typing import Any
 from scripts.speed.bases import random_base, random_concepts, training_arguments
 from scripts.speed.variants import Variant, Worker, work_folder
 from utils.bases.registry import REPOSITORY
+from utils.files import read_json
 
 BATCHES, CONCEPTS, PROCESSES = (1, 2, 4, 8), (1, 2, 3, 4), (1, 2)
 SIDES = {"sd15": (256, 384, 512, 768), "toon": (32, 64, 128), "tiny": (16, 32)}
@@ -71,9 +71,12 @@ def measure(base: Path, point: dict[str, Any], rounds: int) -> dict[str, Any]:
 def measure_processes(arguments: list[str], processes: int, rounds: int) -> dict[str, Any]:
     """The same in several processes, by scripts/speed/process.py under torchrun."""
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [sys.executable, *launcher, "-m", "scripts.speed.process", str(rounds), *arguments]
-    done = subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.PIPE, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "slowest.json"
+        program = ["-m", "scripts.speed.process", str(rounds), str(file), *arguments]
+        command = [sys.executable, *launcher, *program]
+        subprocess.run(command, cwd=REPOSITORY, check=True, stdout=subprocess.DEVNULL)
+        return read_json(file)
 
 
 def row(record: dict[str, Any]) -> str:
