@@ -7,8 +7,8 @@ import torch
 from diffusers import MotionAdapter
 
 
-def write_adapter(folder: Path, seed: int = 0, **changes: Any) -> Path:
-    """Saves one that knows 16 frames; `changes` are MotionAdapter's own settings. Returns the folder."""
+def tiny_adapter(seed: int = 0, **changes: Any) -> MotionAdapter:
+    """One that knows 16 frames; `changes` are MotionAdapter's own settings."""
     torch.manual_seed(seed)
     settings = {
         "block_out_channels": (32, 64),
@@ -17,5 +17,10 @@ def write_adapter(folder: Path, seed: int = 0, **changes: Any) -> Path:
         "motion_norm_num_groups": 8,
         "motion_max_seq_length": 16,
     }
-    MotionAdapter(**settings | changes).save_pretrained(folder)
+    return MotionAdapter(**settings | changes)
+
+
+def write_adapter(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """Saves a tiny adapter. Returns the folder."""
+    tiny_adapter(seed, **changes).save_pretrained(folder)
     return folder

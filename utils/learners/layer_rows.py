@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
-from utils.learners.learner import WRONG_BASE, Learner, Parameters, Tensors, check_names, check_shape
+from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
 
 KOHYA = ("IN01 IN02 IN04 IN05 IN07 IN08 MID " + " ".join(f"OUT{n:02}" for n in range(3, 12))).split()
 
@@ -164,9 +164,7 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
 
 def install(pipeline: Any, tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
     """Puts checked rows into a plain pipeline whose tokenizer has the tokens."""
-    count = len(next(iter(tensors.values())))
-    if count != len(token_ids):
-        raise UserError(f"{path} has rows of {count} tokens for {len(token_ids)} tokens; {WRONG_BASE}")
+    check_count(len(next(iter(tensors.values()))), token_ids, path)
     encoder = pipeline.text_encoder
     rows = LayerRows(torch.cat([tensors[key] for key in layer_keys(pipeline.unet)]), list(token_ids.values()))
     rows.requires_grad_(False).to(encoder.device)
@@ -182,6 +180,7 @@ LEARNER = Learner(
     "token_learning_rate",
     text=True,
     install=install,
+    hook_copy=hook_copy,
     layered=True,
     tokens_only=True,
 )

@@ -29,6 +29,8 @@ class Learner:
     a token means something else at every timestep, so that its prompts have no text states of their own.
     install(pipeline, tensors, token ids by token, path): for a learner that more than changed weights put
     into effect; called after `merge` has checked the tensors, when the tokens are in place.
+    hook_copy(pipeline, unet): what `install` did to the pipeline's UNet, for one made from its weights;
+    nothing where the pipeline has none of it.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Learner:
     layered: bool = False
     timed: bool = False
     install: Callable[[Any, Tensors, dict[str, int], Path], None] | None = None
+    hook_copy: Callable[[Any, Any], None] | None = None
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], owner: str, path: Path) -> None:
@@ -60,6 +63,12 @@ def check_shape(name: str, found: Tensor, expected: Tensor, owner: str, path: Pa
     if found.shape != expected.shape:
         shapes = f"shape {tuple(found.shape)}, the {owner}'s is {tuple(expected.shape)}"
         raise UserError(f"{path}: {name} has {shapes}; {WRONG_BASE}")
+
+
+def check_count(count: int, token_ids: dict[str, int], path: Path) -> None:
+    """Raises UserError unless a concept's file was trained with as many tokens as the concept has."""
+    if count != len(token_ids):
+        raise UserError(f"{path} has rows of {count} tokens for {len(token_ids)} tokens; {WRONG_BASE}")
 
 
 def train_whole(module: nn.Module) -> Parameters:

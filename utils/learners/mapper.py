@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from utils.errors import UserError
 from utils.learners.layer_rows import cross_attention_layers
-from utils.learners.learner import WRONG_BASE, Learner, Parameters, Tensors, check_names, check_shape
+from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
 from utils.learners.mapper_network import HIDDEN, Mappers, kept_in_training
 
 BYPASS = 0.2  # length of the bypass, of the state's, as published
@@ -187,11 +187,8 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
 
 def install(pipeline: Any, tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
     """Puts checked mappers into a plain pipeline whose tokenizer has the tokens."""
+    check_count(len(tensors["norms"]), token_ids, path)
     mappers = _empty(pipeline, len(token_ids))
-    if len(tensors["norms"]) != len(token_ids):
-        raise UserError(
-            f"{path} has mappers of {len(tensors['norms'])} tokens for {len(token_ids)} tokens; {WRONG_BASE}"
-        )
     mappers.load_state_dict(tensors)
     mappers.token_ids = list(token_ids.values())
     encoder = pipeline.text_encoder
@@ -207,6 +204,7 @@ LEARNER = Learner(
     merge,
     "token_learning_rate",
     install=install,
+    hook_copy=hook_copy,
     tokens_only=True,
     timed=True,
 )

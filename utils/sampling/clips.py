@@ -27,7 +27,7 @@ from utils.bases.registry import ClipSampling, as_dict, base_row
 from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.errors import UserError
-from utils.learners import layer_rows, mapper
+from utils.learners.registry import LEARNERS
 from utils.sampling.images import check_scheduler, make_scheduler
 from utils.sampling.motion_adapters import check_adapter, noise_levels
 
@@ -78,8 +78,9 @@ def animate(
             )
         check_weights(adapter, report, f"motion adapter {motion_adapter}")
         unet = UNetMotionModel.from_unet2d(pipeline.unet, adapter).to(pipeline.device)
-    layer_rows.hook_copy(pipeline, unet)
-    mapper.hook_copy(pipeline, unet)
+    for learner in LEARNERS.values():
+        if learner.hook_copy is not None:
+            learner.hook_copy(pipeline, unet)
     parts = dict(unet.named_parameters())
     lost = [name for name, value in pipeline.unet.named_parameters() if not torch.equal(parts[name], value)]
     assert not lost, f"the motion UNet differs from the image UNet in {lost[:2]}"

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 import torch
-from diffusers import MotionAdapter, UNet2DConditionModel, UNetMotionModel
+from diffusers import UNet2DConditionModel, UNetMotionModel
 
 from tests.tiny_models import tiny_pipeline
+from tests.tiny_motion import tiny_adapter
 from utils.bases.sd import StableDiffusion, load_pipeline
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
@@ -179,10 +180,7 @@ def test_text_states_of_another_length_are_refused(base):
 
 def test_a_motion_unet_is_hooked_again(base):
     attach(base)
-    adapter = MotionAdapter(
-        block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=4,
-        motion_norm_num_groups=8, motion_max_seq_length=8, use_motion_mid_block=False,
-    )  # fmt: skip
+    adapter = tiny_adapter(motion_max_seq_length=8, use_motion_mid_block=False)
     unet = UNetMotionModel.from_unet2d(base.unet, adapter)
     assert cross_attention_layers(unet) == cross_attention_layers(base.unet)
     hook_copy(base.pipeline, unet)

@@ -5,9 +5,10 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers import MotionAdapter, UNetMotionModel
+from diffusers import UNetMotionModel
 
 from tests.tiny_models import tiny_pipeline
+from tests.tiny_motion import tiny_adapter
 from utils.bases.sd import StableDiffusion, load_pipeline
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
@@ -189,10 +190,7 @@ def test_files_that_do_not_fit_are_refused(base, tiny_base, tmp_path):
 
 def test_a_motion_unet_is_hooked_again(base):
     attach(base)
-    adapter = MotionAdapter(
-        block_out_channels=(32, 64), motion_layers_per_block=1, motion_num_attention_heads=4,
-        motion_norm_num_groups=8, motion_max_seq_length=8, use_motion_mid_block=False,
-    )  # fmt: skip
+    adapter = tiny_adapter(motion_max_seq_length=8, use_motion_mid_block=False)
     unet = UNetMotionModel.from_unet2d(base.unet, adapter)
     hook_copy(base.pipeline, unet)
     states = base.encode(base.tokenize(["a <new1>"]))[0].repeat_interleave(2, dim=0)  # one for each frame
