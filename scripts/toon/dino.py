@@ -49,11 +49,15 @@ def move(pixels: Tensor, rng: torch.Generator) -> Tensor:
     return F.grid_sample(pixels, grid, padding_mode="border", align_corners=False)
 
 
+def hidden_states(model: ViTModel, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) in [-1, 1] -> (B, 1 + patches, D): the CLS token, and what it says of every patch."""
+    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+    return model(pixel_values=((pixels + 1) / 2 - mean) / std).last_hidden_state
+
+
 def cls_features(model: ViTModel, pixels: Tensor) -> Tensor:
     """(B, 3, H, W) in [-1, 1] -> (B, D) float32 unit vectors: the CLS token."""
-    mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
-    hidden = model(pixel_values=((pixels + 1) / 2 - mean) / std).last_hidden_state  # (B, 1 + patches, D)
-    return F.normalize(hidden[:, 0].float(), dim=-1)
+    return F.normalize(hidden_states(model, pixels)[:, 0].float(), dim=-1)
 
 
 def contrastive_loss(features: Tensor, kind: Tensor) -> Tensor:

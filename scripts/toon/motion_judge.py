@@ -4,7 +4,6 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +16,9 @@ from tqdm import tqdm
 from scripts.toon.captions import describe, with_article
 from scripts.toon.clips import FRAMES, draw_clip, sample_clip
 from scripts.toon.motion_measures import Clip, displacement, mean_of, smoothness
-from scripts.toon.prompt_accuracy import Prompt, stated
+from scripts.toon.prompts import Prompt, stated, unseen
 from scripts.toon.recogniser import Recogniser
-from scripts.toon.world import Look, Scene
+from scripts.toon.world import Scene
 from utils.concepts.load import load_concept
 from utils.images import list_images, open_image
 from utils.sampling.clips import animate, sample_clips, settings_of
@@ -37,13 +36,11 @@ POSES = ("running", "jumping", "waving", "sitting")
 SITUATIONS = ({}, {"place": "beach"}, {"place": "grass"}, {"worn": "headphones", "place": "beach"})
 SETTINGS = settings_of("toon")
 MEASURED = ("running", "jumping", "sitting")  # for displacement
-NOBODY = Look("dog", None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0))
 
 
 def prompts_of(kind: str, subject: str) -> list[Prompt]:
     """'a <new1> dog running', 'a <new1> dog running on the beach', …, and what each states."""
-    look = replace(NOBODY, kind=kind)
-    scenes = [Scene(look, pose=pose, **situation) for pose in POSES for situation in SITUATIONS]
+    scenes = [Scene(unseen(kind), pose=pose, **situation) for pose in POSES for situation in SITUATIONS]
     return [(with_article(f"a {describe(scene, subject)}"), stated(scene, colour=False)) for scene in scenes]
 
 

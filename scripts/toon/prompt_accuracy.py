@@ -2,21 +2,22 @@
 
 Without --concept: random prompts to the base model, those with three words that its training never held
 together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
-base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds.
+base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds; of two
+concepts trained together, the second of them a barn, the first before the second in every place.
 Only what a prompt states is judged; "all" counts the images that obey every stated word. Likeness is CLIP-I
 on the embedded data/toon/clip to the concept's own images: of 16 images for the plain prompt and of those
-for the situations, where places and other things keep it low.
+for the situations, where places and other things keep it low; of two concepts it is not measured.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.captions import attributes, describe, subject_words, with_article
-from scripts.toon.world import KINDS, ONE_CHANGE, TWO_CHANGES, Look, Scene
+from scripts.toon.prompts import Prompt, pair_situations, random_prompts, situations
+from scripts.toon.world import KINDS
 from utils.errors import UserError, exit_on_user_error
 from utils.files import check_writable_folder, write_json
 from utils.flags import check_fields, option, parse
@@ -28,37 +29,6 @@ if TYPE_CHECKING:  # imported inside the functions, so that flags are answered b
     from utils.training.concept import Concept
 
 CLIP = Path("data/toon/clip")
-Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
-
-
-def stated(scene: Scene, colour: bool) -> dict[str, str]:
-    """The attributes that a canonical prompt for this scene puts into words."""
-    silent = {"place": "plain", "worn": "nothing", "neighbour": "nothing", "pose": "standing"}
-    facts = {name: value for name, value in attributes(scene).items() if silent.get(name) != value}
-    if not colour:
-        facts.pop("colour", None)
-    return {name: value for name, value in facts.items() if value is not None}
-
-
-def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
-    """'a photo of a white dog wearing a hat on the beach', …; every named colour is stated."""
-    from scripts.toon.training import scenes
-
-    drawn = scenes(seed, count, held_out)
-    texts = [
-        with_article(f"a photo of a {describe(scene, subject_words(scene, colour=True))}") for scene in drawn
-    ]
-    return [(text, stated(scene, colour=True)) for text, scene in zip(texts, drawn, strict=True)]
-
-
-def situations(kind: str, subject: str) -> list[Prompt]:
-    """What the images of the concept never show: places, worn things, neighbours, poses, two at once."""
-    plain = Scene(Look(kind, None, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0)))
-    poses = [{"pose": pose} for pose in ("sitting", "running", "jumping")]
-    changes = [*ONE_CHANGE, *poses, *TWO_CHANGES, {"pose": "running", "place": "beach"}]
-    drawn = [replace(plain, **change) for change in changes]
-    texts = [with_article(f"a photo of a {describe(scene, subject)}") for scene in drawn]
-    return [(text, stated(scene, colour=False)) for text, scene in zip(texts, drawn, strict=True)]
 
 
 def draw(
@@ -99,16 +69,28 @@ def obeyed(prompts: list[Prompt], per_prompt: int, images: list[Image.Image]) ->
     return {name: (sum(h) / len(h), len(h)) for name, h in hits.items()}
 
 
-def trained_concept(folder: Path) -> Concept:
-    """The one concept with a class word in a folder that train_classdiffusion.py wrote."""
+def trained_concepts(folder: Path) -> list[Concept]:
+    """The concepts in a folder that train_classdiffusion.py wrote: one with a class of toon, or one and a
+    barn. Raises UserError for others."""
     from utils.training.config import read_config
 
     if not (folder / "training_config.json").is_file():
         raise UserError(f"{folder} holds no training_config.json; give a folder of train_classdiffusion.py")
     concepts = read_config(folder / "training_config.json")[0].concepts()
-    if len(concepts) != 1 or concepts[0].cls_token not in KINDS:
-        words = ", ".join(str(concept.cls_token) for concept in concepts)
-        raise UserError(f"{folder} has the classes {words}; give one concept of {', '.join(KINDS)}")
+    kinds = [str(concept.cls_token) for concept in concepts]
+    if kinds[0] not in KINDS or kinds[1:] not in ([], ["barn"]):
+        raise UserError(
+            f"{folder} has the classes {', '.join(kinds)}; "
+            f"give one concept of {', '.join(KINDS)}, or one of these and a barn"
+        )
+    return concepts
+
+
+def trained_concept(folder: Path) -> Concept:
+    """The one concept in such a folder. Raises UserError for two."""
+    concepts = trained_concepts(folder)
+    if len(concepts) > 1:
+        raise UserError(f"{folder} has {len(concepts)} concepts; give one of one concept")
     return concepts[0]
 
 
@@ -117,7 +99,7 @@ class Flags:
     """The flags of this command."""
 
     base: str = option("data/toon/sd", "base model")
-    concept: Path | None = option(None, "a trained concept with one token and its class")
+    concept: Path | None = option(None, "a trained concept with its class, or two, the second a barn")
     prompts: int | None = option(None, "random prompts of each sort (default: 240)", minimum=1)
     prompt_set: str | None = option(
         None, "seed of the random prompts (default: prompt-accuracy): settings are chosen on another"
@@ -188,6 +170,25 @@ def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Con
     return results
 
 
+def judge_pair(
+    config: Flags, pipeline: StableDiffusionPipeline, first: Concept, barn: Concept
+) -> dict[str, Any]:
+    """The first concept before the second: for their classes on the base model, and for both of them."""
+    from utils.concepts.load import load_concept
+
+    kind, results = first.cls_token, {}
+    named = {
+        "class": (kind, "barn"),
+        "concept": (f"{first.modifier_token} {kind}", f"{barn.modifier_token} barn"),
+    }
+    for name, subjects in named.items():
+        if name == "concept":
+            load_concept(pipeline, config.concept)
+        prompts = pair_situations(kind, *subjects)
+        results[name] = judge(config, pipeline, name, prompts, config.images or 4)[0]
+    return results
+
+
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     from utils.bases.sd import check_base, load_pipeline
@@ -196,9 +197,10 @@ def main(argv: list[str] | None = None) -> None:
     check_base(config.base)
     check_steps(config.num_inference_steps, config.base)
     check_writable_folder(config.output_dir, "output_dir")
-    concept = trained_concept(config.concept) if config.concept else None
+    concepts = trained_concepts(config.concept) if config.concept else []
     pipeline = load_pipeline(config.base)
-    results = judge_concept(config, pipeline, concept) if concept else judge_base(config, pipeline)
+    judges = (judge_base, judge_concept, judge_pair)  # of no concept, one and two
+    results = judges[len(concepts)](config, pipeline, *concepts)
     write_json(config.output_dir / "accuracy.json", results)
     print(f"numbers and images are in {config.output_dir}")
 

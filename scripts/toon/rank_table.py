@@ -73,7 +73,8 @@ class Flags:
 
 
 def subject_of(path: Path) -> Subject:
-    from scripts.toon.prompt_accuracy import situations, trained_concept
+    from scripts.toon.prompt_accuracy import trained_concept
+    from scripts.toon.prompts import situations
     from utils.images import list_images, open_image
     from utils.scores.encoders import DinoEncoder
 

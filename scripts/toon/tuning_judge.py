@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from scripts.toon.prompt_accuracy import obeyed, situations
+from scripts.toon.prompt_accuracy import obeyed
+from scripts.toon.prompts import situations
 from utils.bases.registry import Base
 from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept

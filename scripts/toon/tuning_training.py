@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.toon.draw_examples import draw_individual
-from scripts.toon.world import sample_look
+from scripts.toon.world import Look, sample_look
 from utils.bases.registry import BASES, REPOSITORY
 from utils.errors import UserError
 from utils.training.methods import METHODS
@@ -28,12 +28,16 @@ class Individual:
     images: Path
 
 
+def look_of(i: int) -> Look:
+    """What tuning individual i looks like."""
+    return sample_look(random.Random(f"tuning/{i}"), KINDS[i % len(KINDS)])
+
+
 def individual(i: int, folder: Path) -> Individual:
     """Tuning individual i, its images rendered if they are not there."""
-    kind = KINDS[i % len(KINDS)]
-    look, images = sample_look(random.Random(f"tuning/{i}"), kind), folder / f"individual-{i}"
+    look, images = look_of(i), folder / f"individual-{i}"
     draw_individual(look, f"tuning/{i}", images)
-    return Individual(i, kind, images)
+    return Individual(i, look.kind, images)
 
 
 def given_of(method: str) -> dict[str, str]:

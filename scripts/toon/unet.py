@@ -23,6 +23,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
 
 from scripts.toon.captions import caption
 from scripts.toon.clip import NAME_PARTS, WIDTH
+from scripts.toon.dino import hidden_states
 from scripts.toon.training import (
     device,
     generator,
@@ -115,7 +116,7 @@ def patches_of(dino: ViTModel, seed: str, count: int, size: int) -> Iterator[Ten
     """(64, V, p, p) fp16 at a time: what DINO's last layer says of every patch of the clean images."""
     for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
         pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
-        features = dino(pixels).last_hidden_state[:, 1:]  # (B, p·p, V), without the class token
+        features = hidden_states(dino, pixels)[:, 1:]  # (B, p·p, V)
         side = math.isqrt(features.shape[1])
         yield features.transpose(1, 2).unflatten(2, (side, side)).half().cpu()
 

@@ -88,6 +88,8 @@ def test_a_mistake_is_one_line(program, flag, message):
         "measure",
         "tune",
         "compare_flags",
+        "train_part_reader",
+        "part_accuracy",
     ],
 )
 def test_help_and_a_mistake_wait_for_no_library(name):

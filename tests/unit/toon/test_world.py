@@ -8,7 +8,8 @@ import pytest
 
 from scripts.toon.captions import ATTRIBUTES, attributes, caption, with_article
 from scripts.toon.draw_examples import EXAMPLES, plain_scenes
-from scripts.toon.prompt_accuracy import Flags, situations, stated
+from scripts.toon.prompt_accuracy import Flags
+from scripts.toon.prompts import pair_situations, situations, stated
 from scripts.toon.render import render
 from scripts.toon.training import scenes
 from scripts.toon.world import (
@@ -17,6 +18,7 @@ from scripts.toon.world import (
     COLOURS,
     HELD_OUT,
     PLACE_WORDS,
+    PLACES,
     WORN_WORDS,
     Scene,
     is_held_out,
@@ -116,6 +118,17 @@ def test_situations_state_what_their_prompt_says():
     assert len(prompts) >= 20
     scene = Scene(sample_look(random.Random(2), "cat"), place="snow")
     assert stated(scene, colour=False) == {"class": "cat", "place": "snow"}
+
+
+def test_a_pair_stands_in_every_place_under_its_own_names():
+    prompts = dict(pair_situations("teddy bear", "<new1> teddy bear", "<new2> barn"))
+    assert len(prompts) == len(PLACES)
+    words = {"class": "teddy bear", "neighbour": "barn"}
+    assert prompts["a photo of a <new1> teddy bear in front of a <new2> barn"] == words
+    in_the_snow = "a photo of a <new1> teddy bear in front of a <new2> barn in the snow"
+    assert prompts[in_the_snow] == words | {"place": "snow"}
+    of_classes = [text for text, _ in pair_situations("dog", "dog", "barn")]
+    assert of_classes[0] == "a photo of a dog in front of a barn"
 
 
 @pytest.mark.parametrize("flag, value", [("prompt_set", "other"), ("prompts", 3)])
