@@ -50,9 +50,11 @@ def move(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def hidden_states(model: ViTModel, pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in [-1, 1] -> (B, 1 + patches, D): the CLS token, and what it says of every patch."""
+    """(B, 3, H, W) in [-1, 1] -> (B, 1 + patches, D): the CLS token, and what it says of every patch. Images
+    may be larger than those it learned from."""
     mean, std = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
-    return model(pixel_values=((pixels + 1) / 2 - mean) / std).last_hidden_state
+    shown = ((pixels + 1) / 2 - mean) / std
+    return model(pixel_values=shown, interpolate_pos_encoding=True).last_hidden_state
 
 
 def cls_features(model: ViTModel, pixels: Tensor) -> Tensor:

@@ -18,7 +18,8 @@ from scripts.toon.individuals import (
     scene_of,
     visibly_differ,
 )
-from scripts.toon.training import generator
+from scripts.toon.training import generator, scenes, to_pixels
+from scripts.toon.unet import patches_of
 from scripts.toon.world import ANIMALS, HELD_OUT, KINDS, is_held_out
 
 
@@ -123,15 +124,32 @@ def test_separation_on_hand_made_features():
     assert blind["auc_same_class"] == blind["auc_any"] == 0.5
 
 
+def shown_to(model, pixels):
+    """The hidden states of images under DINO's own normalisation."""
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    shown = ((pixels.permute(0, 2, 3, 1) + 1) / 2 - mean) / std
+    with torch.no_grad():
+        return model(shown.permute(0, 3, 1, 2)).last_hidden_state
+
+
 def test_cls_features_are_unit_vectors_of_the_cls_token():
     torch.manual_seed(0)
     model = build(64).eval()
     pixels = torch.rand(2, 3, 64, 64) * 2 - 1
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    shown = ((pixels.permute(0, 2, 3, 1) + 1) / 2 - mean) / std
     with torch.no_grad():
-        cls = model(shown.permute(0, 3, 1, 2)).last_hidden_state[:, 0]
+        cls = shown_to(model, pixels)[:, 0]
         torch.testing.assert_close(cls_features(model, pixels), F.normalize(cls, dim=1))
+
+
+def test_the_unets_patches_are_dinos_of_images_as_it_learned_them():
+    torch.manual_seed(0)
+    model = build(64).eval()
+    (patches,) = patches_of(model, "patches", 3, 64)
+    states = shown_to(model, to_pixels(scenes("patches/0", 3), 64))
+    assert patches.shape == (3, 128, 8, 8)
+    torch.testing.assert_close(patches[:, :, 2, 5].float(), states[:, 1 + 2 * 8 + 5], atol=2e-3, rtol=1e-3)
+    (larger,) = patches_of(model, "patches", 3, 128)
+    assert larger.shape == (3, 128, 16, 16)
 
 
 def test_judging_an_untrained_model_finds_little_and_the_same_twice():
