@@ -16,6 +16,7 @@ from scripts.toon.world import (
     PLACES,
     POSES,
     RARE_WORDS,
+    RGB,
     WORN,
     WORN_WORDS,
     Look,
@@ -65,17 +66,21 @@ def with_article(text: str) -> str:
     return re.sub(r"\ba (?=[aeio])", "an ", text)
 
 
+def colour_word(colour: RGB) -> str:
+    """Its name; "dark" if it is a body's in shade."""
+    return next((name for name, rgb in COLOURS.items() if rgb == colour), "dark")
+
+
 def part_facts(look: Look) -> dict[str, str]:
     """The parts that captions may name: {"ear": "purple", "collar": "none", "marking": "dark spots", …}.
-    A colour is "dark" if it is the body's in shade. Objects have a marking alone."""
-    names = {rgb: name for name, rgb in COLOURS.items()}
-    marking = f"{names.get(look.mark, 'dark')} {look.marking}" if look.marking != "none" else "none"
+    Objects have a marking alone."""
+    marking = f"{colour_word(look.mark)} {look.marking}" if look.marking != "none" else "none"
     if look.kind in OBJECTS:
         return {"marking": marking}
     return {
-        "ear": names.get(look.ear, "dark"),
+        "ear": colour_word(look.ear),
         "belly": next(name for name, rgb in BELLIES.items() if rgb == look.belly),
-        "collar": names[look.collar] if look.collar else "none",
+        "collar": colour_word(look.collar) if look.collar else "none",
         "marking": marking,
     }
 

@@ -118,19 +118,23 @@ class Scene:
     seed: int = 0  # the details of the background
 
 
+def darker(colour: RGB) -> RGB:
+    """A body's colour in shade, as ears and marks may have it."""
+    return tuple(int(c * 0.6) for c in colour)
+
+
 def sample_look(rng: random.Random, kind: str) -> Look:
     """A random individual of a kind, one of more than 2,000: every part has its colour from a small palette.
     Captions name few of them; the rest is for personalisation to learn."""
     colour = rng.choice(list(COLOURS))
     body = COLOURS[colour]
-    darker = tuple(int(c * 0.6) for c in body)
-    mark = darker if rng.random() < 0.5 else COLOURS[rng.choice(list(COLOURS))]
+    mark = darker(body) if rng.random() < 0.5 else COLOURS[rng.choice(list(COLOURS))]
     return Look(
         kind=kind,
         colour=colour,
         body=body,
         belly=rng.choice(list(BELLIES.values())),
-        ear=darker if rng.random() < 0.5 else mark,
+        ear=darker(body) if rng.random() < 0.5 else mark,
         eye=EYE,
         collar=COLOURS[rng.choice(COLLARS)] if rng.random() < 0.4 else None,
         marking=rng.choice(MARKINGS),
