@@ -6,7 +6,7 @@ base model and for the concept ("a <new1> dog …") on the personalised one, wit
 concepts trained together, the second of them a barn, the first before the second in every place.
 Only what a prompt states is judged; "all" counts the images that obey every stated word. Likeness is CLIP-I
 on the embedded data/toon/clip to the concept's own images: of 16 images for the plain prompt and of those
-for the situations, where places and other things keep it low; of two concepts it is not measured.
+for the situations, where places and other things keep it low; of two concepts, for the plain prompt of each.
 """
 
 from __future__ import annotations
@@ -147,23 +147,40 @@ def judge_base(config: Flags, pipeline: StableDiffusionPipeline) -> dict[str, An
     return results
 
 
+class Likeness:
+    """CLIP-I on the embedded data/toon/clip to a concept's own images."""
+
+    def __init__(self, config: Flags, concept: Concept):
+        from utils.images import list_images, open_image
+        from utils.scores.similarity import ClipEncoder
+
+        self.settings, self.clip = config.settings, ClipEncoder(CLIP, "cpu")
+        self.real = self.clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
+
+    def of(self, images: list[Image.Image]) -> float:
+        from utils.scores.similarity import clip_i
+
+        return clip_i(self.clip.image_features(images), self.real)
+
+    def of_portraits(self, pipeline: StableDiffusionPipeline, subject: str) -> float:
+        """Of 16 images for the plain prompt."""
+        from utils.sampling.images import sample
+
+        return self.of([*sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), **self.settings)])
+
+
 def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Concept) -> dict[str, Any]:
     """The situations for the class on the base model and for the concept, and the likeness of both."""
     from utils.concepts.load import load_concept
-    from utils.images import list_images, open_image
-    from utils.sampling.images import sample
-    from utils.scores.similarity import ClipEncoder, clip_i
 
-    clip, kind = ClipEncoder(CLIP, "cpu"), concept.cls_token
-    real = clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
+    likeness, kind = Likeness(config, concept), concept.cls_token
     results: dict[str, Any] = {}
     for name, subject in (("class", kind), ("concept", f"{concept.modifier_token} {kind}")):
         if name == "concept":
             load_concept(pipeline, config.concept)
         results[name], drawn = judge(config, pipeline, name, situations(kind, subject), config.images or 4)
-        portraits = list(sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), **config.settings))
-        results[f"{name} likeness"] = clip_i(clip.image_features(portraits), real)
-        results[f"{name} likeness in situations"] = clip_i(clip.image_features(drawn), real)
+        results[f"{name} likeness"] = likeness.of_portraits(pipeline, subject)
+        results[f"{name} likeness in situations"] = likeness.of(drawn)
     for measure in ("likeness", "likeness in situations"):
         line = ", ".join(f"{name} {results[f'{name} {measure}']:.3f}" for name in ("class", "concept"))
         print(f"{measure}: {line}")
@@ -173,19 +190,22 @@ def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Con
 def judge_pair(
     config: Flags, pipeline: StableDiffusionPipeline, first: Concept, barn: Concept
 ) -> dict[str, Any]:
-    """The first concept before the second: for their classes on the base model, and for both of them."""
+    """The first concept before the second, for their classes on the base model and for both of them, and the
+    likeness of each alone."""
     from utils.concepts.load import load_concept
 
-    kind, results = first.cls_token, {}
-    named = {
-        "class": (kind, "barn"),
-        "concept": (f"{first.modifier_token} {kind}", f"{barn.modifier_token} barn"),
-    }
-    for name, subjects in named.items():
+    likeness = [Likeness(config, concept) for concept in (first, barn)]
+    kinds = (first.cls_token, "barn")
+    named = tuple(f"{concept.modifier_token} {concept.cls_token}" for concept in (first, barn))
+    results: dict[str, Any] = {}
+    for name, subjects in (("class", kinds), ("concept", named)):
         if name == "concept":
             load_concept(pipeline, config.concept)
-        prompts = pair_situations(kind, *subjects)
+        prompts = pair_situations(kinds[0], *subjects)
         results[name] = judge(config, pipeline, name, prompts, config.images or 4)[0]
+        alone = [its.of_portraits(pipeline, subject) for its, subject in zip(likeness, subjects, strict=True)]
+        results[f"{name} likeness"] = alone
+        print(f"{name} likeness: {alone[0]:.3f} and {alone[1]:.3f}")
     return results
 
 

@@ -1,0 +1,69 @@
+"""Which concepts are judged by which prompts."""
+
+from pathlib import Path
+
+import pytest
+
+from scripts.toon import prompt_accuracy
+from scripts.toon.prompt_accuracy import Flags, judge_pair, trained_concept, trained_concepts
+from utils.errors import UserError
+from utils.training.concept import Concept
+
+
+def concept(token: str, kind: str) -> Concept:
+    return Concept(token, kind, kind, f"a photo of a {token} {kind}", Path("data/dog"), subject="")
+
+
+def test_a_pair_is_judged_as_its_classes_and_then_by_name(tmp_path, monkeypatch):
+    events = []
+
+    class Likeness:
+        def __init__(self, config, concept):
+            self.kind = concept.cls_token
+
+        def of_portraits(self, pipeline, subject):
+            events.append(subject)
+            return 0.5 if self.kind == "barn" else 0.25
+
+    def judge(config, pipeline, name, prompts, per_prompt):
+        events.append((prompts[1][0], prompts[1][1], per_prompt))
+        return {"all": (1.0, 7)}, []
+
+    monkeypatch.setattr(prompt_accuracy, "Likeness", Likeness)
+    monkeypatch.setattr(prompt_accuracy, "judge", judge)
+    monkeypatch.setattr("utils.concepts.load.load_concept", lambda pipeline, path: events.append(path))
+    pair = (concept("<a>", "cat"), concept("<b>", "barn"))
+    results = judge_pair(Flags(concept=tmp_path, images=2), None, *pair)
+    facts = {"class": "cat", "neighbour": "barn", "place": "beach"}
+    assert events == [
+        ("a photo of a cat in front of a barn on the beach", facts, 2),
+        "cat",
+        "barn",
+        tmp_path,
+        ("a photo of a <a> cat in front of a <b> barn on the beach", facts, 2),
+        "<a> cat",
+        "<b> barn",
+    ]
+    assert results["concept likeness"] == [0.25, 0.5] and results["class"] == {"all": (1.0, 7)}
+
+
+def test_one_concept_or_one_and_a_barn_can_be_judged(tmp_path, monkeypatch):
+    def of(*kinds):
+        (tmp_path / "training_config.json").touch()
+        found = [concept(f"<{kind}>", kind) for kind in kinds]
+        config = type("Config", (), {"concepts": lambda self: found})()
+        monkeypatch.setattr("utils.training.config.read_config", lambda path: (config,))
+        return tmp_path
+
+    assert [each.cls_token for each in trained_concepts(of("dog"))] == ["dog"]
+    assert [each.cls_token for each in trained_concepts(of("teddy bear", "barn"))] == ["teddy bear", "barn"]
+    with pytest.raises(UserError, match="has 2 concepts; give one of one concept"):
+        trained_concept(of("teddy bear", "barn"))
+    for kinds in (("dog", "cat"), ("person",), ("dog", "barn", "barn")):
+        with pytest.raises(UserError, match="has the classes .*; give one concept of dog"):
+            trained_concepts(of(*kinds))
+
+
+def test_a_folder_that_no_training_wrote_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no training_config.json"):
+        trained_concepts(tmp_path)
