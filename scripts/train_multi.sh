@@ -6,7 +6,6 @@
 # NUM_PROCESSES=2 trains in two processes.
 . "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
 launch \
-  --max_train_steps=800 \
   --concepts_list="$(given_path "${CONCEPTS:-}" data/concepts.json)" \
   --modifier_token="<new1>+<new2>" \
   --cls_token="${CLASSES:-teddy bear+barn}" \

@@ -48,7 +48,8 @@ class Source:
 
     def flags(self, method: str) -> list[str]:
         """The training flags of a method: those that suit the base, then the user's, which win."""
-        return read_setting(self.base.settings, method) + flags_of(method, self.train_flags)
+        several = any(len(subject.individuals) > 1 for subject in self.subjects)
+        return read_setting(self.base.settings, method, several) + flags_of(method, self.train_flags)
 
     @property
     def trained(self) -> list[str]:

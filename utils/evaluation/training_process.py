@@ -39,7 +39,7 @@ def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str], 
     if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in set_here]:
         raise UserError(f"--train_flags has {mine[0]}, which an evaluation sets itself; leave it out")
     alone = replace(subject, individuals=subject.individuals[:1])  # a concepts list would have to be written
-    given = read_setting(folder, method) + flags_of(method, flags)
+    given = read_setting(folder, method, len(subject.individuals) > 1) + flags_of(method, flags)
     given = _concept_flags(alone, method, base, given, Path("unwritten"))
     try:
         config = TrainConfig(**vars(build_parser().parse_args(given)))

@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from utils.bases.registry import BASES
 from utils.errors import UserError
 from utils.evaluation import training_process
 from utils.evaluation.data_sets import Individual, Subject
+from utils.evaluation.sources import Source
 from utils.evaluation.training_process import check_flags, flags_of, is_trained, train
 from utils.training.config import TrainConfig, build_parser
 from utils.training.settings import read_setting
@@ -103,6 +105,14 @@ def test_a_checkpoint_is_chosen_among_all_by_images_of_the_subject(commands, tmp
     assert (plain.select_checkpoint, plain.checkpoints_total_limit) == (None, 1)
     assert (choosing.select_checkpoint, choosing.checkpoints_total_limit) == ("validation", None)
     assert choosing.validation_prompt == f"a {named} at sea"
+
+
+@pytest.mark.parametrize(("subject", "steps"), [(REX, 500), (BOTH, 800)])
+def test_two_individuals_train_as_long_as_the_paper_says(subject, steps):
+    source = Source([subject], ["classdiffusion"], BASES["sd15"], train_flags=("--hflip",))
+    assert [flag for flag in source.flags("classdiffusion") if "steps" in flag] == [
+        f"--max_train_steps={steps}"
+    ]
 
 
 def test_each_of_two_individuals_has_its_place(commands, tmp_path):

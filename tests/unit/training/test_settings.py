@@ -25,6 +25,20 @@ def test_a_methods_file_adds_to_the_common_flags_and_overrides_them(folder):
     assert read_setting("x", "other") == ["--hflip", "--learning_rate=1", "--seed=3"]
 
 
+def test_several_concepts_have_flags_of_their_own(folder):
+    file = settings.SETTINGS / "x" / "mine.txt"
+    file.write_text("several: --learning_rate=4\n" + file.read_text() + "several: --noaug\n")
+    assert read_setting("x", "mine")[1] == "--learning_rate=2"
+    several = ["--hflip", "--learning_rate=4", "--seed=3", "--spl_weight=0.5", "--noaug"]
+    assert read_setting("x", "mine", several=True) == several
+
+
+@pytest.mark.parametrize("base", ["sd15", "sd21"])
+def test_two_concepts_train_for_the_papers_800_steps(base):
+    for token, steps in (("<new1>", 500), ("<new1>+<new2>", 800)):
+        assert f"--max_train_steps={steps}" in training_flags(BASES[base], ["--modifier_token", token])
+
+
 def test_the_default_method_is_the_trainings():
     assert TrainConfig.__dataclass_fields__["method"].default == SEMANTIC
 
