@@ -10,6 +10,6 @@ launch \
   --modifier_token="<new1>+<new2>" \
   --cls_token="${CLASSES:-teddy bear+barn}" \
   --validation_prompt="${VALIDATION_PROMPT:-a <new1> teddy bear in front of a <new2> barn}" \
-  --validation_steps=400 \
+  --validation_steps=200 \
   --output_dir="$(given_path "${OUTPUT_DIR:-}" ckpt/teddy_bear_barn)" \
   "$@"

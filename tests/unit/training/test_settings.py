@@ -33,9 +33,9 @@ def test_several_concepts_have_flags_of_their_own(folder):
     assert read_setting("x", "mine", several=True) == several
 
 
-@pytest.mark.parametrize("base", ["sd15", "sd21"])
-def test_two_concepts_train_for_the_papers_800_steps(base):
-    for token, steps in (("<new1>", 500), ("<new1>+<new2>", 800)):
+@pytest.mark.parametrize(("base", "one", "two"), [("sd15", 500, 800), ("sd21", 500, 800), ("toon", 300, 400)])
+def test_two_concepts_train_longer(base, one, two):
+    for token, steps in (("<new1>", one), ("<new1>+<new2>", two)):
         assert f"--max_train_steps={steps}" in training_flags(BASES[base], ["--modifier_token", token])
 
 
