@@ -70,7 +70,7 @@ class Judge:
         plain = self.draw(pipeline, [f"a photo of a {each.kind}"] * self.config.images)
         load_concept(pipeline, concept)
         own = self.draw(pipeline, [f"a photo of a {subject}"] * self.config.images)
-        save_grid(own[:8], [f"a photo of a {subject}"], self.config.output_dir / f"{each.images.name}.png")
+        save_grid(own[:8], [f"a photo of a {subject}"], concept.with_suffix(".png"))
         prompts = situations(each.kind, subject)
         words = obeyed(prompts, 1, self.draw(pipeline, [text for text, _ in prompts]))
         real = [*map(open_image, list_images(each.images)[0])]
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"words: {words:.1%}; means of {count} individuals, {config.images} images each")
     file = config.output_dir / f"{config.method}.json"
     write_json(file, results)
-    print(f"the numbers are in {file}, the images beside it")
+    print(f"the numbers are in {file}, concepts and images in {work}")
 
 
 if __name__ == "__main__":
