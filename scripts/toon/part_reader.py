@@ -21,6 +21,7 @@ from scripts.toon.individuals import PARTS, visibly_differ
 from scripts.toon.recogniser import disturb, prepare
 from scripts.toon.training import device, generator, to_pixels
 from scripts.toon.world import ANIMALS, BELLIES, COLOURS, MARKINGS, RGB, Look, Scene, darker, sample_look
+from utils.bases.pretrained import readable
 from utils.images import to_pixels as image_to_pixels
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -135,11 +136,15 @@ def loss_at(
 
 
 class PartReader:
-    """`PartReader(folder).read(images)` -> a `Reading` of each PIL image."""
+    """`PartReader(folder).read(images)` -> a `Reading` of each PIL image.
+
+    Raises UserError for a folder whose model cannot be loaded.
+    """
 
     def __init__(self, model: ResNetForImageClassification | Path):
         if isinstance(model, Path):
-            model = ResNetForImageClassification.from_pretrained(model, dtype=torch.float32)
+            with readable("part reader", model):
+                model = ResNetForImageClassification.from_pretrained(model, dtype=torch.float32)
         self.model = model.eval()
 
     @torch.no_grad()

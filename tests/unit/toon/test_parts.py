@@ -163,3 +163,9 @@ def test_individuals_are_judged_once_and_their_shares_averaged(tmp_path, monkeyp
 def test_without_a_reader_the_command_says_how_to_make_one(tmp_path):
     with pytest.raises(UserError, match="python -m scripts.toon.train_part_reader makes it"):
         part_accuracy.main([f"--reader={tmp_path / 'none'}", f"--output_dir={tmp_path}"])
+
+
+def test_a_damaged_reader_is_one_line(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="part reader .* cannot be loaded"):
+        PartReader(tmp_path)
