@@ -106,7 +106,8 @@ def main(argv: list[str] | None = None) -> None:
             each = Individual(DOG, "dog", Path("data/dog"))
         else:
             each = individual(number, config.output_dir)
-        name, record = each.images.name, work / f"{each.images.name}.json"
+        name = each.images.name
+        record = work / f"{name}, {config.images} images, {config.num_inference_steps} steps.json"
         if not record.is_file():
             train(config.method, [], each, work / name, config.output_dir / "class_images")
             write_json(record, judge(each, look, work / name))
