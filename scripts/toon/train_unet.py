@@ -13,7 +13,7 @@ class Flags(TrainingFlags):
     """The flags of this command."""
 
     output_dir: Path = option(Path("data/toon/sd"), "pipeline without its UNet", exists=True)
-    dino: Path = option(Path("data/toon/dino"), "whose features to hold", exists=True)
+    features_of: Path = option(Path("data/toon/dino"), "DINO or CLIP whose features to hold", exists=True)
     images: int = option(20_000, "distinct training scenes", minimum=1)
     channels: tuple[int, ...] = option((64, 128, 192), "of each level", minimum=16, several=True)
     steps: int = steps_option(16_000)
@@ -37,7 +37,6 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import ViTModel
 
     from scripts.toon import unet as toon
     from scripts.toon.training import begin, cached, device, fit, scenes
@@ -45,11 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     begin(config, "unet")
     torch.manual_seed(config.seed)
     vae = AutoencoderKL.from_pretrained(config.output_dir / "vae", torch_dtype=torch.float32)
-    dino = ViTModel.from_pretrained(config.dino, add_pooling_layer=False, dtype=torch.float32)
+    features_of = toon.patch_model(config.features_of)
     data, count = f"{config.seed}/unet", config.images
     shown = (data, count, config.resolution)
     latents = cached(config.work_dir / "latents.pt", toon.latents_of(vae.to(device()).eval(), *shown))
-    patches = cached(config.work_dir / "patches.pt", toon.patches_of(dino.to(device()).eval(), *shown))
+    patches = cached(config.work_dir / "patches.pt", toon.patches_of(features_of, *shown))
     batches = (scenes(f"{data}/{i}", min(64, count - i)) for i in range(0, count, 64))
     drawn = [scene for batch in batches for scene in batch]
     unet = toon.build(latents.shape[-1], config.channels)

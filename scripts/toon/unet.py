@@ -1,8 +1,8 @@
 """The toon world's UNet2DConditionModel: its cached latents, its loss, and the pipeline that it completes.
 
 Timesteps are drawn evenly: what stands where is settled where there is much noise. Beside its own loss the
-UNet is taught to hold, on its way down, what data/toon/dino sees in the clean image (REPA, Yu et al. 2024,
-arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
+UNet is taught to hold, on its way down, what data/toon/dino or clip sees in the clean image (REPA, Yu et al.
+2024, arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
 
 B images, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V = 128 features of a patch.
 """
@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer, ViTModel
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ViTModel
 
 from scripts.toon.captions import caption
 from scripts.toon.clip import NAME_PARTS, WIDTH
@@ -35,7 +36,7 @@ from scripts.toon.training import (
 )
 from scripts.toon.world import Scene, without_subject
 from utils.bases.text import tokenize
-from utils.files import write_json
+from utils.files import read_json, write_json
 from utils.training.losses import target_of
 
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
@@ -111,12 +112,27 @@ def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator
         yield torch.cat([scaled.cpu(), mask], 1).half()
 
 
-@torch.no_grad()
-def patches_of(dino: ViTModel, seed: str, count: int, size: int) -> Iterator[Tensor]:
-    """(64, V, p, p) fp16 at a time: what DINO's last layer says of every patch of the clean images."""
+def patch_model(folder: Path) -> Callable[[Tensor], Tensor]:
+    """What the last layer of DINO, or of CLIP's image tower, says of every patch.
+
+    Takes images (B, 3, S, S) in [-1, 1], returns (B, p·p, V).
+    """
+    if read_json(folder / "config.json").get("model_type") == "clip":
+        tower = CLIPModel.from_pretrained(folder, dtype=torch.float32).vision_model.to(device()).eval()
+
+        def states(pixels: Tensor) -> Tensor:  # toon's CLIP takes images in [-1, 1]
+            return tower(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+
+    else:
+        dino = ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+        states = partial(hidden_states, dino.to(device()).eval())
+    return torch.no_grad()(lambda pixels: states(pixels)[:, 1:])
+
+
+def patches_of(model: Callable[[Tensor], Tensor], seed: str, count: int, size: int) -> Iterator[Tensor]:
+    """(64, V, p, p) fp16 at a time: the features of the clean images. model: of `patch_model`."""
     for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
-        pixels = to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device())
-        features = hidden_states(dino, pixels)[:, 1:]  # (B, p·p, V)
+        features = model(to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device()))
         side = math.isqrt(features.shape[1])
         yield features.transpose(1, 2).unflatten(2, (side, side)).half().cpu()
 

@@ -120,7 +120,7 @@ TOON = {
     "train_motion": "--output_dir=out --work_dir=out --base=sd",
     "train_part_reader": f"--output_dir=out --work_dir=out --recogniser={REPOSITORY}/data/toon/recogniser",
     "train_recogniser": "--output_dir=out --work_dir=out",
-    "train_unet": "--output_dir=sd --work_dir=out --dino=scorers/dino",
+    "train_unet": "--output_dir=sd --work_dir=out --features_of=scorers/dino",
 }
 COMMANDS |= {
     f"toon {name}": Command(f"scripts.toon.{name}", "Flags", tuple(flags.split()))
