@@ -6,8 +6,6 @@ from pathlib import Path
 from utils.errors import UserError
 from utils.flags import check_fields, option, seed_option
 
-SUBJECT_WEIGHT = 1.5  # of a UNet's loss where the subject is, 1 elsewhere: most words are about the subject
-
 
 @dataclass(frozen=True)
 class TrainingFlags:

@@ -26,6 +26,8 @@ from scripts.toon.world import without_subject
 from utils.images import to_pixels
 from utils.training.losses import target_of
 
+SUBJECT_WEIGHT = 1.5
+
 
 def build(unet: UNet2DConditionModel) -> MotionAdapter:
     """A motion module after every layer of the UNet, which at first changes nothing (Guo et al. 2023,
@@ -116,6 +118,6 @@ def loss_at(
         noisy = scheduler.add_noise(clean, noise, of_frames).unflatten(0, (-1, FRAMES)).transpose(1, 2)
         predicted = unet(noisy, timesteps, text).sample  # (B, 4, F, h, w)
         target = target_of(scheduler, clean, noise, of_frames)  # (B·F, 4, h, w)
-        return subject_weighted_mse(predicted.transpose(1, 2).flatten(0, 1), target, mask)
+        return subject_weighted_mse(predicted.transpose(1, 2).flatten(0, 1), target, mask, SUBJECT_WEIGHT)
 
     return loss_of

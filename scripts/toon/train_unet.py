@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import SUBJECT_WEIGHT, TrainingFlags, init_option, rate_option, steps_option
+from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
 from utils.errors import UserError, exit_on_user_error
 from utils.flags import option, parse
 
@@ -16,12 +16,12 @@ class Flags(TrainingFlags):
     features_of: Path = option(Path("data/toon/dino"), "DINO or CLIP whose features to hold", exists=True)
     images: int = option(20_000, "distinct training scenes", minimum=1)
     channels: tuple[int, ...] = option((64, 128, 192), "of each level", minimum=16, several=True)
-    steps: int = steps_option(16_000)
+    steps: int = steps_option(10_000)
     batch_size: int = option(16, "images a step", minimum=1)
     lr: float = rate_option(6e-4)
     init_from: Path | None = init_option()
     align_weight: float = option(0.5, "of the alignment; 0: none", minimum=0)
-    subject_weight: float = option(SUBJECT_WEIGHT, "of the loss where the subject is", minimum=1)
+    subject_weight: float = option(4.0, "of the loss where the subject is", minimum=1)
     low_timesteps: bool = option(False, "most draws at little noise")
     compile: bool = option(False, "a sixth faster, needs a C++ compiler")
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from scripts.toon.flags import SUBJECT_WEIGHT, TrainingFlags
+from scripts.toon.flags import TrainingFlags
 from scripts.toon.render import render
 from scripts.toon.world import Scene, sample_scene
 from utils.errors import UserError
@@ -39,10 +39,9 @@ def subject_mask(pixels: Tensor, empty: Tensor, side: int) -> Tensor:
     return F.adaptive_max_pool2d(different.float(), side)
 
 
-def subject_weighted_mse(
-    predicted: Tensor, target: Tensor, mask: Tensor, subject_weight: float = SUBJECT_WEIGHT
-) -> Tensor:
-    """Scalar. predicted, target: (B, 4, h, w); mask: (B, 1, h, w), the `subject_mask`."""
+def subject_weighted_mse(predicted: Tensor, target: Tensor, mask: Tensor, subject_weight: float) -> Tensor:
+    """Scalar. predicted, target: (B, 4, h, w); mask: (B, 1, h, w), the `subject_mask`, where the loss weighs
+    subject_weight, 1 elsewhere: most words are about the subject."""
     weight = 1 + (subject_weight - 1) * mask
     return (weight / weight.mean() * (predicted - target).square()).mean()
 

@@ -25,7 +25,7 @@ DEFAULTS = {  # steps, batch_size, lr, folder
     train_recogniser: (1500, 64, 2e-3, "data/toon/recogniser"),
     train_blip: (4000, 48, 7e-4, "data/toon/blip"),
     train_dino: (1600, 64, 1e-3, "data/toon/dino"),
-    train_unet: (16_000, 16, 6e-4, "data/toon/sd"),
+    train_unet: (10_000, 16, 6e-4, "data/toon/sd"),
     train_motion: (10_000, 2, 1e-3, "data/toon/motion_adapter"),
 }
 QUICK = """

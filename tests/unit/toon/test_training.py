@@ -103,13 +103,13 @@ def test_the_mask_covers_the_subject_and_nothing_else(pose):
     assert mask[..., 13:].sum() == 0  # the tree
 
 
-def test_an_error_on_the_subject_counts_one_and_a_half_times():
+def test_an_error_on_the_subject_counts_as_often_as_it_weighs():
     target = torch.zeros(1, 4, 2, 2)
     mask = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
     on_subject, beside = target.clone(), target.clone()
     on_subject[..., 0, 0], beside[..., 1, 1] = 1.0, 1.0
-    assert training.subject_weighted_mse(on_subject, target, mask).item() == pytest.approx(1.5 / 4.5)
-    assert training.subject_weighted_mse(beside, target, mask).item() == pytest.approx(1 / 4.5)
+    assert training.subject_weighted_mse(on_subject, target, mask, 1.5).item() == pytest.approx(1.5 / 4.5)
+    assert training.subject_weighted_mse(beside, target, mask, 1.5).item() == pytest.approx(1 / 4.5)
     assert training.subject_weighted_mse(on_subject, target, mask, 4.0).item() == pytest.approx(4 / 7)
 
 
