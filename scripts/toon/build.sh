@@ -10,5 +10,5 @@ python -m scripts.toon.train_recogniser
 python -m scripts.toon.train_blip
 python -m scripts.toon.train_dino
 python -m scripts.toon.train_unet "$@"
-python -m scripts.toon.train_motion
 python -m scripts.toon.prompt_accuracy --output_dir toon_build/prompt_accuracy
+python -m scripts.toon.train_motion
