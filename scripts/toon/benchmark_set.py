@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from scripts.toon.captions import describe, with_article
 from scripts.toon.draw_examples import draw_individual
+from scripts.toon.prompts import unseen
 from scripts.toon.world import ANIMALS, ONE_CHANGE, TWO_CHANGES, Look, Scene, sample_look
 from utils.errors import UserError, exit_on_user_error, short
 from utils.evaluation.data_sets import Individual, Subject
@@ -41,7 +42,7 @@ def facts_of_templates() -> dict[str, dict[str, str]]:
     facts = {}
     for change in CHANGES:
         colour = change.get("colour")
-        look = Look("dog", colour, (0, 0, 0), (0, 0, 0), (0, 0, 0), (0, 0, 0), None, "none", (0, 0, 0))
+        look = replace(unseen("dog"), colour=colour)
         scene = replace(Scene(look), **{name: value for name, value in change.items() if name != "colour"})
         subject = f"{colour} {{}}" if colour else "{}"
         facts[with_article(f"a photo of a {describe(scene, subject)}")] = change

@@ -45,15 +45,18 @@ def subject_words(scene: Scene, colour: bool = False, modifier: str | None = Non
     return " ".join(word for word in words if word)
 
 
-def describe(scene: Scene, subject: str, place: str | None = None) -> str:
-    """The subject with all that the scene says of it: 'dog running next to a ball on the beach'."""
+def describe(scene: Scene, subject: str, place: str | None = None, barn: str = "barn") -> str:
+    """The subject with all that the scene says of it: 'dog running next to a ball on the beach'.
+
+    barn: what is said of a barn behind it, "<new2> barn".
+    """
     words = [subject]
     if scene.pose != "standing":
         words.append(scene.pose)
     if scene.worn != "nothing":
         words.append(f"wearing {WORN_WORDS[scene.worn]}")
     if scene.neighbour == "barn":
-        words.append("in front of a barn")
+        words.append(f"in front of a {barn}")
     elif scene.neighbour != "nothing":
         words.append(f"next to a {scene.neighbour}")
     if scene.place != "plain":

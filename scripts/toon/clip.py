@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 
 from scripts.toon.captions import ATTRIBUTES, PARTS, caption, describe, part_facts, part_words
-from scripts.toon.recogniser import targets
+from scripts.toon.recogniser import split, targets
 from scripts.toon.training import device, scenes, to_pixels
 from scripts.toon.world import ANIMALS, Scene, is_held_out, twin
 from utils.bases.text import tokenize
@@ -94,10 +94,10 @@ def reading_loss(readers: nn.Linear, embeds: Tensor, facts: dict[str, Tensor]) -
     Web-scale CLIP needs none of it. With 10^5 images the contrast alone settles for places and colours, and
     the words "cat" and "pig" stay the same to the text encoder.
     """
-    logits = readers(WIDTH**0.5 * embeds.float()).split([len(values) for values in VALUES.values()], 1)
+    logits = split(readers(WIDTH**0.5 * embeds.float()), VALUES)
     return sum(
         F.cross_entropy(row, facts[name].to(row.device), reduction="sum") / len(row)
-        for name, row in zip(VALUES, logits, strict=True)
+        for name, row in logits.items()
     )
 
 

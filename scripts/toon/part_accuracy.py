@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from scripts.toon.draw_examples import EXAMPLES
 from scripts.toon.tuning_training import BASE, Individual, individual, look_of, train
 from scripts.toon.world import Look
+from utils.bases.registry import as_dict
 from utils.errors import exit_on_user_error
 from utils.files import check_writable_folder, read_json, write_json
 from utils.flags import check_fields, option, parse
@@ -56,6 +57,7 @@ class Judge:
         from scripts.toon.part_reader import PartReader
 
         self.config, self.reader = config, PartReader(config.reader)
+        self.plain: dict[str, list[Image.Image]] = {}  # class -> the base's images of it
 
     def __call__(self, each: Individual, look: Look, concept: Path) -> dict[str, dict[str, float] | float]:
         from scripts.toon.prompt_accuracy import obeyed
@@ -67,24 +69,23 @@ class Judge:
 
         pipeline = load_pipeline(BASE.path)
         subject = METHODS[self.config.method].subject.format(token="<new1>", cls=each.kind)
-        plain = self.draw(pipeline, [f"a photo of a {each.kind}"] * self.config.images)
+        if each.kind not in self.plain:
+            self.plain[each.kind] = self.draw(pipeline, [f"a photo of a {each.kind}"] * self.config.images)
         load_concept(pipeline, concept)
         own = self.draw(pipeline, [f"a photo of a {subject}"] * self.config.images)
         save_grid(own[:8], [f"a photo of a {subject}"], concept.with_suffix(".png"))
         prompts = situations(each.kind, subject)
         words = obeyed(prompts, 1, self.draw(pipeline, [text for text, _ in prompts]))
         real = [*map(open_image, list_images(each.images)[0])]
-        sets = {"concept": own, "base": plain, "own images": real}
+        sets = {"concept": own, "base": self.plain[each.kind], "own images": real}
         return {name: self.shares(images, look) for name, images in sets.items()} | {"words": words["all"][0]}
 
     def draw(self, pipeline: "StableDiffusionPipeline", texts: Sequence[str]) -> "list[Image.Image]":
         """An image of each text, seeds 0, 1, …"""
         from utils.sampling.images import sample
 
-        settings = {"guidance_scale": BASE.sampling.guidance_scale, "eta": BASE.sampling.eta}
-        steps = self.config.num_inference_steps
-        seeds = range(len(texts))
-        return list(sample(pipeline, texts, seeds, num_inference_steps=steps, batch_size=12, **settings))
+        settings = as_dict(BASE.sampling) | {"num_inference_steps": self.config.num_inference_steps}
+        return list(sample(pipeline, texts, range(len(texts)), batch_size=12, **settings))
 
     def shares(self, images: "Sequence[Image.Image]", look: Look) -> dict[str, float]:
         from scripts.toon.part_reader import parts_of, shares
@@ -100,12 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     check_writable_folder(config.output_dir, "output_dir")
     judge, results = Judge(config), {}
     work = config.output_dir / config.method
-    looks = {DOG: EXAMPLES["dog"]} | {i: look_of(i) for i in range(config.individuals)}
-    for number, look in looks.items():
-        if number == DOG:
-            each = Individual(DOG, "dog", Path("data/dog"))
-        else:
-            each = individual(number, config.output_dir)
+    judged = [(Individual(DOG, "dog", Path("data/dog")), EXAMPLES["dog"])]
+    judged += [(individual(i, config.output_dir), look_of(i)) for i in range(config.individuals)]
+    for each, look in judged:
         name = each.images.name
         record = work / f"{name}, {config.images} images, {config.num_inference_steps} steps.json"
         if not record.is_file():

@@ -18,13 +18,13 @@ from transformers import ResNetForImageClassification
 from scripts.toon import captions
 from scripts.toon.draw_examples import plain_scenes
 from scripts.toon.individuals import PARTS, visibly_differ
-from scripts.toon.recogniser import disturb, prepare
+from scripts.toon.recogniser import Values, disturb, labels_of, prepare, split
 from scripts.toon.training import device, generator, to_pixels
 from scripts.toon.world import ANIMALS, BELLIES, COLOURS, MARKINGS, RGB, Look, Scene, darker, sample_look
 from utils.bases.pretrained import readable
 from utils.images import to_pixels as image_to_pixels
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: Values = {
     "body": tuple(COLOURS),
     "belly": tuple(BELLIES),
     "ear": captions.PARTS["ear"],  # "dark" is the body's colour in shade
@@ -87,16 +87,11 @@ def right_parts(read: Reading, true: Reading) -> dict[str, bool]:
 def build(recogniser: Path) -> ResNetForImageClassification:
     """The recogniser with a new head, whose labels say what each output is."""
     model = ResNetForImageClassification.from_pretrained(recogniser, dtype=torch.float32)
-    labels = [f"{part}: {value}" for part, values in CHOICES.items() for value in values]
+    labels = labels_of(CHOICES)
     model.classifier[1] = nn.Linear(model.classifier[1].in_features, len(labels))
     model.config.id2label = dict(enumerate(labels))
     model.config.label2id = {label: i for i, label in enumerate(labels)}
     return model
-
-
-def split(logits: Tensor) -> dict[str, Tensor]:
-    """(B, all values) -> of each part (B, its values)."""
-    return dict(zip(CHOICES, logits.split([*map(len, CHOICES.values())], 1), strict=True))
 
 
 def portraits(seed: str, count: int) -> list[Scene]:
@@ -118,7 +113,7 @@ def loss_at(
     def loss_of(step: int) -> Tensor:
         batch = portraits(f"{data}/{step}", batch_size)
         pixels = disturb(to_pixels(batch, size), generator(f"{data}/disturb/{step}"))
-        logits = split(model(prepare(pixels.to(device()))).logits)
+        logits = split(model(prepare(pixels.to(device()))).logits, CHOICES)
         true = [parts_of(scene.subject) for scene in batch]
         wanted = {
             part: [
@@ -151,7 +146,7 @@ class PartReader:
     def read(self, images: Sequence[Image.Image]) -> list[Reading]:
         small = [image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR) for image in images]
         pixels = torch.stack([image_to_pixels(image) for image in small])
-        read = split(self.model(prepare(pixels.to(self.model.device))).logits)
+        read = split(self.model(prepare(pixels.to(self.model.device))).logits, CHOICES)
         words = [[values[i] for i in read[part].argmax(1)] for part, values in CHOICES.items()]
         return [Reading(**dict(zip(CHOICES, row, strict=True))) for row in zip(*words, strict=True)]
 

@@ -49,8 +49,5 @@ def pair_situations(kind: str, subject: str, barn: str) -> list[Prompt]:
     subject, barn: how the prompts name them, "<new1> dog", "<new2> barn".
     """
     drawn = [Scene(unseen(kind), place=place, neighbour="barn") for place in PLACES]
-    texts = [describe(scene, subject).replace("front of a barn", f"front of a {barn}") for scene in drawn]
-    return [
-        (with_article(f"a photo of a {text}"), stated(scene, colour=False))
-        for text, scene in zip(texts, drawn, strict=True)
-    ]
+    texts = [with_article(f"a photo of a {describe(scene, subject, barn=barn)}") for scene in drawn]
+    return [(text, stated(scene, colour=False)) for text, scene in zip(texts, drawn, strict=True)]

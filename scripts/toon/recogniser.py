@@ -19,10 +19,11 @@ from utils.images import to_pixels as image_to_pixels
 
 SIDE = 128  # images are resized to this, so that the stem's fourfold reduction keeps small things
 FOLDER = Path("data/toon/recogniser")
+Values = dict[str, tuple[str, ...]]  # attribute -> what it can be
 
 
 def build() -> ResNetForImageClassification:
-    labels = [f"{attribute}: {value}" for attribute, values in ATTRIBUTES.items() for value in values]
+    labels = labels_of(ATTRIBUTES)
     return ResNetForImageClassification(
         ResNetConfig(
             embedding_size=32,
@@ -35,11 +36,14 @@ def build() -> ResNetForImageClassification:
     )
 
 
-def split(logits: Tensor) -> dict[str, Tensor]:
+def labels_of(values: Values) -> list[str]:
+    """What each output of a reader of these says: "class: dog", …"""
+    return [f"{attribute}: {value}" for attribute, its in values.items() for value in its]
+
+
+def split(logits: Tensor, values: Values = ATTRIBUTES) -> dict[str, Tensor]:
     """(B, all values) -> for each attribute (B, its values)."""
-    return dict(
-        zip(ATTRIBUTES, logits.split([len(values) for values in ATTRIBUTES.values()], 1), strict=True)
-    )
+    return dict(zip(values, logits.split([*map(len, values.values())], 1), strict=True))
 
 
 def prepare(pixels: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scripts.toon.prompt_accuracy import obeyed
 from scripts.toon.prompts import situations
-from utils.bases.registry import Base
+from utils.bases.registry import Base, as_dict
 from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.images import list_images, open_image
@@ -55,7 +55,7 @@ class Judge:
             load_concept(pipeline, concept)
         prompts = situations(kind, subject)
         texts = [text for text, _ in prompts]
-        settings = {"guidance_scale": self.base.sampling.guidance_scale, "eta": self.base.sampling.eta}
+        settings = as_dict(self.base.sampling) | {"num_inference_steps": STEPS}
         seeds = [SEED + 1000 * i for i in range(len(texts))]
-        drawn = list(sample(pipeline, texts, seeds, num_inference_steps=STEPS, batch_size=BATCH, **settings))
+        drawn = list(sample(pipeline, texts, seeds, batch_size=BATCH, **settings))
         return obeyed(prompts, 1, drawn)["all"][0], dino_i(self.dino.image_features(drawn), real)

@@ -12,6 +12,7 @@ from PIL import Image
 from scripts.toon import part_accuracy, train_part_reader
 from scripts.toon.draw_examples import EXAMPLES
 from scripts.toon.part_reader import (
+    CHOICES,
     PartReader,
     Reading,
     build,
@@ -20,8 +21,8 @@ from scripts.toon.part_reader import (
     portraits,
     right_parts,
     shares,
-    split,
 )
+from scripts.toon.recogniser import split
 from scripts.toon.world import COLOURS, sample_look
 from utils.errors import UserError
 
@@ -116,7 +117,7 @@ def test_a_reading_is_the_likeliest_word_of_each_part():
     reader.model.forward = lambda pixels: type("Out", (), {"logits": logits})
     (read,) = reader.read(images[:1])
     assert read == Reading("brown", "pink", "dark", "none", "none", "white")
-    assert [values.shape[1] for values in split(logits).values()] == [11, 3, 12, 4, 5, 12]
+    assert [values.shape[1] for values in split(logits, CHOICES).values()] == [11, 3, 12, 4, 5, 12]
 
 
 def test_a_few_steps_write_a_reader_that_loads(tmp_path, capsys):
