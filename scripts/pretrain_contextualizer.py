@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     digest = text_digest(text_encoder)
     show_mask_row(text_encoder, model.mask_row, tokenizer.bos_token_id)
     settings = asdict(replace(config, output_dir=None)) | asdict(recipe)
-    state = Path("outputs") / "pretrain_contextualizer" / f"{row.name.replace('/', '--')}.pt"
+    state = Path("outputs") / "pretrain_contextualizer" / f"{row.name.replace('/', '--')}-{digest}.pt"
     fit(model, text_encoder, masker, captions, recipe, settings, state)
     scores = accuracy(model.eval(), text_encoder, masker, captions, 2000)
     facts = {"base": row.name, "seed": config.seed, "recipe": asdict(recipe), "accuracy": scores}

@@ -1,5 +1,6 @@
 """Masked language modelling in the training command, and toon's contextualizer."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from scripts import pretrain_contextualizer
 from utils.bases.registry import base_row
 from utils.errors import UserError
 from utils.files import read_records
+from utils.tensor_files import write_tensors
 from utils.training import contextualizer, pretraining
 from utils.training.contextualizer import folder_of, load_contextualizer, show_mask_row
 from utils.training.losses import LOSSES
@@ -108,6 +110,16 @@ def test_pre_training_goes_on_where_it_was_interrupted(places, tiny_base, tmp_pa
     pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'broken'}"])
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
+
+
+def test_a_base_whose_text_encoder_changed_is_pre_trained_anew(places, tiny_base, tmp_path):
+    base, made = Path(shutil.copytree(tiny_base, tmp_path / "base")), {}
+    file = base / "text_encoder" / "model.safetensors"
+    for name in ("before", "after"):
+        pretrain_contextualizer.main([f"--base={base}", "--steps=1", f"--output_dir={tmp_path / name}"])
+        made[name] = load_file(tmp_path / name / "model.safetensors")
+        write_tensors(file, {key: value * 1.5 for key, value in load_file(file).items()})
+    assert any(not made["before"][key].equal(made["after"][key]) for key in made["before"])
 
 
 def test_the_loss_is_a_row():
