@@ -54,7 +54,7 @@ def set_up(config: TrainConfig) -> Run:
     if config.gradient_checkpointing or config.low_memory:
         base.save_memory(config.low_memory)
     if config.uses_prior:
-        wanted = (row.class_images, config.num_class_images, config.sample_batch_size, config.seed)
+        wanted = (row, config.num_class_images, config.sample_batch_size, config.seed)
         ranks = (accelerator.process_index, accelerator.num_processes)
         generate_class_images(base.pipeline, concepts, *wanted, *ranks)
         accelerator.wait_for_everyone()

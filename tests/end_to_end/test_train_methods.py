@@ -26,6 +26,7 @@ from tests.end_to_end.training import (
 from utils.bases.sd import encode_images, load_pipeline
 from utils.bases.text import tokenize
 from utils.concepts.load import load_concept
+from utils.images import save_png
 from utils.seeds import seed_of
 from utils.training.dataset import InstanceDataset, collate
 from utils.training.methods import METHODS
@@ -167,7 +168,7 @@ def test_several_concepts(train, pictures, tiny_base, tmp_path):
     assert concept.classes == ("teddy bear", "barn")
 
 
-def test_prior_preservation(train, base_weights, tmp_path, quick_sampling, monkeypatch):
+def test_prior_preservation(train, base_weights, tiny_base, tmp_path, quick_sampling, monkeypatch, capsys):
     settings = dict(with_prior_preservation=True, class_prompt="a photo of a dog", num_class_images=3)
     weights = dict(spl_weight=0.5, prior_loss_weight=2)
     out = train(tmp_path / "out", **settings, **weights)
@@ -177,14 +178,18 @@ def test_prior_preservation(train, base_weights, tmp_path, quick_sampling, monke
     for number, name in enumerate(names):
         with Image.open(folder / name) as picture:
             seed = seed_of(0, "class image", number)
-            assert picture.text == {"prompt": "a photo of a dog", "seed": str(seed)}
+            assert picture.text == {"prompt": "a photo of a dog", "seed": str(seed), "base": str(tiny_base)}
     for line in records(out):
         assert list(line) == ["step", "loss_denoise", "loss_spl", "loss_prior", "loss", *RATES]
         total = line["loss_denoise"] + 0.5 * line["loss_spl"] + 2 * line["loss_prior"]
         assert line["loss"] == pytest.approx(total, abs=1e-6) and line["loss_prior"] > 0.1
 
     monkeypatch.setattr(utils.training.prior, "sample", None)  # all images are there: none is drawn again
+    assert "class images:" not in capsys.readouterr().out
+    with Image.open(folder / names[0]) as picture:
+        save_png(picture, folder / names[0], {**picture.text, "base": "toon"})
     again = train(tmp_path / "again", **settings, **weights, class_data_dir=folder)
+    assert f"class images: 1 of 3 are by toon, not by {tiny_base}\n" in capsys.readouterr().out
     assert apart(learned(again), learned(out)) == 0
     without = train(
         tmp_path / "without", **settings, spl_weight=0.5, prior_loss_weight=0, class_data_dir=folder

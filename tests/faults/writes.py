@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from scripts import export
-from utils.bases.registry import Sampling
+from utils.bases.registry import base_row
 from utils.concepts.save import save_concept
 from utils.files import append_records, read_json, read_records, write_json, write_text
 from utils.folders import files_of, replace_folder
@@ -95,7 +95,7 @@ def draw(pipeline, prompts, seeds, *_, **__):
 
 def draw_class_images(folder: Path) -> None:
     dogs = Concept("<new1>", "ktn", "dog", "a photo of a <new1> dog", Path("dog"), "a dog", folder / "dogs")
-    generate_class_images(None, [dogs], Sampling(), count=3, batch_size=3, seed=0)
+    generate_class_images(None, [dogs], base_row("sd15"), count=3, batch_size=3, seed=0)
 
 
 def read_images(folder: Path) -> int:

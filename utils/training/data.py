@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.bases.registry import Base, recorded_name
+from utils.errors import UserError, short
 from utils.files import shown
 from utils.images import check_images, image_size, is_image, list_images
 from utils.training.augmentation import LONGEST_PREFIX, sides
@@ -16,6 +17,7 @@ from utils.training.config import TrainConfig
 from utils.training.dataset import ClassDataset, ImageOptions, InstanceDataset
 from utils.training.image_captions import class_captions, read_captions
 from utils.training.masks import mask_file, unmasked
+from utils.training.prior import drawn_by_others
 
 
 def open_instances(config: TrainConfig, base: Any) -> InstanceDataset:
@@ -99,14 +101,17 @@ def check_instance_images(concept: Concept) -> None:
     check_images(list_images(concept.instance_data_dir)[0])
 
 
-def describe_data(instances: InstanceDataset, classes: ClassDataset | None) -> Iterator[str]:
-    """A line each on captions, masks and buckets, where a run has them."""
+def describe_data(instances: InstanceDataset, classes: ClassDataset | None, base: Base) -> Iterator[str]:
+    """A line each on captions, class images of another base, masks and buckets, where a run has them."""
     images = [path for _, path in instances.images]
     if instances.captions:
         yield _own_captions(images, instances.captions, "the prompt")
-    if classes is not None and classes.captions:
+    if classes is not None:
         paths = [path for _, path in classes.images]
-        yield "class " + _own_captions(paths, classes.captions, "the class prompt")
+        if classes.captions:
+            yield "class " + _own_captions(paths, classes.captions, "the class prompt")
+        for other, count in sorted(drawn_by_others(paths, base).items()):
+            yield f"class images: {count} of {len(paths)} are by {short(other)}, not by {recorded_name(base)}"
     if instances.options.masked:
         whole = unmasked(images)
         line = f"masks: in {len(images) - len(whole)} of {len(images)} images the subject alone counts"

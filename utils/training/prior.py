@@ -1,13 +1,14 @@
 """Class images for prior preservation, drawn from the base model where the user has too few."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from PIL import Image
 from tqdm import tqdm
 
-from utils.bases.registry import Sampling, as_dict
+from utils.bases.registry import Base, as_dict, recorded_name
 from utils.errors import UserError, short
 from utils.files import check_writable_folder, one_line
 from utils.images import check_images, is_image, save_png
@@ -50,7 +51,7 @@ def check_class_images(folder: Path, class_prompt: str, count: int) -> None:
 def generate_class_images(
     pipeline: "StableDiffusionPipeline",
     concepts: Sequence[Concept],
-    sampling: Sampling,
+    base: Base,
     count: int,
     batch_size: int,
     seed: int,
@@ -59,7 +60,7 @@ def generate_class_images(
 ) -> None:
     """Fill every concept's class_data_dir up to `count` images of its class_prompt.
 
-    sampling: of the base's row, `class_images`.
+    base: what the pipeline is; its row says how class images are drawn.
     Image i depends on (seed, i) alone, so an interrupted generation goes on where it stopped. Each of
     several processes draws its share, and has to wait for the others afterwards. Each file is whole or not
     there; UserError when one cannot be written.
@@ -73,10 +74,21 @@ def generate_class_images(
             folder.mkdir(parents=True, exist_ok=True)
         prompts = [concept.class_prompt] * len(numbers)
         seeds = [seed_of(seed, "class image", i) for i in numbers]
-        images = sample(pipeline, prompts, seeds, batch_size=batch_size, **as_dict(sampling))
+        images = sample(pipeline, prompts, seeds, batch_size=batch_size, **as_dict(base.class_images))
         bar = tqdm(zip(numbers, seeds, images, strict=True), "class images", total=len(numbers))
         for number, image_seed, image in bar:
-            save_png(image, folder / _name(number), {"prompt": concept.class_prompt, "seed": image_seed})
+            about = {"prompt": concept.class_prompt, "seed": image_seed, "base": recorded_name(base)}
+            save_png(image, folder / _name(number), about)
+
+
+def drawn_by_others(images: Iterable[Path], base: Base) -> Counter[str]:
+    """How many of the images other bases drew, by their names; a file that does not say counts for none."""
+    drawn: Counter[str] = Counter()
+    for path in images:
+        with Image.open(path) as image:
+            drawn[image.info.get("base", recorded_name(base))] += 1
+    del drawn[recorded_name(base)]
+    return drawn
 
 
 def _name(number: int) -> str:

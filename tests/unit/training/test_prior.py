@@ -12,9 +12,14 @@ from utils.errors import UserError
 from utils.images import save_png
 from utils.seeds import seed_of
 from utils.training.dataset import Concept
-from utils.training.prior import check_class_images, generate_class_images, missing_class_images
+from utils.training.prior import (
+    check_class_images,
+    drawn_by_others,
+    generate_class_images,
+    missing_class_images,
+)
 
-SD = base_row("sd15").class_images
+SD = base_row("sd15")
 
 
 def concept(folder: Path, prompt: str = "a photo of a dog") -> Concept:
@@ -60,7 +65,7 @@ def test_images_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch:
         seed = seed_of(7, "class image", number)
         assert red(path) == seed % 256
         with Image.open(path) as picture:
-            assert picture.text == {"prompt": "a photo of a cat", "seed": str(seed)}
+            assert picture.text == {"prompt": "a photo of a cat", "seed": str(seed), "base": "sd15"}
 
     (tmp_path / "dogs" / "class-00001.png").unlink()
     generate_class_images(None, [dogs, cats], SD, count=3, batch_size=2, seed=7)
@@ -87,6 +92,14 @@ def test_images_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
     (tmp_path / "mine.png").write_bytes(b"nothing")
     with pytest.raises(UserError, match="cannot read image .*mine.png"):
         check_class_images(tmp_path, "a dog", 3)
+
+
+def test_images_that_another_base_drew_are_told_from_the_bases_own(tmp_path: Path):
+    for number, base in enumerate(("toon", "toon", "sd15")):
+        save_png(Image.new("RGB", (2, 2)), tmp_path / f"class-0000{number}.png", {"base": base})
+    Image.new("RGB", (2, 2)).save(tmp_path / "mine.jpg")
+    assert drawn_by_others(sorted(tmp_path.iterdir()), SD) == {"toon": 2}
+    assert drawn_by_others(sorted(tmp_path.iterdir()), base_row("toon")) == {"sd15": 1}
 
 
 def test_folders_that_cannot_be_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
