@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from utils.bases.registry import Base, recorded_name
+from utils.bases.registry import base_row, recorded_name
 from utils.errors import UserError, short
 from utils.files import shown
 from utils.images import check_images, image_size, is_image, list_images
@@ -101,7 +101,9 @@ def check_instance_images(concept: Concept) -> None:
     check_images(list_images(concept.instance_data_dir)[0])
 
 
-def describe_data(instances: InstanceDataset, classes: ClassDataset | None, base: Base) -> Iterator[str]:
+def describe_data(
+    config: TrainConfig, instances: InstanceDataset, classes: ClassDataset | None
+) -> Iterator[str]:
     """A line each on captions, class images of another base, masks and buckets, where a run has them."""
     images = [path for _, path in instances.images]
     if instances.captions:
@@ -110,8 +112,9 @@ def describe_data(instances: InstanceDataset, classes: ClassDataset | None, base
         paths = [path for _, path in classes.images]
         if classes.captions:
             yield "class " + _own_captions(paths, classes.captions, "the class prompt")
+        base = recorded_name(base_row(config.pretrained_model_name_or_path))
         for other, count in sorted(drawn_by_others(paths, base).items()):
-            yield f"class images: {count} of {len(paths)} are by {short(other)}, not by {recorded_name(base)}"
+            yield f"class images: {count} of {len(paths)} are by {short(other)}, not by {base}"
     if instances.options.masked:
         whole = unmasked(images)
         line = f"masks: in {len(images) - len(whole)} of {len(images)} images the subject alone counts"

@@ -40,7 +40,7 @@ def announce(run: Run) -> None:
         f"{config.recipe.title}: {subjects}, {len(run.instances)} images of {run.instances.size} px, on "
         f"{base.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
     )
-    for line in describe_data(run.instances, run.classes, base):
+    for line in describe_data(config, run.instances, run.classes):
         run.accelerator.print(line)
     if run.encode_images.repeats:
         run.accelerator.print("images that come again unchanged are encoded once")

@@ -214,8 +214,6 @@ def describe_run(config: TrainConfig, checkpoint: Path | None) -> str:
                 + (c.instance_prompt if config.recipe.captions == "prompt" else "captions from templates")
                 for c in config.concepts()
             ],
-            *describe_data(
-                open_instances(config, base), None, base_row(config.pretrained_model_name_or_path)
-            ),
+            *describe_data(config, open_instances(config, base), None),
         ]
     )

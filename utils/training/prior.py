@@ -39,8 +39,7 @@ def check_class_images(folder: Path, class_prompt: str, count: int) -> None:
     for path in images:
         if path in captioned:
             continue  # its own caption says what it shows, whatever a tool noted in the PNG
-        with Image.open(path) as image:
-            prompt = image.info.get("prompt", class_prompt)
+        prompt = _noted(path, "prompt", class_prompt)
         if prompt != class_prompt:
             raise UserError(
                 f"{path} shows '{short(prompt)}', not '{class_prompt}': remove it, "
@@ -81,14 +80,20 @@ def generate_class_images(
             save_png(image, folder / _name(number), about)
 
 
-def drawn_by_others(images: Iterable[Path], base: Base) -> Counter[str]:
-    """How many of the images other bases drew, by their names; a file that does not say counts for none."""
-    drawn: Counter[str] = Counter()
-    for path in images:
-        with Image.open(path) as image:
-            drawn[image.info.get("base", recorded_name(base))] += 1
-    del drawn[recorded_name(base)]
+def drawn_by_others(images: Iterable[Path], base: str) -> Counter[str]:
+    """How many of the images other bases drew, by their names; a file that does not say counts for none.
+
+    base: its `recorded_name`.
+    """
+    drawn = Counter(_noted(path, "base", base) for path in images)
+    del drawn[base]
     return drawn
+
+
+def _noted(path: Path, what: str, otherwise: str) -> str:
+    """What the metadata of an image says of its "prompt" or "base"."""
+    with Image.open(path) as image:
+        return image.info.get(what, otherwise)
 
 
 def _name(number: int) -> str:

@@ -98,8 +98,8 @@ def test_images_that_another_base_drew_are_told_from_the_bases_own(tmp_path: Pat
     for number, base in enumerate(("toon", "toon", "sd15")):
         save_png(Image.new("RGB", (2, 2)), tmp_path / f"class-0000{number}.png", {"base": base})
     Image.new("RGB", (2, 2)).save(tmp_path / "mine.jpg")
-    assert drawn_by_others(sorted(tmp_path.iterdir()), SD) == {"toon": 2}
-    assert drawn_by_others(sorted(tmp_path.iterdir()), base_row("toon")) == {"sd15": 1}
+    assert drawn_by_others(sorted(tmp_path.iterdir()), "sd15") == {"toon": 2}
+    assert drawn_by_others(sorted(tmp_path.iterdir()), "toon") == {"sd15": 1}
 
 
 def test_folders_that_cannot_be_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
