@@ -9,12 +9,12 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from stat import S_IMODE
 from typing import Any
 
-from utils.errors import UserError
-from utils.limits import is_unprintable
+from utils.errors import UserError, short
+from utils.limits import check_file_name, is_unprintable
 
 _ADVICE = {
     errno.ENOSPC: "make room and run it again",
@@ -193,6 +193,17 @@ def _cut_torn_line(file: Any) -> int:
             size = file.readall().rfind(b"\n") + 1
             file.truncate(size)
     return size
+
+
+def path_inside(folder: Path, name: Any, place: str) -> Path:
+    """`folder / name`, for a relative path that a file holds.
+
+    Raises UserError, beginning with `place`, unless it stays in the folder, however it is spelled.
+    """
+    parts = PurePosixPath(name).parts if isinstance(name, str) else ()
+    for part in parts or ("",):
+        check_file_name(f"{place} has the path {short(repr(name))}: its part", part, f"stay in {folder}")
+    return folder / Path(*parts)
 
 
 def check_writable_folder(path: str | Path, flag: str) -> None:

@@ -6,7 +6,7 @@ They hold for flags and for configurations that were read from a file alike.
 import math
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -17,6 +17,7 @@ MOST = 10**9  # a count beyond it would never end, and a list of as many seeds n
 LONGEST = 1000  # characters of a text; a text encoder of Stable Diffusion reads 77 tokens
 LONGEST_PATH = 4096  # on Linux
 LONGEST_NAME = 255  # bytes of a file's or a folder's name
+LONGEST_STEM = 200  # bytes of a name that gets a suffix, and what a partial file adds
 UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, bytes that are no UTF-8, line breaks
 KINDS = {
     str: "a text",
@@ -89,6 +90,35 @@ def check_text(name: str, text: str, longest: int = LONGEST, may_be_blank: bool 
         )
     if not text.strip() and not may_be_blank:
         raise UserError(f"{name} {text!r} is empty: give a value, or leave it out")
+
+
+def check_file_name(
+    where: str, name: str, advice: str, taken: Collection[str] = (), spaces: bool = True
+) -> None:
+    """Raise UserError, beginning with `where` and ending with `advice`, unless `name` can name one file.
+
+    The one check of a text that comes from a file and becomes part of a path: without a separator, and a dot
+    at its beginning, it stays in its folder. taken: names of other files, in lower case. spaces: whether
+    blanks are allowed inside.
+    """
+    reason = None
+    if not name.strip():
+        reason = "is empty"
+    elif "/" in name or "\\" in name:
+        reason = "has a path separator"
+    elif name[0] == ".":
+        reason = "begins with a dot"
+    elif is_unprintable(name):
+        reason = "has a line break or another character that cannot be printed"
+    elif name != name.strip() or (not spaces and name.split() != [name]):
+        reason = "is more than one word" if not spaces else "begins or ends with a blank"
+    elif len(name.encode()) > LONGEST_STEM:
+        reason = f"has more than {LONGEST_STEM} bytes"
+    elif name.lower() in taken:
+        reason = "is the name of another file of a concept"
+    if reason:
+        shown = short(name) if not is_unprintable(name) else ascii(name[:60])[1:-1]
+        raise UserError(f"{where} '{shown}' {reason}: {advice}")
 
 
 def _check_type(each: Field, value: Any, hint: Any) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from utils.errors import UserError
-from utils.files import read_json, shown
+from utils.files import path_inside, read_json, shown
 from utils.images import open_image
 
 FILE, SUBJECT = "scenes.json", "{}"
@@ -41,7 +41,8 @@ def read_scenes(folder: Path) -> tuple[str, list[Scene]]:
     if (
         not isinstance(content, dict)
         or not isinstance(content.get("class"), str)
-        or not content.get("scenes")
+        or not isinstance(content.get("scenes"), list)
+        or not content["scenes"]
     ):
         raise UserError(f"{shown(folder / FILE)} needs a class word and a list of scenes")
     return content["class"], [_scene(folder, number, each) for number, each in enumerate(content["scenes"])]
@@ -51,10 +52,12 @@ def _scene(folder: Path, number: int, entry: Any) -> Scene:
     where = f"{shown(folder / FILE)}, scene {number}"
     if not isinstance(entry, dict) or entry.keys() != {"image", "prompt", "masks"}:
         raise UserError(f"{where} needs image, prompt and masks, and nothing else")
+    if not isinstance(entry["prompt"], str) or not isinstance(entry["masks"], dict):
+        raise UserError(f"{where} needs a text as its prompt, and an object of masks")
     scene = Scene(
-        folder / entry["image"],
+        path_inside(folder, entry["image"], where),
         entry["prompt"],
-        {word: folder / name for word, name in entry["masks"].items()},
+        {word: path_inside(folder, name, where) for word, name in entry["masks"].items()},
     )
     if scene.prompt.count(SUBJECT) != 1 or SUBJECT not in scene.masks:
         raise UserError(f"{where} needs one {SUBJECT} in its prompt, and a mask for it")

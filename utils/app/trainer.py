@@ -93,6 +93,9 @@ class Trainer:
             self._check_free()
             if job.is_trained:
                 raise UserError(f"{job.name} is trained already")
+            config = parse_config(list(job.flags))
+            if config.class_data_dir or Path(config.output_dir) != job.concept.absolute():
+                raise UserError(f"{job.name} would write outside of {job.concept.absolute()}: train it anew")
             self._launch(job)
 
     def stop(self) -> Job:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from utils.concepts.names import check_token
 from utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 def named(concept: "ConceptWeights", token: str | None, path: Path) -> "ConceptWeights":
     """The concept with its only token called `token`, or as it is for None.
 
-    Raises UserError for a concept of several tokens or none, and for a token that is not one word.
+    Raises UserError for a concept of several tokens or none, and for a token that `check_token` refuses.
     """
     if token is not None:
         if len(concept.rows) != 1:
@@ -73,8 +74,7 @@ def named(concept: "ConceptWeights", token: str | None, path: Path) -> "ConceptW
             raise UserError(f"--token {token} names one token; those of {path} are: {known}")
         concept = replace(concept, rows={token: next(iter(concept.rows.values()))})
     for name in concept.rows:
-        if name.split() != [name]:
-            raise UserError(f"token {name!r} of {path} is not one word; name it with --token, e.g. <dog1>")
+        check_token(f"{path}: token", name, "name it with --token, e.g. <dog1>")
     return concept
 
 

@@ -188,6 +188,7 @@ def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
     """A pipeline with everything merged, for StableDiffusionPipeline.from_pretrained."""
     pipeline = load_pipeline(base, "cpu", "fp32")
     load_concept(pipeline, path)
+    pipeline.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
     modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
     cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
     with without_progress_bars(), system_errors():

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.errors import UserError, short
 from utils.evaluation.data_sets import (
     DataSet,
     Individual,
@@ -18,7 +18,8 @@ from utils.evaluation.data_sets import (
     check_template,
     chosen,
 )
-from utils.files import read_lines
+from utils.files import path_inside, read_lines
+from utils.limits import check_file_name
 
 DREAMBOOTH_FILE = "prompts_and_classes.txt"
 LIVE_CLASSES = ("cat", "dog")  # the classes of the DreamBooth set's 9 live subjects; its file does not say so
@@ -62,7 +63,8 @@ def _parse_dreambooth(file: Path) -> tuple[dict[str, str], tuple[str, ...], tupl
     for row in filter(None, map(str.strip, rows.splitlines())):
         name, comma, word = (part.strip() for part in row.partition(","))
         if not (name and comma and word):
-            raise UserError(f"{file}: '{row}' is not a subject and its class, joined by a comma")
+            raise UserError(f"{file}: '{short(row)}' is not a subject and its class, joined by a comma")
+        check_file_name(f"{file}: subject", name, "take the published file")
         classes[name] = word
     lists = []
     for section in sections:
@@ -119,7 +121,7 @@ def _read_entries(data_dir: Path, file: Path, rows: list[Any], names: Sequence[s
         for count in range(2, len(found) + 2):
             if name in found:
                 name = f"{stem}-{count}"
-        found[name] = individuals, data_dir / files[0]
+        found[name] = individuals, path_inside(data_dir, files[0], f"{file}: entry {number}")
     wanted = {name: found[name] for name in chosen(names, list(found), str(file))}
     folders = [each.folder for individuals, _ in wanted.values() for each in individuals]
     check_complete(data_dir, folders, [prompts for _, prompts in wanted.values()])
@@ -139,7 +141,7 @@ def _individual(entry: dict[str, Any], data_dir: Path, place: str) -> Individual
     token = TOKEN.search(entry["instance_prompt"])
     if token is None:
         raise UserError(f"{place}: '{entry['instance_prompt']}' has no token such as <new1>")
-    folder = data_dir / entry["instance_data_dir"]
+    folder = path_inside(data_dir, entry["instance_data_dir"], place)
     return Individual(token[0], entry["class_prompt"], folder, entry["instance_prompt"])
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
-from utils.files import read_records
+from utils.errors import UserError, short
+from utils.files import path_inside, read_records
+from utils.limits import check_file_name
 
 FILES = {"settings.json": dict, "subjects.json": list, "table.json": dict}
 WRITER = "scripts.evaluate"
@@ -38,6 +39,10 @@ class Results:
         """One dictionary per image; nothing where the method did not draw the subject."""
         return read_records(self.folder / method / subject / "records.jsonl")
 
+    def image(self, record: dict[str, Any]) -> Path:
+        """The file of a record's image. Raises UserError for one that is not in the folder."""
+        return path_inside(self.folder, record.get("image"), f"{self.folder}: a record")
+
     def log(self, method: str, subject: str) -> list[dict[str, float]]:
         """The training's lines, one per step; empty where there is no log."""
         return read_records(self.folder / method / subject / "concept" / "log.jsonl")
@@ -63,8 +68,8 @@ def read_results(folder: Path) -> Results:
             raise UserError(f"no {name} in {folder}: not the folder of a finished run; run {WRITER} first")
         try:
             parts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}); run {WRITER} again") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} is not JSON ({short(error, 100)}); run {WRITER} again") from error
         if not isinstance(parts[path.stem], kind):
             raise UserError(f"{path} does not hold a JSON {kind.__name__}; run {WRITER} again")
     table = parts["table"]
@@ -73,4 +78,15 @@ def read_results(folder: Path) -> Results:
         or not table["rows"]
     ):
         raise UserError(f"{folder / 'table.json'} holds no metrics, rows or seeds; run {WRITER} again")
+    _check_names(folder, parts["subjects"], table["rows"])
     return Results(folder, **parts)
+
+
+def _check_names(folder: Path, subjects: list[Any], rows: list[Any]) -> None:
+    """Raises UserError for a subject or a method whose name is not that of a folder in `folder`."""
+    for kind, key, entries in (("subject", "name", subjects), ("method", "method", rows)):
+        for entry in entries:
+            name = entry.get(key) if isinstance(entry, dict) else None
+            if not isinstance(name, str):
+                raise UserError(f"{folder}: a {kind} has no name; run {WRITER} again")
+            check_file_name(f"{folder}: {kind}", name, f"run {WRITER} again")

@@ -83,7 +83,7 @@ def native_side(results: Results) -> int | None:
     for subject in results.subjects:
         for method in results.methods:
             for record in results.records(method, subject["name"]):
-                path = results.folder / record["image"]
+                path = results.image(record)
                 if path.is_file():
                     with Image.open(path) as image:
                         return max(image.size)
@@ -122,6 +122,6 @@ def _row(results: Results, records: dict[tuple[str, int], dict[str, Any]], plan:
 def _cell(results: Results, record: dict[str, Any] | None, seed: int) -> Cell:
     if record is None:
         return Cell(None, absent="not drawn")
-    path = results.folder / record["image"]
+    path = results.image(record)
     alt = f"{label(record['method'])}, seed {seed}: {record['prompt']}"
     return Cell(path, alt) if path.is_file() else Cell(None, absent="file missing")

@@ -5,16 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from utils.concepts.names import check_token
 from utils.errors import UserError, short
 from utils.flags import option
 from utils.limits import check_text
-
-# Names of weights files in a concept's folder, where each token has a file of its name.
-OWN_FILES = frozenset(
-    "pytorch_custom_diffusion_weights training_state delta learned_embeds token_rows layer_rows "
-    "mapper cross_attention_kv unet text_encoder spectral".split()
-)
-LONGEST_TOKEN = 200  # bytes; a file's name has at most 255, with its suffix and what a partial file adds
 
 
 @dataclass(frozen=True)
@@ -112,15 +106,7 @@ class ConceptFlags:
         """Raise UserError for tokens that are no words, classes that do not match, sources that clash."""
         tokens = self.modifier_tokens
         for token in tokens:
-            if not token or "/" in token or token[0] == "." or any(map(str.isspace, token)):
-                raise UserError(
-                    f"--modifier_token has '{short(token)}': give single words like <new1>, joined by +"
-                )
-            if token.lower() in OWN_FILES or len(token.encode()) > LONGEST_TOKEN:
-                raise UserError(
-                    f"--modifier_token {short(token)} cannot name a file beside the concept's own: "
-                    f"give another, of at most {LONGEST_TOKEN} bytes"
-                )
+            check_token("--modifier_token", token)
         if len(set(tokens)) < len(tokens):
             raise UserError(f"--modifier_token {self.modifier_token} repeats one: give each concept its own")
         words = [word for word in self.cls_tokens if word and word.strip()]

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 from utils.errors import UserError
 from utils.flags import option
+from utils.limits import check_file_name
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class ReportFlags:
     )
 
     def check_reports(self) -> None:
-        """Raise UserError for a tracker that is not installed."""
+        """Raise UserError for a tracker that is not installed, and a name that leaves its folder."""
         if self.report_to != "none" and find_spec(self.report_to) is None:
             raise UserError(f"--report_to {self.report_to}: not installed; pip install it or use none")
+        if self.report_to != "none":
+            check_file_name("--tracker_name", self.tracker_name, "give a name, which names a folder too")

@@ -298,7 +298,7 @@ def mistake(make, *words: str) -> None:
     [
         ("--instance_prompt=a photo of a dog", ["a photo of a dog", "lacks <new1>"]),
         ("--modifier_token=<new1>+<new2>", ["--cls_token 'dog'", "<new1>+<new2>"]),
-        ("--modifier_token=<new1>+", ["--modifier_token has ''"]),
+        ("--modifier_token=<new1>+", ["--modifier_token ''", "is empty"]),
         ("--modifier_token=my dog", ["my dog", "<new1>"]),
         ("--modifier_token=a/b", ["a/b"]),
         ("--cls_token=dog+cat", ["dog+cat", "<new1>"]),
