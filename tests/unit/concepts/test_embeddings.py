@@ -65,7 +65,7 @@ def test_load_concept_puts_the_row_under_the_given_token(tmp_path):
 def test_a_file_name_with_blanks_needs_a_token(tmp_path):
     file = tmp_path / "my dog.safetensors"
     save_file({"emb_params": ROW[None]}, file)
-    with pytest.raises(UserError, match=r"token '<my dog>' .* is more than one word: name it with --token"):
+    with pytest.raises(UserError, match=r"token '<my dog>' is more than one word: name it with --token"):
         read_concept(file)
     assert list(read_concept(file, token="<dog>").rows) == ["<dog>"]
 
