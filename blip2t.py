@@ -13,9 +13,9 @@ from pathlib import Path
 from PIL import Image
 
 from utils.bases.registry import BASES, BLIP_HEADS, REPOSITORY, judge_path
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import check_fields, option, parse
-from utils.images import check_images, list_images, open_image
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import check_fields, option, parse
+from utils.common.images import check_images, list_images, open_image
 
 EXAMPLE, EXAMPLE_PROMPT = REPOSITORY / "data" / "dog", "a photo of a dog"
 

@@ -8,8 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from utils.bases.registry import describe_base
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import option, parse
 from utils.sampling.prompts import classes_of, subjects_of
 from utils.sampling.settings import DrawingFlags, check_rotation
 
@@ -78,7 +78,7 @@ def save_images(
     """A PNG per prompt and seed, and the grid of all; each carries its prompt, its seed and `record`."""
     from tqdm import tqdm
 
-    from utils.images import save_png
+    from utils.common.images import save_png
     from utils.sampling.grids import save_grid, slugs
     from utils.sampling.images import sample
 

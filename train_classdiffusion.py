@@ -11,14 +11,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.errors import exit_on_user_error
-from utils.training.config import TrainConfig, parse_config
+from utils.common.errors import exit_on_user_error
+from utils.config.train_config import TrainConfig, parse_config
 
 if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
     from torch import Tensor
 
-    from utils.training.dataset import Batch
-    from utils.training.noise import Draws
+    from utils.data.dataset import Batch
+    from utils.data.noise import Draws
     from utils.training.run import Run, StageRun
 
 
@@ -28,18 +28,18 @@ def set_up(config: TrainConfig) -> Run:
     from accelerate import Accelerator
 
     from utils.bases.devices import cast_frozen
+    from utils.bases.digest import base_digest
     from utils.bases.families import load_base
     from utils.bases.registry import base_row
-    from utils.concepts.digest import base_digest
+    from utils.data.class_images import generate_class_images
+    from utils.data.latents import LatentEncoder
+    from utils.data.open import open_classes, open_instances
+    from utils.losses.preserve import copy_start
+    from utils.losses.registry import losses_of, prepare_losses
+    from utils.losses.spl import phrases_of
+    from utils.measures.measures import prepare_measures
     from utils.training.averages import Averages
-    from utils.training.data import open_classes, open_instances
-    from utils.training.latents import LatentEncoder
-    from utils.training.losses import losses_of, prepare_losses
-    from utils.training.measures import prepare_measures
-    from utils.training.phrases import phrases_of
     from utils.training.preflight import attach_all
-    from utils.training.preservation import copy_start
-    from utils.training.prior import generate_class_images
     from utils.training.run import Run
 
     accelerator = Accelerator(
@@ -76,8 +76,8 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     batch: instance images, then as many class images if the stage has a prior. texts: what losses compare in
     the text encoder's space besides the phrases, of `draw_texts`. Returns the terms and "loss".
     """
-    from utils.training.losses import loss_denoise, target_of
-    from utils.training.predict import predict
+    from utils.losses.predict import predict
+    from utils.losses.registry import loss_denoise, target_of
 
     b, noise_scheduler = run.config.train_batch_size, run.base.noise_scheduler
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
@@ -89,7 +89,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     mask = batch.mask[:b].to(latents.device)
     loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
     terms = {"loss_denoise": loss}
-    for each in at.losses:  # rows of LOSSES (utils/training/losses.py): loss_spl, loss_prior, …
+    for each in at.losses:  # rows of LOSSES (utils/losses/registry.py): loss_spl, loss_prior, …
         weight, term = each.weight(run.config), each.of(seen)
         terms[each.name] = term if weight else term.detach()
         loss = loss + weight * terms[each.name]
@@ -104,7 +104,7 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     """
     import torch
 
-    from utils.training.losses import check_finite
+    from utils.losses.registry import check_finite
     from utils.training.run import draw_texts
 
     accelerator, micro_steps = run.accelerator, run.config.gradient_accumulation_steps
@@ -136,10 +136,10 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     """The stages, one after the other: update, log, sample, save. Raises SystemExit when a signal ends it."""
     from tqdm import tqdm
 
+    from utils.measures.measures import measure_run
     from utils.training.checkpoints import remove_checkpoints
     from utils.training.interrupt import Interruption
     from utils.training.logger import Logger
-    from utils.training.measures import measure_run
     from utils.training.outputs import (
         announce,
         load_optimizer,

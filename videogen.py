@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from utils.bases.registry import REPOSITORY, Base, describe_base, model_path, portable
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import option, parse
 from utils.sampling.clip_files import WRITERS, check_formats
 from utils.sampling.prompts import subjects_of
 from utils.sampling.settings import BETA_SCHEDULES, DrawingFlags

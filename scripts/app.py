@@ -19,8 +19,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import check_fields, option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import check_fields, option, parse
 
 REQUIREMENTS = "requirements-app.txt"
 LARGEST_UPLOAD = "100mb"  # a file
@@ -38,7 +38,7 @@ class AppConfig:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(AppConfig, argv, __doc__)
-    from utils.files import check_writable_folder
+    from utils.common.files import check_writable_folder
     from utils.training.lock import RunLock
 
     if find_spec("gradio") is None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned, report
 from utils.bases.registry import as_dict, describe_base
-from utils.errors import UserError, exit_on_user_error, short
-from utils.flags import option, parse
+from utils.common.errors import UserError, exit_on_user_error, short
+from utils.common.flags import option, parse
 
 PROMPT = "a photo of a {} wearing headphones on the beach"
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     from utils.analysis.attention_maps import watch
     from utils.analysis.attention_report import line_of, summarise
     from utils.analysis.scenes import read_scenes
-    from utils.training.drift import LEVELS
+    from utils.measures.drift import LEVELS
 
     words = sorted({each.word for each in tuned})
     if len(words) > 1:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from scripts.speed.bases import SHAPES, default_resolution
 from utils.bases.registry import base_row
-from utils.errors import UserError, exit_on_user_error
-from utils.files import append_records, check_writable_folder, read_records, shown
-from utils.flags import check_fields, option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import append_records, check_writable_folder, read_records, shown
+from utils.common.flags import check_fields, option, parse
 from utils.scores.table import SCORES
 
 COMMANDS = ("train", "growth", "sample", "evaluate")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from utils.analysis.tuned import AnalysisFlags, described, open_model, read_tuned, report
 from utils.bases.registry import as_dict, describe_base, judge_path, portable
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Show the context-rich prompts of masked language modelling (utils/training/context_prompts.py).
+"""Show the context-rich prompts of masked language modelling (utils/losses/context_prompts.py).
 
 python -m scripts.context_prompts --kind pets --type worn --count 20
 python -m scripts.context_prompts --summary
@@ -7,9 +7,9 @@ python -m scripts.context_prompts --summary
 import random
 from dataclasses import dataclass
 
-from utils.errors import exit_on_user_error
-from utils.flags import check_fields, option, parse, seed_option
-from utils.training.context_prompts import KINDS, TYPES, prompts_of
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import check_fields, option, parse, seed_option
+from utils.losses.context_prompts import KINDS, TYPES, prompts_of
 
 
 @dataclass(frozen=True)

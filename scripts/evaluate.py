@@ -17,10 +17,10 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from utils.errors import exit_on_user_error
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option
+from utils.common.flags import parse as parse_flags
 from utils.evaluation.config import EvaluationConfig
-from utils.flags import option
-from utils.flags import parse as parse_flags
 
 if TYPE_CHECKING:
     from utils.evaluation.data_sets import DataSet
@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> Flags:
 def benchmarks() -> "dict[str, DataSet]":
     """The published benchmarks, and that of the embedded model."""
     from scripts.toon import benchmark_set
-    from scripts.toon.world import ANIMALS
+    from scripts.toon.world.world import ANIMALS
     from utils.evaluation.data_sets import DataSet
     from utils.evaluation.published_sets import DATA_SETS
 

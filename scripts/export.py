@@ -15,10 +15,10 @@ import shutil
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import check_writable_folder, one_line
+from utils.common.flags import check_fields, option, parse
 from utils.concepts.lora_error import LORA_ERROR
-from utils.errors import UserError, exit_on_user_error
-from utils.files import check_writable_folder, one_line
-from utils.flags import check_fields, option, parse
 
 LAYOUTS = ("lora", "diff", "embedding", "diffusers", "official")
 DEFAULT_DTYPES = {"lora": "fp16", "diff": "fp16", "diffusers": "fp32"}

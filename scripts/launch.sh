@@ -7,7 +7,7 @@ if [[ "$BASE" = */* && -d "$(given_path "$BASE")" ]]; then BASE="$(given_path "$
 
 launch() {
   local processes="${NUM_PROCESSES:-1}" gpus flags command IFS=$'\n'  # a flag a line
-  flags=($(python -m utils.training.settings "$BASE" "$@"))
+  flags=($(python -m utils.config.settings "$BASE" "$@"))
   command=(train_classdiffusion.py "${flags[@]}" "$@")
   if ! [[ "$processes" =~ ^[1-9][0-9]?$ ]]; then
     echo "error: NUM_PROCESSES=$processes: give a whole number from 1 to 99" >&2

@@ -6,9 +6,9 @@ python -m scripts.merge_concepts ckpt/dog ckpt/barn --output ckpt/dog_barn
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from utils.errors import UserError, exit_on_user_error
-from utils.files import check_writable_folder
-from utils.flags import check_fields, option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import check_writable_folder
+from utils.common.flags import check_fields, option, parse
 
 
 @dataclass(frozen=True)

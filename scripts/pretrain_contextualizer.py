@@ -15,13 +15,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.captions import caption
-from scripts.toon.world import sample_scene
+from scripts.toon.world.captions import caption
+from scripts.toon.world.world import sample_scene
 from utils.bases.registry import Base, base_row
-from utils.errors import UserError, exit_on_user_error
-from utils.files import check_writable_folder, read_lines
-from utils.flags import check_fields, option, parse, seed_option
-from utils.training.pretraining_prompts import (
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import check_writable_folder, read_lines
+from utils.common.flags import check_fields, option, parse, seed_option
+from utils.losses.pretraining_prompts import (
     HELD_OUT,
     PUBLISHED,
     Draw,
@@ -101,9 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     import torch
 
     from utils.bases.sd import check_base
-    from utils.training.contextualizer import folder_of, save_contextualizer, show_mask_row, text_digest
-    from utils.training.masked_prompts import Masker
-    from utils.training.pretraining import accuracy, build, fit
+    from utils.losses.contextualizer import folder_of, save_contextualizer, show_mask_row, text_digest
+    from utils.losses.masked_prompts import Masker
+    from utils.losses.pretraining import accuracy, build, fit
 
     row, recipe, captions = config.row, config.recipe, config.source
     check_base(row.path)

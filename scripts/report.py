@@ -6,8 +6,8 @@ python -m scripts.report results/toon
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)

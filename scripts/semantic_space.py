@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from utils.analysis.tuned import AnalysisFlags, Tuned, described, open_model, read_tuned, report
 from utils.bases.registry import describe_base
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from utils.analysis import semantic_space as space
-    from utils.training.drift import LEVELS, class_images, make_probe
+    from utils.measures.drift import LEVELS, class_images, make_probe
 
     words, folder = config.words(tuned), config.folder("semantic_space")
     moments = [moment for each in tuned for moment in space.moments_of(each)]

@@ -21,7 +21,7 @@ from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.parts import check_finite
 from utils.bases.pretrained import read_config, readable
 from utils.bases.registry import BASES, BLIP_HEADS, portable
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 from utils.scores.blip_families import FAMILIES, Blip1, Blip2
 from utils.scores.encoders import batches, check_files
 

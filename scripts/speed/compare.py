@@ -13,7 +13,7 @@ from typing import Any
 
 from scripts.speed.bases import random_base, random_concepts, training_arguments
 from scripts.speed.variants import VARIANTS, Variant, Worker, ceiling, work_folder
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 ENCODED_FOR = 500  # optimizer steps over which encoding the images is spread
 

@@ -15,7 +15,7 @@ from typing import Any
 from scripts.speed.bases import random_base, random_concepts, training_arguments
 from scripts.speed.variants import Variant, Worker, work_folder
 from utils.bases.registry import REPOSITORY
-from utils.files import read_json
+from utils.common.files import read_json
 
 BATCHES, CONCEPTS, PROCESSES = (1, 2, 4, 8), (1, 2, 3, 4), (1, 2)
 SIDES = {"sd15": (256, 384, 512, 768), "toon": (32, 64, 128), "tiny": (16, 32)}

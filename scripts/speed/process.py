@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from scripts.speed.worker import Ours, peak_bytes, timed_step
-from utils.files import write_json
+from utils.common.files import write_json
 
 
 def main() -> None:

@@ -15,9 +15,9 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor2_0
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from utils.training.config import TrainConfig
-from utils.training.dataset import ImageOptions, InstanceDataset, collate, items_of_step
-from utils.training.noise import draw_noise
+from utils.config.train_config import TrainConfig
+from utils.data.dataset import ImageOptions, InstanceDataset, collate, items_of_step
+from utils.data.noise import draw_noise
 
 
 class ReferenceStep:
@@ -86,7 +86,7 @@ class ReferenceStep:
         return {name: term.item() for name, term in terms.items()}
 
     def losses(self, batch, draws) -> dict[str, Tensor]:
-        """The terms of the loss, scalars. batch, draws: of utils/training/dataset.py and noise.py."""
+        """The terms of the loss, scalars. batch, draws: of utils/data/dataset.py and noise.py."""
         with torch.no_grad():
             posterior = self.vae.encode(batch.pixels.to(self.device, self.half)).latent_dist
             latents = posterior.mean + posterior.std * draws.posterior_noise.to(posterior.mean)

@@ -14,13 +14,13 @@ import torch
 from tqdm import tqdm
 
 from scripts.toon.benchmark_set import Obedience, benchmark, draw
-from scripts.toon.render import render
-from scripts.toon.training import scenes
+from scripts.toon.models.training import scenes
+from scripts.toon.world.render import render
 from utils.bases.registry import base_row
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
+from utils.common.images import save_png
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import class_shots, shots_of
-from utils.images import save_png
 from utils.scores.table import SCORES
 
 SIDE = 64  # of toon's images

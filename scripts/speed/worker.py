@@ -25,7 +25,7 @@ class Ours:
 
     def __init__(self, arguments: list[str]):
         import train_classdiffusion
-        from utils.training.config import parse_config
+        from utils.config.train_config import parse_config
         from utils.training.run import begin
 
         self.config = parse_config(arguments)
@@ -63,7 +63,7 @@ class Reference:
         import torch
 
         from scripts.speed.reference import ReferenceStep
-        from utils.training.config import parse_config
+        from utils.config.train_config import parse_config
 
         self.config = parse_config(arguments)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

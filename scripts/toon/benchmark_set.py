@@ -10,19 +10,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.captions import describe, with_article
 from scripts.toon.draw_examples import draw_individual
-from scripts.toon.prompts import unseen
-from scripts.toon.world import ANIMALS, ONE_CHANGE, TWO_CHANGES, Look, Scene, sample_look
-from utils.errors import UserError, exit_on_user_error, short
+from scripts.toon.world.captions import describe, with_article
+from scripts.toon.world.prompts import unseen
+from scripts.toon.world.world import ANIMALS, ONE_CHANGE, TWO_CHANGES, Look, Scene, sample_look
+from utils.common.errors import UserError, exit_on_user_error, short
+from utils.common.files import write_text
+from utils.common.flags import option, parse
 from utils.evaluation.data_sets import Individual, Subject
-from utils.files import write_text
-from utils.flags import option, parse
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from scripts.toon.recogniser import Recogniser
+    from scripts.toon.models.recogniser import Recogniser
 
 KINDS = ("dog", "cat", "rabbit", "pig")
 COUNT = 12
@@ -93,7 +93,7 @@ class Obedience:
     """Which words of its prompt an image obeys, as the recogniser reads it."""
 
     def __init__(self) -> None:
-        from scripts.toon.recogniser import FOLDER
+        from scripts.toon.models.recogniser import FOLDER
 
         self.name = str(FOLDER)
         self.facts = {
@@ -108,7 +108,7 @@ class Obedience:
         return all(self.facts.keys() >= {*subject.class_prompts} for subject in subjects)
 
     def __call__(self, drawn: "Sequence[Image.Image]", texts: Sequence[str]) -> list[dict[str, bool]]:
-        from scripts.toon.recogniser import Recogniser
+        from scripts.toon.models.recogniser import Recogniser
 
         self.recogniser = self.recogniser or Recogniser()
         verdicts = []

@@ -14,14 +14,14 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.tuning_training import BASE, Individual, individual, steps_of, train
-from utils.errors import UserError, exit_on_user_error, short
-from utils.files import check_writable_folder, read_json, write_json
-from utils.flags import check_fields, option, parse
-from utils.training.methods import METHODS
+from scripts.toon.judge.tuning_training import BASE, Individual, individual, steps_of, train
+from utils.common.errors import UserError, exit_on_user_error, short
+from utils.common.files import check_writable_folder, read_json, write_json
+from utils.common.flags import check_fields, option, parse
+from utils.config.methods import METHODS
 
 if TYPE_CHECKING:
-    from scripts.toon.tuning_judge import Judge
+    from scripts.toon.judge.tuning_judge import Judge
 
 FIRST = 10
 SHARES = ("obeyed", "likeness", "score")
@@ -67,7 +67,7 @@ def shares_of(
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     check_writable_folder(config.output_dir, "output_dir")
-    from scripts.toon.tuning_judge import Judge
+    from scripts.toon.judge.tuning_judge import Judge
     from utils.evaluation.statistics import paired_bootstrap
 
     judge = Judge(BASE)

@@ -4,12 +4,12 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.render import render
-from scripts.toon.world import BELLIES, COLOURS, EYE, Look, Scene, place_subject
-from utils.errors import exit_on_user_error
-from utils.files import check_writable_folder
-from utils.flags import check_fields, option, parse
-from utils.images import save_png
+from scripts.toon.world.render import render
+from scripts.toon.world.world import BELLIES, COLOURS, EYE, Look, Scene, place_subject
+from utils.common.errors import exit_on_user_error
+from utils.common.files import check_writable_folder
+from utils.common.flags import check_fields, option, parse
+from utils.common.images import save_png
 
 CREAM, PINK = BELLIES["white"], BELLIES["pink"]
 EXAMPLES = {

@@ -10,15 +10,15 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from scripts.toon.captions import describe, with_article
 from scripts.toon.draw_examples import EXAMPLES
-from scripts.toon.render import render
-from scripts.toon.training import subject_mask, to_pixels
-from scripts.toon.world import ANIMALS, PLACES, WORN, Scene, place_subject, without_subject
+from scripts.toon.models.training import subject_mask, to_pixels
+from scripts.toon.world.captions import describe, with_article
+from scripts.toon.world.render import render
+from scripts.toon.world.world import ANIMALS, PLACES, WORN, Scene, place_subject, without_subject
 from utils.analysis.scenes import FILE, SUBJECT
-from utils.errors import exit_on_user_error
-from utils.files import check_writable_folder, write_json
-from utils.flags import check_fields, option, parse, seed_option
+from utils.common.errors import exit_on_user_error
+from utils.common.files import check_writable_folder, write_json
+from utils.common.flags import check_fields, option, parse, seed_option
 
 NEIGHBOURS = ("ball", "tree", "flower")  # stand beside the subject
 

@@ -7,8 +7,8 @@ adapter motion_accuracy.py.
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 SIZE = 64
 
@@ -22,7 +22,7 @@ class Flags:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
-    from scripts.toon.training import check_present
+    from scripts.toon.models.training import check_present
 
     for name in ("sd", "clip", "recogniser", "blip", "dino"):
         check_present(config.models / name, "bash scripts/toon/build.sh")
@@ -42,7 +42,7 @@ def measure(models: Path) -> None:
         ViTModel,
     )
 
-    from scripts.toon import autoencoder, blip, clip, dino, recogniser
+    from scripts.toon.models import autoencoder, blip, clip, dino, recogniser
 
     vae = AutoencoderKL.from_pretrained(models / "sd" / "vae", torch_dtype=torch.float32).eval()
     print(f"autoencoder: {autoencoder.psnr(vae, SIZE):.2f} dB on 512 held-out renders", flush=True)

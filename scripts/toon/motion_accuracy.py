@@ -14,8 +14,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import exit_on_user_error
-from utils.flags import check_fields, option, parse
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import check_fields, option, parse
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Flags:
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
-    from scripts.toon.motion_judge import judge
+    from scripts.toon.judge.motion_judge import judge
     from scripts.toon.prompt_accuracy import trained_concept
     from utils.bases.sd import check_base, load_pipeline
-    from utils.files import check_writable_folder, write_json
+    from utils.common.files import check_writable_folder, write_json
     from utils.sampling.motion_adapters import check_adapter
     from utils.scores.similarity import DinoEncoder, check_dino
 

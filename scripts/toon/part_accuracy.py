@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scripts.toon.draw_examples import EXAMPLES
-from scripts.toon.tuning_training import BASE, Individual, individual, look_of, train
-from scripts.toon.world import Look
+from scripts.toon.judge.tuning_training import BASE, Individual, individual, look_of, train
+from scripts.toon.world.world import Look
 from utils.bases.registry import as_dict
-from utils.errors import exit_on_user_error
-from utils.files import check_writable_folder, read_json, write_json
-from utils.flags import check_fields, option, parse
-from utils.training.methods import METHODS
+from utils.common.errors import exit_on_user_error
+from utils.common.files import check_writable_folder, read_json, write_json
+from utils.common.flags import check_fields, option, parse
+from utils.config.methods import METHODS
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -54,17 +54,17 @@ class Judge:
     """
 
     def __init__(self, config: Flags):
-        from scripts.toon.part_reader import PartReader
+        from scripts.toon.models.part_reader import PartReader
 
         self.config, self.reader = config, PartReader(config.reader)
         self.plain: dict[str, list[Image.Image]] = {}  # class -> the base's images of it
 
     def __call__(self, each: Individual, look: Look, concept: Path) -> dict[str, dict[str, float] | float]:
         from scripts.toon.prompt_accuracy import obeyed
-        from scripts.toon.prompts import situations
+        from scripts.toon.world.prompts import situations
         from utils.bases.sd import load_pipeline
+        from utils.common.images import list_images, open_image
         from utils.concepts.load import load_concept
-        from utils.images import list_images, open_image
         from utils.sampling.grids import save_grid
 
         pipeline = load_pipeline(BASE.path)
@@ -88,14 +88,14 @@ class Judge:
         return list(sample(pipeline, texts, range(len(texts)), batch_size=12, **settings))
 
     def shares(self, images: "Sequence[Image.Image]", look: Look) -> dict[str, float]:
-        from scripts.toon.part_reader import parts_of, shares
+        from scripts.toon.models.part_reader import parts_of, shares
 
         return shares(self.reader.read(images), [parts_of(look)] * len(images))
 
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
-    from scripts.toon.training import check_present
+    from scripts.toon.models.training import check_present
 
     check_present(config.reader, "python -m scripts.toon.train_part_reader")
     check_writable_folder(config.output_dir, "output_dir")

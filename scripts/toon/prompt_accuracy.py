@@ -16,17 +16,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.prompts import Prompt, pair_situations, random_prompts, situations
-from scripts.toon.world import KINDS
-from utils.errors import UserError, exit_on_user_error
-from utils.files import check_writable_folder, write_json
-from utils.flags import check_fields, option, parse
+from scripts.toon.world.prompts import Prompt, pair_situations, random_prompts, situations
+from scripts.toon.world.world import KINDS
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import check_writable_folder, write_json
+from utils.common.flags import check_fields, option, parse
 
 if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
     from diffusers import StableDiffusionPipeline
     from PIL import Image
 
-    from utils.training.concept import Concept
+    from utils.config.concepts import Concept
 
 CLIP = Path("data/toon/clip")
 
@@ -57,7 +57,7 @@ def draw(
 
 def obeyed(prompts: list[Prompt], per_prompt: int, images: list[Image.Image]) -> dict[str, tuple[float, int]]:
     """attribute -> (share of images that obey it, number of images whose prompt states it)."""
-    from scripts.toon.recogniser import Recogniser
+    from scripts.toon.models.recogniser import Recogniser
 
     hits: dict[str, list[bool]] = defaultdict(list)
     for (_, facts), read in zip(
@@ -72,7 +72,7 @@ def obeyed(prompts: list[Prompt], per_prompt: int, images: list[Image.Image]) ->
 def trained_concepts(folder: Path) -> list[Concept]:
     """The concepts in a folder that train_classdiffusion.py wrote: one with a class of toon, or one and a
     barn. Raises UserError for others."""
-    from utils.training.config import read_config
+    from utils.config.train_config import read_config
 
     if not (folder / "training_config.json").is_file():
         raise UserError(f"{folder} holds no training_config.json; give a folder of train_classdiffusion.py")
@@ -151,7 +151,7 @@ class Likeness:
     """CLIP-I on the embedded data/toon/clip to a concept's own images."""
 
     def __init__(self, config: Flags, concept: Concept):
-        from utils.images import list_images, open_image
+        from utils.common.images import list_images, open_image
         from utils.scores.similarity import ClipEncoder
 
         self.settings, self.clip = config.settings, ClipEncoder(CLIP, "cpu")

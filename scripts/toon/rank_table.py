@@ -20,9 +20,9 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from utils.bases.registry import BASES
-from utils.errors import UserError, exit_on_user_error
-from utils.files import check_writable_folder, write_json, write_text
-from utils.flags import check_fields, option, parse
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import check_writable_folder, write_json, write_text
+from utils.common.flags import check_fields, option, parse
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -74,8 +74,8 @@ class Flags:
 
 def subject_of(path: Path) -> Subject:
     from scripts.toon.prompt_accuracy import trained_concept
-    from scripts.toon.prompts import situations
-    from utils.images import list_images, open_image
+    from scripts.toon.world.prompts import situations
+    from utils.common.images import list_images, open_image
     from utils.scores.encoders import DinoEncoder
 
     concept = trained_concept(path)
@@ -97,7 +97,7 @@ def export_rank(concept: Path, folder: Path, rank: int) -> tuple[float, float]:
 
 def scores_of(images: list[Image.Image], subject: Subject, each: int) -> Scores:
     """For every image: whether it obeys all words of its prompt, and its DINO-I to the real images."""
-    from scripts.toon.recogniser import Recogniser
+    from scripts.toon.models.recogniser import Recogniser
     from utils.scores.encoders import DinoEncoder
 
     facts = [stated for _, stated in subject.prompts for _ in range(each)]

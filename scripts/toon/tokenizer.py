@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.captions import caption
-from scripts.toon.world import COLOURS, RARE_WORDS, sample_scene
-from utils.errors import exit_on_user_error
-from utils.files import write_text
-from utils.flags import option, parse
+from scripts.toon.world.captions import caption
+from scripts.toon.world.world import COLOURS, RARE_WORDS, sample_scene
+from utils.common.errors import exit_on_user_error
+from utils.common.files import write_text
+from utils.common.flags import option, parse
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

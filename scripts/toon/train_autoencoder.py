@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from diffusers import AutoencoderKL
 
-    from scripts.toon.autoencoder import build, decoder_loss_at, latent_std, loss_at, psnr
-    from scripts.toon.training import begin, device, fit, save
+    from scripts.toon.models.autoencoder import build, decoder_loss_at, latent_std, loss_at, psnr
+    from scripts.toon.models.training import begin, device, fit, save
 
     name = "decoder" if config.decoder_of else "autoencoder"
     begin(config, name)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from transformers import BlipImageProcessorPil, BlipProcessor
 
-    from scripts.toon.blip import build, loss_at, make_tokenizer, one_thing_wrong, retrieval
-    from scripts.toon.clip import MEAN, STD
-    from scripts.toon.training import begin, device, fit, save
+    from scripts.toon.models.blip import build, loss_at, make_tokenizer, one_thing_wrong, retrieval
+    from scripts.toon.models.clip import MEAN, STD
+    from scripts.toon.models.training import begin, device, fit, save
 
     begin(config, "blip")
     torch.manual_seed(config.seed)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, init_option, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     from torch import nn
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
-    from scripts.toon import clip as toon
-    from scripts.toon.training import begin, check_present, device, fit, save
+    from scripts.toon.models import clip as toon
+    from scripts.toon.models.training import begin, check_present, device, fit, save
 
     folder, size = config.output_dir, config.resolution
     check_present(folder / "sd" / "tokenizer", "python -m scripts.toon.tokenizer")

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from transformers import ViTImageProcessorPil
 
-    from scripts.toon.dino import BICUBIC, MEAN, STD, build, loss_at, report
-    from scripts.toon.training import begin, device, fit, save
+    from scripts.toon.models.dino import BICUBIC, MEAN, STD, build, loss_at, report
+    from scripts.toon.models.training import begin, device, fit, save
 
     begin(config, "dino")
     torch.manual_seed(config.seed)

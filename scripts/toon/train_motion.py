@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, init_option, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from diffusers import AutoencoderKL, DDIMScheduler, MotionAdapter, UNet2DConditionModel
 
-    from scripts.toon.motion import build, latents_of, loss_at, motion_unet
-    from scripts.toon.training import begin, cached, device, fit, save
-    from scripts.toon.unet import text_model
+    from scripts.toon.models.motion import build, latents_of, loss_at, motion_unet
+    from scripts.toon.models.training import begin, cached, device, fit, save
+    from scripts.toon.models.unet import text_model
 
     begin(config, "motion")
     torch.manual_seed(config.seed)

@@ -6,9 +6,9 @@ It is not among the embedded models: it takes a quarter of an hour to make.
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     import torch
 
-    from scripts.toon.part_reader import PartReader, build, loss_at, parts_of, portraits, shares
-    from scripts.toon.render import render
-    from scripts.toon.training import begin, device, fit, save
+    from scripts.toon.models.part_reader import PartReader, build, loss_at, parts_of, portraits, shares
+    from scripts.toon.models.training import begin, device, fit, save
+    from scripts.toon.world.render import render
 
     begin(config, "part_reader")
     torch.manual_seed(config.seed)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
-from utils.errors import exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, init_option, rate_option, steps_option
+from utils.common.errors import exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from transformers import ResNetForImageClassification
 
-    from scripts.toon.recogniser import accuracy, build, loss_at
-    from scripts.toon.training import begin, device, fit, save
+    from scripts.toon.models.recogniser import accuracy, build, loss_at
+    from scripts.toon.models.training import begin, device, fit, save
 
     begin(config, "recogniser")
     torch.manual_seed(config.seed)

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.flags import TrainingFlags, init_option, rate_option, steps_option
-from utils.errors import UserError, exit_on_user_error
-from utils.flags import option, parse
+from scripts.toon.models.flags import TrainingFlags, init_option, rate_option, steps_option
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.flags import option, parse
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    from scripts.toon import unet as toon
-    from scripts.toon.training import begin, cached, device, fit, scenes
+    from scripts.toon.models import unet as toon
+    from scripts.toon.models.training import begin, cached, device, fit, scenes
 
     begin(config, "unet")
     torch.manual_seed(config.seed)

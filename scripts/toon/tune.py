@@ -25,14 +25,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.tuning_training import BASE, QUARTERS, Individual, given_of, individual, steps_of, train
-from utils.errors import UserError, exit_on_user_error
-from utils.files import read_json, write_json
-from utils.flags import check_fields, option, parse
-from utils.training.methods import METHODS
+from scripts.toon.judge.tuning_training import (
+    BASE,
+    QUARTERS,
+    Individual,
+    given_of,
+    individual,
+    steps_of,
+    train,
+)
+from utils.common.errors import UserError, exit_on_user_error
+from utils.common.files import read_json, write_json
+from utils.common.flags import check_fields, option, parse
+from utils.config.methods import METHODS
 
 if TYPE_CHECKING:
-    from scripts.toon.tuning_judge import Judge
+    from scripts.toon.judge.tuning_judge import Judge
 
 RATES = ("learning_rate", "token_learning_rate")
 STEP = 10**0.5
@@ -185,8 +193,8 @@ def tune(
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
-    from scripts.toon.tuning_judge import Judge
-    from scripts.toon.tuning_plot import draw_points
+    from scripts.toon.judge.tuning_judge import Judge
+    from scripts.toon.judge.tuning_plot import draw_points
 
     judge = Judge(BASE)
     individuals = [individual(i, config.work_dir) for i in range(config.individuals)]

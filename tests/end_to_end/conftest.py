@@ -8,10 +8,10 @@ from torch import Tensor
 
 import train_classdiffusion
 import utils.bases.sd
-import utils.training.config
-import utils.training.output_flags
-import utils.training.prior
-import utils.training.validation
+import utils.config.output_flags
+import utils.config.train_config
+import utils.data.class_images
+import utils.measures.validation
 from tests.end_to_end.training import KV_NAMES
 from utils.bases.sd import load_pipeline
 from utils.sampling.images import sample
@@ -49,8 +49,8 @@ def quick_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     def two_steps(pipeline, prompts, seeds, *args, batch_size=4, **kwargs):
         return sample(pipeline, prompts, seeds, num_inference_steps=2, batch_size=batch_size)
 
-    monkeypatch.setattr(utils.training.prior, "sample", two_steps)
-    monkeypatch.setattr(utils.training.validation, "sample", two_steps)
+    monkeypatch.setattr(utils.data.class_images, "sample", two_steps)
+    monkeypatch.setattr(utils.measures.validation, "sample", two_steps)
 
 
 # The command

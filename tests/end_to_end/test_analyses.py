@@ -14,7 +14,7 @@ from scripts import attention_maps, conditional_spread, evaluate, semantic_space
 from tests.tiny_scorers import write_scorers
 from utils.bases import registry
 from utils.bases.registry import Base, Sampling
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 

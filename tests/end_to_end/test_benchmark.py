@@ -8,7 +8,7 @@ import pytest
 from scripts import benchmark
 from scripts.speed import compare, growth, scoring
 from tests.tiny_scorers import write_scorers
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 def test_scoring_is_timed_model_by_model(tmp_path, capsys):

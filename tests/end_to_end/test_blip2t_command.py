@@ -14,15 +14,15 @@ from PIL import Image
 from transformers import BertTokenizer, BlipForImageTextRetrieval
 
 import blip2t
-from scripts.toon.blip import one_thing_wrong
-from scripts.toon.captions import describe, subject_words, with_article
-from scripts.toon.render import render
-from scripts.toon.training import scenes
-from scripts.toon.world import ANIMALS, PLACES, Scene
+from scripts.toon.models.blip import one_thing_wrong
+from scripts.toon.models.training import scenes
+from scripts.toon.world.captions import describe, subject_words, with_article
+from scripts.toon.world.render import render
+from scripts.toon.world.world import ANIMALS, PLACES, Scene
 from tests.tiny_blip import LIMIT, write_blip
 from utils.blip2t import BLIP2T
-from utils.errors import UserError
-from utils.images import open_image
+from utils.common.errors import UserError
+from utils.common.images import open_image
 
 REPOSITORY = Path(__file__).parents[2]
 TOON = REPOSITORY / "data" / "toon" / "blip"

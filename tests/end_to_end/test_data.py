@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from tests.end_to_end.training import REPOSITORY, apart, learned, records
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def test_mistakes_are_one_line_before_any_model(
         flag.replace("run.toml", str(folder / "run.toml")) for flag in flags
     ]
     import train_classdiffusion
-    from utils.errors import exit_on_user_error
+    from utils.common.errors import exit_on_user_error
 
     monkeypatch.setattr(train_classdiffusion, "set_up", lambda config: pytest.fail("a model loads"))
     with pytest.raises(SystemExit) as stopped:

@@ -19,10 +19,10 @@ import train_classdiffusion
 import utils.evaluation.evaluation
 from scripts import evaluate
 from tests.tiny_scorers import write_scorers
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.common.images import save_png
 from utils.evaluation import runs, training_process
 from utils.evaluation.sources import base_of_images, source_of
-from utils.images import save_png
 from utils.training.lock import LOCK_FILE, RunLock
 
 REPOSITORY = Path(__file__).parents[2]

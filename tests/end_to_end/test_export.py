@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from scripts.export import main as export
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.export import check_exportable
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 from utils.learners.layer_rows import layer_keys
 
 REPOSITORY = Path(__file__).parents[2]
@@ -218,7 +218,7 @@ def test_flags_are_checked_before_torch_is_imported():
     code = """
 import sys
 from scripts.export import main
-from utils.errors import UserError
+from utils.common.errors import UserError
 try:
     main(["ckpt/dog", "--rank=0"])
 except UserError:

@@ -13,9 +13,9 @@ from PIL import Image
 
 import inference
 from tests.tiny_models import tiny_pipeline
+from utils.common.errors import UserError
 from utils.concepts.save import save_concept
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 import train_classdiffusion
 from utils.bases.sd import encode_images, load_pipeline
 from utils.bases.text import tokenize
+from utils.common.tensor_files import read_metadata
 from utils.concepts.load import load_concept
-from utils.tensor_files import read_metadata
-from utils.training.dataset import InstanceDataset, collate
-from utils.training.methods import METHODS
-from utils.training.noise import draw_noise
+from utils.config.methods import METHODS
+from utils.data.dataset import InstanceDataset, collate
+from utils.data.noise import draw_noise
 from utils.training.state import STATE_FILE
 
 CLASS = {"num_class_images": 2, "class_prompt": "a photo of a dog"}
@@ -79,7 +79,7 @@ def test_dreambooths_first_loss_is_the_papers(train, tiny_base, pictures, class_
         tmp_path, method="dreambooth", initializer_token="ktn", seed=4, max_train_steps=1, **class_images
     )
     base = load_pipeline(tiny_base, "cpu")
-    from utils.training.config import read_config
+    from utils.config.train_config import read_config
 
     (concept,) = read_config(out / "training_config.json")[0].concepts()
     items = InstanceDataset([concept], METHODS["dreambooth"], 16, 2, seed=4, hflip=False, noaug=False)
@@ -99,7 +99,7 @@ def test_textual_inversions_first_loss_is_the_papers(train, tiny_base, tmp_path)
     settings = {"method": "textual_inversion", "instance_prompt": None, "hflip": True}
     out = train(tmp_path, seed=3, max_train_steps=1, **settings)
     base = load_pipeline(tiny_base, "cpu")
-    from utils.training.config import read_config
+    from utils.config.train_config import read_config
 
     (concept,) = read_config(out / "training_config.json")[0].concepts()
     items = InstanceDataset([concept], METHODS["textual_inversion"], 16, 2, seed=3, hflip=True, noaug=False)

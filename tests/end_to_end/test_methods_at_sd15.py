@@ -15,10 +15,10 @@ from torch import Tensor
 
 from scripts.speed.bases import random_base
 from utils.bases.registry import REPOSITORY
+from utils.common.images import save_png
 from utils.concepts.formats import read_concept
-from utils.images import save_png
-from utils.training.methods import METHODS
-from utils.training.settings import read_setting
+from utils.config.methods import METHODS
+from utils.config.settings import read_setting
 
 # On one core half a minute a method, the whole UNet 2 with 17 GB of memory and 20 of disk, SVDiff 14
 pytestmark = pytest.mark.slow

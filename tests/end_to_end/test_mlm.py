@@ -9,13 +9,13 @@ from safetensors.torch import load_file
 
 from scripts import pretrain_contextualizer
 from utils.bases.registry import base_row
-from utils.errors import UserError
-from utils.files import read_records
-from utils.tensor_files import write_tensors
-from utils.training import contextualizer, pretraining
-from utils.training.contextualizer import folder_of, load_contextualizer, show_mask_row
-from utils.training.losses import LOSSES
-from utils.training.masked_prompts import Masker
+from utils.common.errors import UserError
+from utils.common.files import read_records
+from utils.common.tensor_files import write_tensors
+from utils.losses import contextualizer, pretraining
+from utils.losses.contextualizer import folder_of, load_contextualizer, show_mask_row
+from utils.losses.masked_prompts import Masker
+from utils.losses.registry import LOSSES
 
 STATE = "checkpoint-4/training_state.safetensors"
 

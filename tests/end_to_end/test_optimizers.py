@@ -7,10 +7,10 @@ import torch
 
 from tests.end_to_end.training import apart, learned, records
 from utils.bases.sd import load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.load import load_concept
-from utils.errors import UserError
+from utils.config.optimizers import OPTIMIZERS
 from utils.training.checkpoints import checkpoints
-from utils.training.optimizers import OPTIMIZERS
 from utils.training.state import STATE_FILE, load_averages
 
 RUNS = {
@@ -48,7 +48,7 @@ def test_the_average_is_saved_and_training_is_not_changed_by_it(train, tmp_path)
 
 def _shapes(folder):
     """What the run trained, from its own checkpoint."""
-    from utils.tensor_files import read_tensors
+    from utils.common.tensor_files import read_tensors
 
     stored = read_tensors(folder / "checkpoint-4" / STATE_FILE)
     return {k.removeprefix("average/"): v for k, v in stored.items() if k.startswith("average/")}

@@ -20,13 +20,13 @@ from tests.tiny_scorers import write_scorers
 from utils.bases.families import FAMILIES
 from utils.bases.sd import StableDiffusion, load_pipeline
 from utils.bases.text import feature_at, tokenize
+from utils.common.errors import UserError
 from utils.concepts.load import load_concept
-from utils.errors import UserError
+from utils.config.methods import METHODS, Method, Stage
 from utils.learners.learner import Learner
 from utils.learners.registry import LEARNERS
 from utils.learners.token_rows import install
-from utils.training.losses import cosine_distance
-from utils.training.methods import METHODS, Method, Stage
+from utils.losses.registry import cosine_distance
 
 BIAS = "conv_out.bias"
 

@@ -8,7 +8,7 @@ import torch
 from scripts.toon.rank_table import HEAD, main
 from utils.bases.sd import load_pipeline
 from utils.concepts.save import save_concept
-from utils.training.config import TrainConfig
+from utils.config.train_config import TrainConfig
 
 REPOSITORY = Path(__file__).parents[2]
 

@@ -103,6 +103,6 @@ def test_it_is_short_and_its_files_exist():
     for target in re.findall(r'(?:src="|\]\()((?!http)[^")]+)', README):
         assert target in names or any(name.startswith(f"{target}/") for name in names), target
     for method in re.findall(r"^\| `(\w+)`", README, re.MULTILINE):
-        from utils.training.methods import METHODS
+        from utils.config.methods import METHODS
 
         assert method in METHODS

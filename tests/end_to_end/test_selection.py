@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.tiny_scorers import write_scorers
 from utils.bases import registry
 from utils.bases.registry import Base, Sampling
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 KEYS = ["drift_layers", "drift_prediction", "drift_relative"]
 EVERY = {"max_train_steps": 4, "checkpointing_steps": 1, "method": "kv_only"}

@@ -8,11 +8,11 @@ import torch
 from PIL import Image, ImageFilter
 from transformers import AutoImageProcessor, ViTModel
 
-from scripts.toon.dino import separation
-from scripts.toon.individuals import class_twin, individuals, near_twin, views
-from scripts.toon.render import render
-from scripts.toon.world import KINDS
-from utils.images import list_images, open_image
+from scripts.toon.models.dino import separation
+from scripts.toon.world.individuals import class_twin, individuals, near_twin, views
+from scripts.toon.world.render import render
+from scripts.toon.world.world import KINDS
+from utils.common.images import list_images, open_image
 from utils.scores.similarity import DinoEncoder, clip_t, dino_i
 
 DINO = Path("data/toon/dino")

@@ -10,20 +10,20 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer
 
 import train_classdiffusion
-from scripts.toon.autoencoder import psnr
-from scripts.toon.captions import attributes
-from scripts.toon.clip import animals_named, retrieval
-from scripts.toon.motion_measures import displacement
-from scripts.toon.recogniser import Recogniser
-from scripts.toon.render import render
-from scripts.toon.training import scenes
-from scripts.toon.world import WORN_WORDS
+from scripts.toon.judge.motion_measures import displacement
+from scripts.toon.models.autoencoder import psnr
+from scripts.toon.models.clip import animals_named, retrieval
+from scripts.toon.models.recogniser import Recogniser
+from scripts.toon.models.training import scenes
+from scripts.toon.world.captions import attributes
+from scripts.toon.world.render import render
+from scripts.toon.world.world import WORN_WORDS
 from utils.bases.sd import load_pipeline
 from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept
+from utils.losses.registry import cosine_distance
 from utils.sampling.clips import load_video_pipeline, sample_clips, settings_of
 from utils.sampling.images import sample
-from utils.training.losses import cosine_distance
 
 TOON = Path("data/toon")
 

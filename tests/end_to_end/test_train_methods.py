@@ -11,10 +11,10 @@ from PIL import Image
 from torch import Tensor
 
 import utils.bases.sd
-import utils.training.config
-import utils.training.output_flags
-import utils.training.prior
-import utils.training.validation
+import utils.config.output_flags
+import utils.config.train_config
+import utils.data.class_images
+import utils.measures.validation
 from tests.end_to_end.training import (
     KV_NAMES,
     PROMPT,
@@ -25,18 +25,18 @@ from tests.end_to_end.training import (
 )
 from utils.bases.sd import encode_images, load_pipeline
 from utils.bases.text import tokenize
+from utils.common.images import save_png
+from utils.common.seeds import seed_of
 from utils.concepts.load import load_concept
-from utils.images import save_png
-from utils.seeds import seed_of
-from utils.training.dataset import InstanceDataset, collate
-from utils.training.methods import METHODS
-from utils.training.noise import draw_noise
+from utils.config.methods import METHODS
+from utils.data.dataset import InstanceDataset, collate
+from utils.data.noise import draw_noise
 
 
 def hand_made_first_step(base: Path, settings: dict[str, object]) -> tuple[float, float]:
     """(loss_denoise, loss_spl) of step 1 from the stock base: every <new1> starts as the rare word ktn."""
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
-    concepts = utils.training.config.TrainConfig(**settings).concepts()
+    concepts = utils.config.train_config.TrainConfig(**settings).concepts()
     instances = InstanceDataset(concepts, METHODS["classdiffusion"], 16, 2, seed=7, hflip=True, noaug=False)
     batch = collate([instances.instance_item(number) for number in (0, 1)])
     keys = [("instance", 0), ("instance", 1)]
@@ -184,7 +184,7 @@ def test_prior_preservation(train, base_weights, tiny_base, tmp_path, quick_samp
         total = line["loss_denoise"] + 0.5 * line["loss_spl"] + 2 * line["loss_prior"]
         assert line["loss"] == pytest.approx(total, abs=1e-6) and line["loss_prior"] > 0.1
 
-    monkeypatch.setattr(utils.training.prior, "sample", None)  # all images are there: none is drawn again
+    monkeypatch.setattr(utils.data.class_images, "sample", None)  # all images are there: none is drawn again
     assert "class images:" not in capsys.readouterr().out
     with Image.open(folder / names[0]) as picture:
         save_png(picture, folder / names[0], {**picture.text, "base": "toon"})

@@ -14,16 +14,16 @@ from PIL import Image
 
 import train_classdiffusion
 import utils.bases.sd
-import utils.training.config
-import utils.training.output_flags
-import utils.training.prior
-import utils.training.validation
+import utils.config.output_flags
+import utils.config.train_config
+import utils.data.class_images
+import utils.measures.validation
 from tests.end_to_end.training import (
     PROMPT,
     REPOSITORY,
     files_in,
 )
-from utils.errors import exit_on_user_error
+from utils.common.errors import exit_on_user_error
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, capfd):
@@ -116,11 +116,11 @@ def workplace(tmp_path: Path, tiny_base: Path, pictures, monkeypatch) -> Path:
     (tmp_path / "deep" / "vae" / "config.json").write_text(json.dumps(vae | {"block_out_channels": [32] * 5}))
     (tmp_path / "cats").mkdir()
     cat = {"prompt": "a cat", "seed": 1}
-    utils.training.prior.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
+    utils.data.class_images.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(train_classdiffusion, "set_up", None)
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", None)
-    monkeypatch.setattr(utils.training.output_flags, "find_spec", lambda name: None)
+    monkeypatch.setattr(utils.config.output_flags, "find_spec", lambda name: None)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     return tmp_path
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from tests.end_to_end.training import KV_FILE, apart, files_in, learned, records
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 @pytest.mark.parametrize("prior", [False, True])

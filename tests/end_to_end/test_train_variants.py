@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import utils.bases.sd
-import utils.training.config
-import utils.training.output_flags
-import utils.training.prior
-import utils.training.validation
+import utils.config.output_flags
+import utils.config.train_config
+import utils.data.class_images
+import utils.measures.validation
 from tests.end_to_end.training import KV_NAMES, REPOSITORY, apart, learned, records
 
 
@@ -80,7 +80,7 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     two = learned(tmp_path / "two")
     assert apart(ranks[0], two) == 0 and apart(ranks[1], two) == 0
     assert len(list((tmp_path / "class").glob("class-*.png"))) == 3
-    monkeypatch.setattr(utils.training.prior, "sample", None)  # the processes have drawn them all
+    monkeypatch.setattr(utils.data.class_images, "sample", None)  # the processes have drawn them all
     one = train(tmp_path / "one", train_batch_size=2, **settings)
     assert apart(learned(one), two) < 5e-6
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):

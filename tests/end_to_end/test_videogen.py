@@ -15,8 +15,8 @@ from PIL import Image, ImageSequence
 import videogen
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
+from utils.common.errors import UserError
 from utils.concepts.save import save_concept
-from utils.errors import UserError
 from utils.learners.layer_rows import layer_keys
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from utils.errors import exit_on_user_error
+from utils.common.errors import exit_on_user_error
 
 
 class ModelLoads(BaseException):
@@ -79,7 +79,7 @@ def no_models() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for owner in (diffusers.DiffusionPipeline, diffusers.ModelMixin, transformers.PreTrainedModel):
             patch.setattr(owner, "from_pretrained", loads)
-        patch.setattr("scripts.toon.training.write_json", loads)  # what a toon training begins with
+        patch.setattr("scripts.toon.models.training.write_json", loads)  # what a toon training begins with
         yield
 
 

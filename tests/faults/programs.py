@@ -10,9 +10,9 @@ from tests.faults.commands import Command
 from tests.results_folder import write_results
 from tests.tiny_motion import write_adapter
 from tests.tiny_scorers import write_scorers
+from utils.common.files import write_json
+from utils.common.images import save_png
 from utils.concepts.save import save_concept
-from utils.files import write_json
-from utils.images import save_png
 
 
 def fill_place(folder: Path, tiny_base: Path, images: Path) -> None:

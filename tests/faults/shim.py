@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 TALLY: dict[str, list[int]] = {}  # fault -> [tries, survived]
 

@@ -16,8 +16,8 @@ from tests.faults.shim import survived, tried
 from tests.tiny_blip import write_blip
 from tests.tiny_motion import write_adapter
 from tests.tiny_scorers import write_scorers
-from utils.images import save_png
-from utils.tensor_files import read_tensors, write_tensors
+from utils.common.images import save_png
+from utils.common.tensor_files import read_tensors, write_tensors
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,11 @@ from scripts import evaluate, export, merge_concepts, report
 from tests.faults.commands import End, call, content_of
 from tests.faults.shim import survived, tried
 from tests.results_folder import write_results
+from utils.common.errors import UserError
+from utils.common.tensor_files import read_tensors, write_pickle
 from utils.concepts.formats import WEIGHTS_STEM, read_concept
 from utils.concepts.names import OWN_FILES, check_token
-from utils.errors import UserError
 from utils.evaluation.published_sets import read_customconcept101, read_dreambooth
-from utils.tensor_files import read_tensors, write_pickle
 
 OUTSIDE = "{outside}"  # stands for the path of a file of somebody else, without its suffix
 HOSTILE = {

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.toon import train_unet, training
+from scripts.toon import train_unet
+from scripts.toon.models import training
 from tests.faults.kills import contents, imports, survive_kills
 from tests.faults.shim import Fault, in_child, survived, tried
 
@@ -68,7 +69,7 @@ def unet_training(folder: Path) -> None:
 @pytest.mark.parametrize("kills", [8])
 def test_the_unets_program_killed(kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """At file operations from its notes to its last file."""
-    imports("scripts.toon.unet", "transformers.models.vit", "transformers.models.clip")
+    imports("scripts.toon.models.unet", "transformers.models.vit", "transformers.models.clip")
     monkeypatch.setattr(training, "CHECKPOINT_EVERY", 1)
     name = "kill: toon build, the UNet's program"
     assert survive_kills("kill", unet_training, tmp_path, kills, name) == kills

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from tests.faults.malformed import BYTES, damaged, each, examples, forged
 from tests.faults.writes import Run
-from utils.errors import UserError
-from utils.files import append_records, check_writable_folder, read_json, read_records
-from utils.folders import COMPLETE, STAGING, files_of, replace_folder
-from utils.tensor_files import read_metadata, read_tensors, write_tensors
+from utils.common.errors import UserError
+from utils.common.files import append_records, check_writable_folder, read_json, read_records
+from utils.common.folders import COMPLETE, STAGING, files_of, replace_folder
+from utils.common.tensor_files import read_metadata, read_tensors, write_tensors
 from utils.training.checkpoints import MANIFEST, check_same_run, find_checkpoint, seal, why_broken
 from utils.training.lock import LOCK_FILE, RunLock
 from utils.training.state import STATE_FILE

@@ -14,7 +14,7 @@ import inference
 from tests.faults.bases import Payload
 from tests.faults.commands import End, call
 from tests.faults.shim import survived, tried
-from utils.tensor_files import read_tensors, write_tensors
+from utils.common.tensor_files import read_tensors, write_tensors
 
 KV = "pytorch_custom_diffusion_weights"
 

@@ -14,11 +14,11 @@ from tests.faults.malformed import BYTES, damaged, each, examples, forged
 from tests.results_folder import write_results
 from tests.tiny_motion import write_adapter
 from utils.concepts.formats import read_concept
+from utils.config.concepts import read_concepts_list
+from utils.config.train_config import read_config
 from utils.evaluation.data_sets import Individual, read_templates
 from utils.sampling.motion_adapters import check_adapter
 from utils.sampling.prompts import read_prompts
-from utils.training.concept import read_concepts_list
-from utils.training.config import read_config
 
 KV = "pytorch_custom_diffusion_weights"
 

@@ -11,18 +11,18 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-import utils.training.prior
+import utils.data.class_images
 from tests.faults.shim import Ending, each_operation, in_child, survived, tried
 from tests.faults.writes import WRITES, Write, draw
-from utils.errors import UserError
-from utils.files import write_json
+from utils.common.errors import UserError
+from utils.common.files import write_json
 
 LEFT = {".run.lock"}  # hidden files that stay
 
 
 @pytest.fixture(autouse=True)
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils.training.prior, "sample", draw)
+    monkeypatch.setattr(utils.data.class_images, "sample", draw)
 
 
 @pytest.fixture

@@ -11,17 +11,17 @@ from torch import nn
 
 from scripts import export
 from utils.bases.registry import base_row
+from utils.common.files import append_records, read_json, read_records, write_json, write_text
+from utils.common.folders import files_of, replace_folder
+from utils.common.images import is_image, open_image
+from utils.common.tensor_files import read_tensors, write_tensors
 from utils.concepts.save import save_concept
-from utils.files import append_records, read_json, read_records, write_json, write_text
-from utils.folders import files_of, replace_folder
-from utils.images import is_image, open_image
-from utils.tensor_files import read_tensors, write_tensors
+from utils.config.train_config import TrainConfig
+from utils.data.class_images import generate_class_images
+from utils.data.dataset import Concept
 from utils.training.checkpoints import find_checkpoint, new_checkpoint, remove_old_checkpoints
-from utils.training.config import TrainConfig
-from utils.training.dataset import Concept
 from utils.training.lock import RunLock
 from utils.training.logger import Logger
-from utils.training.prior import generate_class_images
 from utils.training.state import load_state, save_state
 
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
-from scripts.toon.render import render
-from scripts.toon.training import scenes
+from scripts.toon.models.training import scenes
+from scripts.toon.world.render import render
 from utils.bases.text import tokenize
-from utils.images import list_images, open_image
+from utils.common.images import list_images, open_image
 from utils.scores.similarity import ClipEncoder, clip_i, clip_t, mean_similarity
 
 CLIP = Path("data/toon/clip")

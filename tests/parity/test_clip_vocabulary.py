@@ -6,9 +6,9 @@ import pytest
 from transformers import CLIPTokenizer
 
 from tests.clip_vocabulary import write_clip_tokenizer
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.config.methods import METHODS
 from utils.learners.token_rows import check_tokens, first_ids
-from utils.training.methods import METHODS
 
 
 @pytest.fixture(scope="module")

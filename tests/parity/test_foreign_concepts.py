@@ -16,10 +16,10 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from safetensors.torch import save_file
 
 from tests.tiny_models import tiny_pipeline
+from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.errors import UserError
 
 KV_FILE = "pytorch_custom_diffusion_weights"
 

@@ -8,7 +8,7 @@ import torch
 
 import train_classdiffusion
 from tests.parity.recorded_runs import RUNS, run_all
-from utils.training.methods import METHODS, Method, Stage
+from utils.config.methods import METHODS, Method, Stage
 
 RECORD = json.loads((Path(__file__).parent / "golden" / "recorded_runs.json").read_text())
 # What was logged as `lr` was the last group's rate: the rows' alone or, with K/V, theirs.

@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from scripts.toon.blip import batch_of, fits, hard_negatives, make_tokenizer
-from scripts.toon.captions import attributes, caption
-from scripts.toon.training import generator, scenes
-from scripts.toon.world import ANIMALS, twin
+from scripts.toon.models.blip import batch_of, fits, hard_negatives, make_tokenizer
+from scripts.toon.models.training import generator, scenes
+from scripts.toon.world.captions import attributes, caption
+from scripts.toon.world.world import ANIMALS, twin
 from tests.tiny_blip import LIMIT, write_blip
 from utils.blip2t import BLIP2T, check_blip, check_prompts, pair_up
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 @pytest.fixture(scope="module")

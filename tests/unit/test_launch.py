@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.training.config import TrainConfig, build_parser
+from utils.config.train_config import TrainConfig, build_parser
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 # Everything but the training is run; the machine has as many GPUs as GPUS says.

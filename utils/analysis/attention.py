@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 from utils.learners.layer_rows import cross_attention_layers
 
 TINY = 1e-12  # added to maps, so that a logarithm exists where a map is 0

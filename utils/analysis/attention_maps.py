@@ -17,10 +17,10 @@ from utils.analysis.attention import Recorder, inside, shares, symmetric_kl, wor
 from utils.analysis.scenes import SUBJECT, Scene, read_image, read_mask
 from utils.analysis.tuned import Tuned
 from utils.bases.registry import Sampling, as_dict
-from utils.images import to_pixels
+from utils.common.images import to_pixels
+from utils.measures.drift import noise_images, predict
 from utils.sampling.images import sample
 from utils.scores.similarity import LINKS
-from utils.training.drift import noise_images, predict
 
 FILLERS = frozenset((*LINKS, "photo", "next", "front"))  # words that name no thing
 Record = dict[str, Any]

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from utils.files import write_atomically
+from utils.common.files import write_atomically
 from utils.report.charts import DASHES, GRID, SERIES, STYLE, TEXT, Curve
 
 PALETTE = ("#1f66b0", "#c2510f", "#1f7a58", "#7a4aa6", "#a3344f", "#6b6410")

@@ -20,10 +20,10 @@ from utils.analysis.semantic_space import moments_of, start_of
 from utils.analysis.spread import Plane, fit_plane, overlap, spread, variance
 from utils.analysis.tuned import Tuned, open_model
 from utils.bases.registry import Base, as_dict
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.losses.context_prompts import HEADS, TYPES, kind_of, prompts_of
 from utils.sampling.images import sample
 from utils.scores.encoders import DinoEncoder
-from utils.training.context_prompts import HEADS, TYPES, kind_of, prompts_of
 
 FEWEST = 8  # phrases of a set, below which a covariance says little
 REFERENCE, CLASS_AFTER = "class in the base", "class after training"

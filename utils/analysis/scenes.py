@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.files import path_inside, read_json, shown
-from utils.images import open_image
+from utils.common.errors import UserError
+from utils.common.files import path_inside, read_json, shown
+from utils.common.images import open_image
 
 FILE, SUBJECT = "scenes.json", "{}"
 

@@ -1,7 +1,7 @@
 """Where training takes a concept's phrase, and what it does to the class: over steps and methods.
 
 Distances are 1 − cos between EOS features: of "a photo of a <new1> dog" in the tuned text encoder, and of "a
-photo of a dog" and of other classes in the base's. Drift is that of utils/training/drift.py.
+photo of a dog" and of other classes in the base's. Drift is that of utils/measures/drift.py.
 
 K = 1 phrase, D text width.
 """
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from utils.analysis.charts import Panel, save_lines
 from utils.analysis.tuned import Tuned
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.config.train_config import TrainConfig, read_config
+from utils.losses.registry import cosine_distance
+from utils.measures.drift import Probe, measure_drift
 from utils.report.charts import Curve
 from utils.training.checkpoints import checkpoints, step_of
-from utils.training.config import TrainConfig, read_config
-from utils.training.drift import Probe, measure_drift
-from utils.training.losses import cosine_distance
 
 PHRASE = "a photo of a {}"
 Record = dict[str, Any]

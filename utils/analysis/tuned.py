@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.bases.registry import BASES, Base, base_row, portable
-from utils.errors import UserError
-from utils.files import check_writable_folder, write_json
-from utils.flags import check_fields, option, seed_option
+from utils.common.errors import UserError
+from utils.common.files import check_writable_folder, write_json
+from utils.common.flags import check_fields, option, seed_option
 
 if TYPE_CHECKING:
     from utils.bases.sd import StableDiffusion
@@ -95,7 +95,7 @@ def open_model(row: Base, device: str | None, path: Path | None = None) -> "Stab
 
 def described(row: Base, base: "StableDiffusion", tuned: Sequence[Tuned], **facts: Any) -> dict[str, Any]:
     """What a file of results begins with: the base, the concepts, and what else the numbers depend on."""
-    from utils.concepts.digest import base_digest
+    from utils.bases.digest import base_digest
 
     concepts = [vars(each) | {"path": str(each.path)} for each in tuned]
     return {

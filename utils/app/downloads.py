@@ -6,6 +6,8 @@ from tempfile import TemporaryDirectory
 
 from utils.app.jobs import Job
 from utils.bases.registry import base_row
+from utils.common.errors import UserError
+from utils.common.folders import files_of
 from utils.concepts.export import (
     aliases_of,
     base_kv,
@@ -15,8 +17,6 @@ from utils.concepts.export import (
     write_lora,
 )
 from utils.concepts.formats import read_concept
-from utils.errors import UserError
-from utils.folders import files_of
 
 LAYOUTS = {
     "concept": "Concept, for this program",

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.app.jobs import TRAINED_FILE, Job
-from utils.errors import UserError
-from utils.files import one_line
-from utils.images import save_png
+from utils.common.errors import UserError
+from utils.common.files import one_line
+from utils.common.images import save_png
 from utils.sampling.drawing import Drawing, prepare
 from utils.sampling.grids import save_grid, slugs
 from utils.sampling.settings import DrawingFlags

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.bases.registry import base_row
-from utils.errors import UserError
-from utils.training.config import TrainConfig, build_parser, parse_config
-from utils.training.methods import METHODS
-from utils.training.settings import read_setting, training_flags
+from utils.common.errors import UserError
+from utils.config.methods import METHODS
+from utils.config.settings import read_setting, training_flags
+from utils.config.train_config import TrainConfig, build_parser, parse_config
 
 TOKEN = "<new1>"
 PARTS = 4  # of a training: after each a checkpoint and samples, so that little is lost and progress shows

@@ -15,9 +15,9 @@ from utils.app.jobs import Job, list_jobs
 from utils.app.trainer import FAILED, STOPPED, TRAINING, Trainer
 from utils.app.uploads import preview
 from utils.bases.registry import REPOSITORY
-from utils.errors import UserError
-from utils.images import list_images
-from utils.training.methods import METHODS
+from utils.common.errors import UserError
+from utils.common.images import list_images
+from utils.config.methods import METHODS
 
 EXAMPLE, EXAMPLE_CLASS = REPOSITORY / "data" / "dog", "dog"
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from utils.app.form import Form
-from utils.errors import UserError
-from utils.files import one_line, read_json, read_records, shown, write_json
-from utils.images import is_image
+from utils.common.errors import UserError
+from utils.common.files import one_line, read_json, read_records, shown, write_json
+from utils.common.images import is_image
+from utils.config.train_config import parse_config
 from utils.training.checkpoints import step_of
-from utils.training.config import parse_config
 
 RECORD = "job.json"
 TRAINED_FILE = "training_config.json"  # the last that a training writes

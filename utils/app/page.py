@@ -10,7 +10,7 @@ from utils.app.form import LABELS, TOKEN, Form, default_steps
 from utils.app.handlers import Handlers
 from utils.app.trainer import Trainer
 from utils.bases.registry import BASES
-from utils.training.methods import METHODS
+from utils.config.methods import METHODS
 
 FOLDER = Path(__file__).parent
 TITLE = "ClassDiffusion"

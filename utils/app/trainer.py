@@ -23,9 +23,9 @@ from utils.app.form import Form, flags_of
 from utils.app.jobs import Job, list_jobs, new_folder, save_job
 from utils.app.uploads import gather, plain_names
 from utils.bases.registry import REPOSITORY
-from utils.errors import UserError
-from utils.files import one_line
-from utils.training.config import parse_config
+from utils.common.errors import UserError
+from utils.common.files import one_line
+from utils.config.train_config import parse_config
 from utils.training.lock import holder, is_held
 
 TRAINING, STOPPING, TRAINED, STOPPED, FAILED = "training", "stopping", "trained", "stopped", "failed"

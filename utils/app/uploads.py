@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from utils.errors import UserError
-from utils.images import MASK_SUFFIX, check_images, list_images, open_image
+from utils.common.errors import UserError
+from utils.common.images import MASK_SUFFIX, check_images, list_images, open_image
+from utils.data.image_captions import read_captions
 from utils.report.samples import data_uri
-from utils.training.image_captions import read_captions
 
 FEWEST, MOST = 3, 6  # images that the method was made for
 THUMBNAIL = 128  # pixels

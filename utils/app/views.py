@@ -12,7 +12,7 @@ from utils.app.progress import curves, in_words
 from utils.app.trainer import FAILED, Status
 from utils.app.uploads import Preview
 from utils.bases.registry import REPOSITORY
-from utils.files import shown
+from utils.common.files import shown
 from utils.report.samples import SMALL, data_uri, evenly
 
 SAMPLE_SETS = 4  # shown of a training

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 
 if TYPE_CHECKING:
     import torch

@@ -4,7 +4,7 @@ import torch
 
 from utils.bases.pretrained import pipeline_class
 from utils.bases.sd import StableDiffusion
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 
 FAMILIES = {"StableDiffusionPipeline": StableDiffusion}  # _class_name in model_index.json -> adapter
 

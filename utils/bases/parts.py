@@ -9,7 +9,7 @@ from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from utils.bases.pretrained import readable
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 
 WITH_WEIGHTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 TARGETS = ("epsilon", "v_prediction")

@@ -15,7 +15,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from utils.bases.registry import base_row
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from utils.common.errors import UserError
 from utils.concepts.names import check_token
-from utils.errors import UserError
 
 if TYPE_CHECKING:
     from utils.concepts.weights import ConceptWeights

@@ -15,6 +15,9 @@ from torch import Tensor
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
 from utils.bases.parts import load_part
 from utils.bases.sd import load_pipeline
+from utils.common.errors import UserError, short
+from utils.common.files import give_umask_mode
+from utils.common.tensor_files import system_errors, write_pickle, write_tensors
 from utils.concepts.embeddings import KOHYA_KEY
 from utils.concepts.formats import WEIGHTS_STEM
 from utils.concepts.load import WRONG_BASE, load_concept
@@ -30,10 +33,7 @@ from utils.concepts.lora import (
 )
 from utils.concepts.lora_error import LORA_ERROR
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError, short
-from utils.files import give_umask_mode
 from utils.learners.registry import LEARNERS
-from utils.tensor_files import system_errors, write_pickle, write_tensors
 
 _WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 # The first row with a matching key names the file. Sources: the layouts that kohya's sd-scripts, LyCORIS,
 # PEFT, diffusers and CompVis write.

@@ -7,15 +7,15 @@ from typing import Any
 from torch import Tensor
 
 from utils.bases.pretrained import readable
+from utils.common.errors import UserError, short
+from utils.common.folders import read_folder
+from utils.common.limits import check_text
+from utils.common.tensor_files import read_dictionary
 from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
 from utils.concepts.foreign import refuse_foreign
 from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_note
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError, short
-from utils.folders import read_folder
-from utils.limits import check_text
-from utils.tensor_files import read_dictionary
 
 WEIGHTS_STEM = "pytorch_custom_diffusion_weights"
 ADOBE_FILE = "delta.bin"
@@ -62,7 +62,7 @@ def _read_directory(folder: Path, weights_file: Path | None = None) -> ConceptWe
 
 
 def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None) -> ConceptWeights:
-    """found: name -> path of the folder's files as they count now (utils/folders.py)."""
+    """found: name -> path of the folder's files as they count now (utils/common/folders.py)."""
     weights_file = weights_file or _weights_file(folder, found)
     if weights_file and weights_file.name == ADOBE_FILE:
         return _parse(read_dictionary(weights_file), weights_file)

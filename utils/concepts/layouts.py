@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
+from utils.common.errors import UserError
 from utils.concepts.embeddings import token_rows
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 
 
 def parse_processors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from utils.concepts.digest import base_digest
+from utils.bases.digest import base_digest
+from utils.common.errors import UserError
 from utils.concepts.formats import KV, read_concept
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 from utils.learners.learner import WRONG_BASE, check_shape
 from utils.learners.registry import LEARNERS
 

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 METADATA_KEY = "classdiffusion"  # JSON: tokens with their embedding files, classes, base, rank, errors
 _PARAMETER = re.compile(

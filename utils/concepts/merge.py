@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
+from utils.common.errors import UserError
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 from utils.learners.token_rows import ModifierTokens
 
 SAME = 1e-6  # relative distance below which two rows of target words are one

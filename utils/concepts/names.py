@@ -3,7 +3,7 @@
 Nothing here imports torch, for flags are checked with it.
 """
 
-from utils.limits import check_file_name
+from utils.common.limits import check_file_name
 
 # Names of weights files in a concept's folder, where each token has a file of its name.
 OWN_FILES = frozenset(

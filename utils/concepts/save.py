@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from utils.common.files import write_json
+from utils.common.folders import replace_folder
+from utils.common.tensor_files import write_pickle, write_tensors
 from utils.concepts.formats import KV, MANIFEST, SUFFIXES, WEIGHTS_STEM
-from utils.files import write_json
-from utils.folders import replace_folder
 from utils.learners.registry import LEARNERS
-from utils.tensor_files import write_pickle, write_tensors
 
 
 def save_concept(

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from utils.errors import UserError, short
-from utils.flags import SEEDS, check_fields, option
+from utils.common.errors import UserError, short
+from utils.common.flags import SEEDS, check_fields, option
+from utils.config.methods import METHODS
 from utils.sampling.settings import check_rotation
 from utils.scores.table import SCORES
-from utils.training.methods import METHODS
 
 MODES = ("dataset", "concept", "generated")  # what there is to evaluate: one of them
 DRAWN = ("dataset", "concept")  # the modes that draw images

@@ -7,9 +7,9 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from utils.errors import UserError, short
-from utils.files import read_lines
-from utils.images import is_image, list_images
+from utils.common.errors import UserError, short
+from utils.common.files import read_lines
+from utils.common.images import is_image, list_images
 from utils.sampling.prompts import check_length
 
 NAMED = 40  # subjects that an error lists at most

@@ -19,8 +19,10 @@ from utils.bases.devices import check_processes, choose_device_dtype
 from utils.bases.parts import read_tokenizer
 from utils.bases.registry import as_dict, portable
 from utils.bases.sd import check_base
+from utils.common.errors import UserError
+from utils.common.files import check_writable_folder, read_json, write_json, write_text
 from utils.concepts.formats import read_concept
-from utils.errors import UserError
+from utils.config.methods import METHODS
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet
 from utils.evaluation.folder import check_settings
@@ -29,7 +31,6 @@ from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_
 from utils.evaluation.sources import IMAGES, Source, source_of
 from utils.evaluation.table import as_markdown, build_table
 from utils.evaluation.training_process import check_flags
-from utils.files import check_writable_folder, read_json, write_json, write_text
 from utils.learners.registry import check_has_text_states
 from utils.learners.token_rows import check_within_limit
 from utils.sampling.images import check_scheduler
@@ -38,7 +39,6 @@ from utils.sampling.settings import check_rotation
 from utils.scores.judges import KINDS
 from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
 from utils.training.lock import lock_of_run
-from utils.training.methods import METHODS
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "Pillow")
 WAIT = timedelta(days=30)  # the main process waits for the slowest

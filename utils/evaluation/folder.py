@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
-from utils.files import read_json
+from utils.common.errors import UserError
+from utils.common.files import read_json
 
 BASE = "base"  # in a method's place: the untouched model, which is given class prompts
 NOT_COMPARED = frozenset({"hardware"})  # a run may go on elsewhere

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
+from utils.common.files import path_inside, read_lines
+from utils.common.limits import check_file_name
 from utils.evaluation.data_sets import (
     DataSet,
     Individual,
@@ -18,8 +20,6 @@ from utils.evaluation.data_sets import (
     check_template,
     chosen,
 )
-from utils.files import path_inside, read_lines
-from utils.limits import check_file_name
 
 DREAMBOOTH_FILE = "prompts_and_classes.txt"
 LIVE_CLASSES = ("cat", "dog")  # the classes of the DreamBooth set's 9 live subjects; its file does not say so

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from utils.bases.sd import load_pipeline
+from utils.common.images import open_image, save_png
 from utils.concepts.load import load_concept
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import BASE
@@ -16,7 +17,6 @@ from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, class_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import is_trained, train
-from utils.images import open_image, save_png
 from utils.sampling.embedding_adjustment import adjust
 from utils.sampling.images import sample
 

@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor
 
 from utils.bases.registry import portable
+from utils.common.files import append_records, read_records, write_json
+from utils.common.images import list_images, open_image
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.shots import Shot
-from utils.files import append_records, read_records, write_json
-from utils.images import list_images, open_image
 from utils.scores.encoders import batches
 from utils.scores.judges import KINDS
 from utils.scores.similarity import mean_similarity

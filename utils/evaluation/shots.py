@@ -7,14 +7,14 @@ from typing import Any
 
 from PIL import Image
 
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
+from utils.common.files import read_lines
+from utils.common.images import list_images, open_image
+from utils.config.methods import METHODS
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import BASE
-from utils.files import read_lines
-from utils.images import list_images, open_image
 from utils.sampling.prompts import check_length
 from utils.scores.similarity import with_class, without_modifier
-from utils.training.methods import METHODS
 
 GENERATED = "generated"  # in a method's place: images that came from elsewhere
 GRID = "grid.png"  # inference.py writes it beside the images

@@ -9,18 +9,18 @@ from pathlib import Path
 from utils.bases.pretrained import HUB_ID
 from utils.bases.registry import BASES, Base, base_row
 from utils.bases.sd import check_base
+from utils.common.errors import UserError, short
+from utils.common.images import check_images, list_images
 from utils.concepts.formats import read_concept
-from utils.errors import UserError, short
+from utils.config.methods import METHODS
+from utils.config.settings import read_setting
+from utils.config.train_config import read_config
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templates
 from utils.evaluation.folder import BASE
 from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
 from utils.evaluation.training_process import flags_of
-from utils.images import check_images, list_images
-from utils.training.config import read_config
-from utils.training.methods import METHODS
-from utils.training.settings import read_setting
 
 IMAGES = "pictures"  # in a results folder: the images that a benchmark draws itself
 DEFAULT_METHODS = [BASE, "custom_diffusion", "classdiffusion"]

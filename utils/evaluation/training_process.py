@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 
 from utils.bases.registry import REPOSITORY
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.common.files import write_json
+from utils.config.methods import METHODS
+from utils.config.settings import read_setting
+from utils.config.train_config import TrainConfig, build_parser
 from utils.evaluation.data_sets import Subject
-from utils.files import write_json
-from utils.training.config import TrainConfig, build_parser
-from utils.training.methods import METHODS
 from utils.training.preflight import check_settings
-from utils.training.settings import read_setting
 
 PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 # A launcher's word to its processes, which a training started by one of them must not take for its own.

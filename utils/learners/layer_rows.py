@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
 
 KOHYA = ("IN01 IN02 IN04 IN05 IN07 IN08 MID " + " ".join(f"OUT{n:02}" for n in range(3, 12))).split()

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 Parameters = dict[str, nn.Parameter]
 Tensors = dict[str, Tensor]

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.learners.layer_rows import cross_attention_layers
 from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
 from utils.learners.mapper_network import HIDDEN, Mappers, kept_in_training

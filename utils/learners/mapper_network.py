@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from utils.seeds import seed_of
+from utils.common.seeds import seed_of
 
 FREQUENCIES, SIGMA_TIME, SIGMA_LAYER = 1024, 0.03, 2.0
 ANCHORS, HIDDEN = 10, 128

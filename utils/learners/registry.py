@@ -7,7 +7,7 @@ is merged into a plain pipeline.
 from collections.abc import Iterable
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.learners import (
     cross_attention,
     cross_attention_kv,

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.learners.learner import WRONG_BASE, Learner, Parameters, Tensors, check_names, check_shape
 
 TOLERANCE = 1e-2  # of the largest singular value: rounding to half precision stays far below

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 from utils.learners.learner import Learner, Parameters, Tensors
 
 if TYPE_CHECKING:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError, short
-from utils.files import path_inside, read_records
-from utils.limits import check_file_name
+from utils.common.errors import UserError, short
+from utils.common.files import path_inside, read_records
+from utils.common.limits import check_file_name
 
 FILES = {"settings.json": dict, "subjects.json": list, "table.json": dict}
 WRITER = "scripts.evaluate"

@@ -7,15 +7,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from utils.bases.pretrained import readable
+from utils.common.files import write_atomically
+from utils.config.methods import METHODS
 from utils.evaluation.folder import BASE
-from utils.files import write_atomically
 from utils.report import words
 from utils.report.curves import loss_charts, trade_off
 from utils.report.folder import Results, read_results
 from utils.report.prompts import clip_t_means, ordered, prompt_scores, words_overall
 from utils.report.samples import OPEN_SUBJECTS, SMALL, data_uri, make_plan, native_side, sample_subjects
 from utils.scores.table import score_row
-from utils.training.methods import METHODS
 
 NAME = "report.html"
 FOLDER = Path(__file__).parent

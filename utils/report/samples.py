@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from utils.common.images import open_image
 from utils.evaluation.folder import BASE
-from utils.images import open_image
 from utils.report.folder import Results
 from utils.report.words import label
 

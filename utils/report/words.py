@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from utils.config.methods import METHODS
 from utils.evaluation.folder import BASE
 from utils.report.folder import Results
 from utils.scores.table import score_row
-from utils.training.methods import METHODS
 
 LABELS = {
     BASE: "Base model",

@@ -11,8 +11,8 @@ from typing import Any
 
 from PIL import Image, features
 
-from utils.errors import UserError
-from utils.files import write_atomically
+from utils.common.errors import UserError
+from utils.common.files import write_atomically
 from utils.sampling.grids import save_grid
 
 COLUMNS = 8  # of a contact sheet

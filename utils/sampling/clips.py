@@ -25,8 +25,8 @@ from utils.bases.parts import check_weights
 from utils.bases.pretrained import readable
 from utils.bases.registry import ClipSampling, as_dict, base_row
 from utils.bases.sd import load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.load import load_concept
-from utils.errors import UserError
 from utils.learners.registry import LEARNERS
 from utils.sampling.images import check_scheduler, make_scheduler
 from utils.sampling.motion_adapters import check_adapter, noise_levels

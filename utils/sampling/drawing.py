@@ -10,10 +10,10 @@ import torch
 from utils.bases.devices import choose_device_dtype
 from utils.bases.registry import Base, base_row, recorded_name
 from utils.bases.sd import check_base, load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 from utils.sampling.prompts import check_modifier_tokens, check_together, read_prompts, recorded_base
 from utils.sampling.settings import DrawingFlags, check_steps
 

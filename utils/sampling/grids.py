@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from utils.images import save_png
+from utils.common.images import save_png
 
 GRID_TILE = 256  # smaller images are enlarged to this in the grid
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from utils.bases.pretrained import read_config, readable
 from utils.bases.registry import BASES
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 from utils.sampling.settings import BETA_SCHEDULES
 
 PUBLISHED = BASES["sd15"].motion_adapter  # AnimateDiff's, for Stable Diffusion 1.5

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from utils.bases.registry import base_row, portable
-from utils.errors import UserError, short
-from utils.files import read_lines
-from utils.limits import LONGEST
+from utils.common.errors import UserError, short
+from utils.common.files import read_lines
+from utils.common.limits import LONGEST
 
 if TYPE_CHECKING:
     from utils.concepts.formats import ConceptWeights

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from utils.bases.devices import DTYPES
 from utils.bases.registry import BASES, Base, as_dict
-from utils.errors import UserError
-from utils.files import check_writable_folder
-from utils.flags import check_fields, option, seed_option
+from utils.common.errors import UserError
+from utils.common.files import check_writable_folder
+from utils.common.flags import check_fields, option, seed_option
 
 # diffusers' class, and what overrides the base's config: latents are not confined to [-1, 1], and PNDM's
 # Runge-Kutta start is not what Stable Diffusion uses. A config written for another scheduler says neither.

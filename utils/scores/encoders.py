@@ -27,7 +27,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.parts import check_finite
 from utils.bases.pretrained import read_config, readable
-from utils.errors import UserError, short
+from utils.common.errors import UserError, short
 
 CLIP_ID = "openai/clip-vit-base-patch32"
 DINO_ID = "facebook/dino-vits16"

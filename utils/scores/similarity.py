@@ -11,7 +11,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.scores.encoders import (
     CLIP_ID,
     DINO_ID,

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from utils.training.preservation import untouched
+from utils.losses.preserve import untouched
 
 Named = Mapping[str, Mapping[str, Tensor]]  # learner -> name -> parameter
 

@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from utils.errors import UserError
-from utils.files import one_line, shown, sync, write_text
+from utils.common.errors import UserError
+from utils.common.files import one_line, shown, sync, write_text
 from utils.training.state import STATE_FILE, saved_step
 
 MANIFEST, CONFIG_FILE = "manifest.json", "training_config.json"

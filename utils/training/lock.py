@@ -12,8 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 
-from utils.errors import UserError
-from utils.files import one_line, shown
+from utils.common.errors import UserError
+from utils.common.files import one_line, shown
 
 try:
     import fcntl

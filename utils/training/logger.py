@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.errors import UserError
-from utils.files import append_records, read_records, shown, write_text
-from utils.training.config import TrainConfig
+from utils.common.errors import UserError
+from utils.common.files import append_records, read_records, shown, write_text
+from utils.config.train_config import TrainConfig
 
 
 class Logger:

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.files import shown
+from utils.common.errors import UserError
+from utils.common.files import shown
 
 
 def named(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

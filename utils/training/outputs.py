@@ -9,21 +9,21 @@ from PIL import Image
 from torch import Tensor
 
 from utils.bases.registry import base_row
+from utils.common.files import one_line
 from utils.concepts.formats import read_concept
 from utils.concepts.save import save_concept
-from utils.files import one_line
+from utils.config.train_config import IMAGES
+from utils.data.open import describe_data
 from utils.learners.registry import LEARNERS
+from utils.measures.measures import is_candidate
+from utils.measures.selection import record_choice, select
+from utils.measures.validation import validate
 from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints, settle
-from utils.training.config import IMAGES
-from utils.training.data import describe_data
 from utils.training.interrupt import Interruption
 from utils.training.logger import Logger
-from utils.training.measures import is_candidate
 from utils.training.preflight import describe_stages, images_digest
 from utils.training.run import Run, StageRun
-from utils.training.selection import record_choice, select
 from utils.training.state import load_averages, load_state, load_trained, save_state
-from utils.training.validation import validate
 
 KV = ("cross_attention_kv", "cross_attention")  # of these a run has one; both have the official layout …
 ROWS = "token_rows"  # … and so have token rows

@@ -12,22 +12,22 @@ from utils.bases.devices import check_processes
 from utils.bases.families import family_of
 from utils.bases.registry import base_row
 from utils.bases.sd import StableDiffusion
+from utils.common.errors import UserError, short
+from utils.common.files import check_writable_folder
+from utils.common.images import digest_images
 from utils.concepts.formats import MANIFEST as CONCEPT
-from utils.errors import UserError, short
-from utils.files import check_writable_folder
-from utils.images import digest_images
+from utils.config.train_config import IMAGES, TrainConfig
+from utils.data.augmentation import LONGEST_PREFIX
+from utils.data.captions import captions_of
+from utils.data.class_images import check_class_images
+from utils.data.open import check_data, check_instance_images, data_files, describe_data, open_instances
 from utils.learners.learner import Parameters
 from utils.learners.registry import LEARNERS
-from utils.training.augmentation import LONGEST_PREFIX
-from utils.training.captions import captions_of
+from utils.losses.contextualizer import check_contextualizer
+from utils.losses.registry import losses_of
+from utils.measures.measures import check_judges
+from utils.measures.selection import check_selection
 from utils.training.checkpoints import check_same_run, find_checkpoint
-from utils.training.config import IMAGES, TrainConfig
-from utils.training.contextualizer import check_contextualizer
-from utils.training.data import check_data, check_instance_images, data_files, describe_data, open_instances
-from utils.training.losses import losses_of
-from utils.training.measures import check_judges
-from utils.training.prior import check_class_images
-from utils.training.selection import check_selection
 from utils.training.state import saved_step
 
 

@@ -11,19 +11,19 @@ from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
 from utils.bases.sd import StableDiffusion
+from utils.config.methods import Stage
+from utils.config.optimizers import OPTIMIZERS
+from utils.config.train_config import TrainConfig
+from utils.data.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
+from utils.data.latents import LatentEncoder
+from utils.data.noise import Draws, draw_noise
+from utils.data.prefetch import Ahead
 from utils.learners.registry import LEARNERS
-from utils.training.ahead import Ahead
+from utils.losses.registry import Loss, losses_of
+from utils.losses.spl import Phrases
+from utils.measures.measures import Measures
 from utils.training.averages import Averages
-from utils.training.config import TrainConfig
-from utils.training.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
-from utils.training.latents import LatentEncoder
-from utils.training.losses import Loss, losses_of
-from utils.training.measures import Measures
-from utils.training.methods import Stage
 from utils.training.model import ConceptModel
-from utils.training.noise import Draws, draw_noise
-from utils.training.optimizers import OPTIMIZERS
-from utils.training.phrases import Phrases
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from utils.errors import UserError
-from utils.files import shown
-from utils.tensor_files import read_metadata, read_tensors, write_tensors
+from utils.common.errors import UserError
+from utils.common.files import shown
+from utils.common.tensor_files import read_metadata, read_tensors, write_tensors
 from utils.training.optimizer_state import alike, groups_of, named, optimizer_state
 
 STATE_FILE = "training_state.safetensors"

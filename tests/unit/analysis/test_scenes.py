@@ -9,7 +9,7 @@ from PIL import Image
 
 from scripts.toon import masked_scenes
 from utils.analysis.scenes import read_mask, read_scenes
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import torch
 from utils.analysis import semantic_space as space
 from utils.analysis.conditional_spread import contexts_for, phrase_set
 from utils.bases.families import load_base
-from utils.errors import UserError
-from utils.training.losses import cosine_distance
+from utils.common.errors import UserError
+from utils.losses.registry import cosine_distance
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 
 from utils.app.form import Form, default_prompts, default_steps, flags_of, in_words_of_the_page, plan
 from utils.bases.registry import BASES
-from utils.errors import UserError
-from utils.training.config import TrainConfig, parse_config
-from utils.training.methods import METHODS
+from utils.common.errors import UserError
+from utils.config.methods import METHODS
+from utils.config.train_config import TrainConfig, parse_config
 
 
 def config(form: Form) -> TrainConfig:

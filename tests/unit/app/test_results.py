@@ -18,8 +18,8 @@ from utils.app.form import Form
 from utils.app.jobs import Job, list_jobs, new_folder, read_job, save_job
 from utils.app.trainer import STOPPED, Status
 from utils.app.uploads import preview
+from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
-from utils.errors import UserError
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from utils.app.form import Form
 from utils.app.jobs import Job, list_jobs
 from utils.app.trainer import FAILED, STOPPED, STOPPING, TRAINED, TRAINING, Trainer
 from utils.bases.registry import REPOSITORY
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 SCRIPT = REPOSITORY / "tests" / "fake_training.py"
 DOG = sorted((REPOSITORY / "data" / "dog").glob("*.png"))

@@ -28,7 +28,7 @@ COMMANDS = {
 CODE = """
 import importlib, sys
 from utils.bases import pretrained
-from utils.errors import UserError
+from utils.common.errors import UserError
 pretrained.hub_answers = lambda: False
 try:
     importlib.import_module(sys.argv[1]).main(sys.argv[2:])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from utils.bases.devices import check_processes
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 ALONE = "2 processes without a GPU would each work alone: set ACCELERATE_USE_CPU=true to join them"
 

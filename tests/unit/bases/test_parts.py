@@ -6,7 +6,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from utils.bases.parts import load_parts
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 OF_2022 = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 from utils.bases import pretrained
 from utils.bases.pretrained import hub_answers, pipeline_class, read_config
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 @pytest.fixture

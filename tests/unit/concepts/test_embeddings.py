@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from tests.tiny_models import tiny_pipeline
+from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
-from utils.errors import UserError
 
 ROW = torch.linspace(-1, 1, 32)
 

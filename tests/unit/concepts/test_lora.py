@@ -8,10 +8,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from utils.common.errors import UserError
 from utils.concepts.export import write_diff, write_lora
 from utils.concepts.formats import read_concept
 from utils.concepts.lora import deltas_of, factorise, layer_name, lora_tensors, parameter_name, rank_for
-from utils.errors import UserError
 
 NAMES = [
     "down_blocks.0.attentions.1.transformer_blocks.0.attn2.to_k.weight",

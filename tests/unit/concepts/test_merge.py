@@ -9,6 +9,7 @@ import torch
 from scripts.merge_concepts import main as merge_concepts
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.captions import regularisation_captions
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
@@ -16,7 +17,6 @@ from utils.concepts.lora import is_kv_name
 from utils.concepts.merge import Solver, distinct, features, install_rows, merge, without_clashes
 from utils.concepts.save import save_concept
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 
 
 def draws(*shape, seed=0):

@@ -11,11 +11,11 @@ from diffusers import MotionAdapter, UNetMotionModel
 from safetensors.torch import load_file, save_file
 
 from tests.tiny_models import tiny_pipeline
-from utils import tensor_files
+from utils.common import tensor_files
+from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.errors import UserError
 
 KV_FILE = "pytorch_custom_diffusion_weights"
 MODES = pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.evaluation.data_sets import (
     Individual,
     Subject,

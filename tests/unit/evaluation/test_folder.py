@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.common.files import append_records, read_json, read_records, write_json
 from utils.evaluation.folder import check_settings
-from utils.files import append_records, read_json, read_records, write_json
 
 
 def test_a_torn_last_record_is_dropped_and_the_next_starts_a_line_of_its_own(tmp_path):

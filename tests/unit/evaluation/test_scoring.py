@@ -12,12 +12,12 @@ from PIL import Image
 import utils.evaluation.scoring
 from tests.tiny_scorers import write_scorers
 from utils.blip2t import BLIP2T
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.common.files import read_records
+from utils.common.images import list_images, open_image
 from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, mean_scores, score_subject
 from utils.evaluation.shots import class_shots, shots_of
-from utils.files import read_records
-from utils.images import list_images, open_image
 from utils.scores.encoders import ClipEncoder, DinoEncoder
 from utils.scores.table import SCORES
 

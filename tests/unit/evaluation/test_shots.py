@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.common.images import save_png
 from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.shots import class_shots, shots_of, shots_of_folder
-from utils.images import save_png
 from utils.sampling.grids import save_grid
 
 REX = Subject("rex", (Individual("<new1>", "dog", Path("real"), ""),), ("a {} at sea", "a sad {}"))

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from utils.bases.registry import BASES
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.config.settings import read_setting
+from utils.config.train_config import TrainConfig, build_parser
 from utils.evaluation import training_process
 from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import check_flags, flags_of, is_trained, train
-from utils.training.config import TrainConfig, build_parser
-from utils.training.settings import read_setting
 
 REX = Subject("rex", (Individual("<new1>", "dog", Path("data/dog"), "a photo of a <new1> dog"),), ("a {}",))
 BOTH = Subject(

@@ -9,9 +9,9 @@ from diffusers import UNet2DConditionModel, UNetMotionModel
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import tiny_adapter
 from utils.bases.sd import StableDiffusion, load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.errors import UserError
 from utils.learners.layer_rows import (
     KOHYA,
     attach,

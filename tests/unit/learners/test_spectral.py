@@ -8,9 +8,9 @@ from diffusers import UNet2DConditionModel
 
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import StableDiffusion
+from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.errors import UserError
 from utils.learners.spectral import attach, matrices, pack
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.tiny_models import tiny_pipeline
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.learners.token_rows import ModifierTokens, check_tokens, first_ids, install
 
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.results_folder import METRICS, STEPS, make_table, write_results
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.report.charts import Curve, line_chart, scatter
 from utils.report.curves import mean_line, smooth, thin
 from utils.report.folder import read_results

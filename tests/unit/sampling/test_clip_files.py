@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.sampling import clip_files
 from utils.sampling.clip_files import (
     check_formats,

@@ -8,7 +8,7 @@ import torch
 
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.sampling.clips import animate, check_frames, sample_clips, save_memory
 
 

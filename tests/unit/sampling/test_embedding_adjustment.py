@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from utils.bases.sd import load_pipeline
+from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.errors import UserError
 from utils.sampling.embedding_adjustment import adjust, slerp
 from utils.sampling.encode import encode
 from utils.sampling.images import sample

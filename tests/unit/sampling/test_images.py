@@ -12,8 +12,8 @@ from tests.tiny_models import tiny_pipeline
 from utils.bases.devices import choose_device_dtype
 from utils.bases.sd import check_base, encode_images, load_pipeline
 from utils.bases.text import tokenize
-from utils.errors import UserError
-from utils.images import save_png
+from utils.common.errors import UserError
+from utils.common.images import save_png
 from utils.sampling.grids import save_grid, slugs
 from utils.sampling.images import make_scheduler, sample
 from utils.sampling.settings import SCHEDULERS, check_scheduler

@@ -4,7 +4,7 @@ import pytest
 from diffusers import DDIMScheduler
 
 from tests.tiny_motion import write_adapter
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.sampling import clips as video_module
 from utils.sampling.clips import load_video_pipeline
 from utils.sampling.motion_adapters import PUBLISHED, check_adapter, noise_levels

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from utils.bases.registry import BASES
+from utils.common.errors import UserError
 from utils.concepts.weights import ConceptWeights
-from utils.errors import UserError
 from utils.sampling.prompts import read_prompts, recorded_base, subjects_of
 
 

@@ -5,8 +5,8 @@ import pytest
 import utils.bases.devices
 from inference import InferenceConfig
 from utils.bases.registry import base_row
-from utils.errors import UserError
-from utils.flags import parse
+from utils.common.errors import UserError
+from utils.common.flags import parse
 from utils.sampling.settings import check_steps, default_of
 from videogen import VideoConfig, adapter_of
 

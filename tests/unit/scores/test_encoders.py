@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.tiny_models import write_tokenizer
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.scores.encoders import ClipEncoder, DinoEncoder, check_clip, check_clip_prompts, check_dino
 
 TOWER = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}

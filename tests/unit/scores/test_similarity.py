@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.scores.similarity import (
     clip_i,
     clip_t,

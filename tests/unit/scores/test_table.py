@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 from tests.results_folder import write_results
-from utils.errors import UserError
+from utils.common.errors import UserError
+from utils.common.images import to_pixels
 from utils.evaluation.config import EvaluationConfig
 from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import shots_of
 from utils.evaluation.table import as_markdown, build_table
-from utils.images import to_pixels
 from utils.report.page import write_report
 from utils.scores.table import SCORES, Score, in_order, score_row
 

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from scripts.toon.benchmark_set import CHANGES, Obedience, benchmark, draw, facts_of_templates, look_of
-from scripts.toon.captions import caption
-from scripts.toon.render import render
-from scripts.toon.world import ANIMALS, COLOURS, Scene, sample_look
-from utils.errors import UserError
+from scripts.toon.world.captions import caption
+from scripts.toon.world.render import render
+from scripts.toon.world.world import ANIMALS, COLOURS, Scene, sample_look
+from utils.common.errors import UserError
 
 
 def test_twelve_individuals_of_four_classes_that_are_not_those_of_tuning(tmp_path):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from scripts.toon.captions import PARTS, attributes, part_words
-from scripts.toon.clip import VALUES, WIDTH, captions_of, facts_of, reading_loss, stated, with_twins
-from scripts.toon.training import scenes
-from scripts.toon.world import is_held_out
+from scripts.toon.models.clip import VALUES, WIDTH, captions_of, facts_of, reading_loss, stated, with_twins
+from scripts.toon.models.training import scenes
+from scripts.toon.world.captions import PARTS, attributes, part_words
+from scripts.toon.world.world import is_held_out
 
 COUNT = sum(map(len, VALUES.values()))
 

@@ -9,18 +9,18 @@ import torch
 from diffusers import UNetMotionModel
 from PIL import Image
 
-from scripts.toon import motion_judge, motion_measures
-from scripts.toon.clips import CYCLES, FOLLOWED, FRAMES, RETURNING, TRAVEL, Clip, draw_clip, sample_clip
-from scripts.toon.motion import build, share_modules
-from scripts.toon.motion_judge import prompts_of, rendered
-from scripts.toon.motion_measures import centroids, change, displacement, smoothness, succession
-from scripts.toon.render import render
-from scripts.toon.world import is_held_out
+from scripts.toon.judge import motion_judge, motion_measures
+from scripts.toon.judge.motion_judge import prompts_of, rendered
+from scripts.toon.judge.motion_measures import centroids, change, displacement, smoothness, succession
+from scripts.toon.models.motion import build, share_modules
+from scripts.toon.world.clips import CYCLES, FOLLOWED, FRAMES, RETURNING, TRAVEL, Clip, draw_clip, sample_clip
+from scripts.toon.world.render import render
+from scripts.toon.world.world import is_held_out
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
 from utils.bases.sd import load_pipeline
 from utils.concepts.save import save_concept
-from utils.training.dataset import Concept
+from utils.data.dataset import Concept
 
 
 @pytest.fixture(scope="module")

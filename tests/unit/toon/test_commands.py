@@ -16,8 +16,8 @@ from scripts.toon import (
     train_recogniser,
     train_unet,
 )
-from utils.errors import UserError
-from utils.flags import parse
+from utils.common.errors import UserError
+from utils.common.flags import parse
 
 DEFAULTS = {  # steps, batch_size, lr, folder
     train_autoencoder: (8000, 8, 1e-3, "data/toon/sd/vae"),

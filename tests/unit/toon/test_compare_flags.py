@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts.toon import compare_flags, tuning_judge
-from scripts.toon.tuning_training import Individual
+from scripts.toon import compare_flags
+from scripts.toon.judge import tuning_judge
+from scripts.toon.judge.tuning_training import Individual
 
 
 def test_both_sides_are_the_same_but_for_the_flags_and_differences_are_paired(tmp_path, monkeypatch):

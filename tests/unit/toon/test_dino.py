@@ -10,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from transformers import CLIPModel, ViTModel
 
-from scripts.toon.dino import auc, build, cls_features, contrastive_loss, judge, move, separation
-from scripts.toon.individuals import (
+from scripts.toon.models.dino import auc, build, cls_features, contrastive_loss, judge, move, separation
+from scripts.toon.models.training import generator, scenes, to_pixels
+from scripts.toon.models.unet import patch_model, patches_of
+from scripts.toon.world.individuals import (
     batch_of,
     class_twin,
     hard_kinds,
@@ -20,9 +22,7 @@ from scripts.toon.individuals import (
     scene_of,
     visibly_differ,
 )
-from scripts.toon.training import generator, scenes, to_pixels
-from scripts.toon.unet import patch_model, patches_of
-from scripts.toon.world import ANIMALS, HELD_OUT, KINDS, is_held_out
+from scripts.toon.world.world import ANIMALS, HELD_OUT, KINDS, is_held_out
 
 
 @pytest.mark.parametrize("kind", KINDS)

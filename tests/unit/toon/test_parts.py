@@ -11,7 +11,7 @@ from PIL import Image
 
 from scripts.toon import part_accuracy, train_part_reader
 from scripts.toon.draw_examples import EXAMPLES
-from scripts.toon.part_reader import (
+from scripts.toon.models.part_reader import (
     CHOICES,
     PartReader,
     Reading,
@@ -22,9 +22,9 @@ from scripts.toon.part_reader import (
     right_parts,
     shares,
 )
-from scripts.toon.recogniser import split
-from scripts.toon.world import COLOURS, sample_look
-from utils.errors import UserError
+from scripts.toon.models.recogniser import split
+from scripts.toon.world.world import COLOURS, sample_look
+from utils.common.errors import UserError
 
 DOG = EXAMPLES["dog"]
 RIGHT = Reading(body="white", belly="pink", ear="purple", collar="red", marking="spots", mark="purple")

@@ -6,8 +6,8 @@ import pytest
 
 from scripts.toon import prompt_accuracy
 from scripts.toon.prompt_accuracy import Flags, judge_pair, trained_concept, trained_concepts
-from utils.errors import UserError
-from utils.training.concept import Concept
+from utils.common.errors import UserError
+from utils.config.concepts import Concept
 
 
 def concept(token: str, kind: str) -> Concept:
@@ -52,7 +52,7 @@ def test_one_concept_or_one_and_a_barn_can_be_judged(tmp_path, monkeypatch):
         (tmp_path / "training_config.json").touch()
         found = [concept(f"<{kind}>", kind) for kind in kinds]
         config = type("Config", (), {"concepts": lambda self: found})()
-        monkeypatch.setattr("utils.training.config.read_config", lambda path: (config,))
+        monkeypatch.setattr("utils.config.train_config.read_config", lambda path: (config,))
         return tmp_path
 
     assert [each.cls_token for each in trained_concepts(of("dog"))] == ["dog"]

@@ -4,10 +4,10 @@ import hashlib
 
 import pytest
 
-from scripts.toon import world
-from scripts.toon.places import BACKGROUNDS, NEIGHBOURS
-from scripts.toon.render import render
-from scripts.toon.training import scenes
+from scripts.toon.models.training import scenes
+from scripts.toon.world import world
+from scripts.toon.world.places import BACKGROUNDS, NEIGHBOURS
+from scripts.toon.world.render import render
 
 # Before the renderer was split into files; Pillow 13.0.0.
 RECORDED = "ee1fc0d27e61c70b8a370f2e0d3d5786ccc9d672ffd415fe2eb6b29b80abc3b5"

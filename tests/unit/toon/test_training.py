@@ -11,10 +11,11 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from scripts.toon import train_unet, training
-from scripts.toon.unet import Recipe
-from scripts.toon.world import without_subject
-from utils.errors import UserError
+from scripts.toon import train_unet
+from scripts.toon.models import training
+from scripts.toon.models.unet import Recipe
+from scripts.toon.world.world import without_subject
+from utils.common.errors import UserError
 
 
 def run(state_path: Path, killed_at: int | None = None) -> nn.Linear:

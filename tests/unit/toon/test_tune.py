@@ -2,6 +2,7 @@
 
 import pytest
 
+from scripts.toon.judge.tuning_training import Individual, steps_of
 from scripts.toon.tune import (
     STEP,
     Flags,
@@ -12,10 +13,9 @@ from scripts.toon.tune import (
     name_of,
     tune,
 )
-from scripts.toon.tuning_training import Individual, steps_of
-from utils.errors import UserError
-from utils.files import write_json
-from utils.training.methods import METHODS
+from utils.common.errors import UserError
+from utils.common.files import write_json
+from utils.config.methods import METHODS
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -137,7 +137,7 @@ def test_an_unknown_method_is_refused():
 
 
 def test_the_plot_shows_every_point_of_the_methods_that_were_tuned(tmp_path, monkeypatch):
-    from scripts.toon import tuning_plot
+    from scripts.toon.judge import tuning_plot
 
     points = [{"obeyed": 0.9, "likeness": 0.5}, {"obeyed": 0.8, "likeness": 0.6}]
     write_json(tmp_path / "xti.json", {"points": points})

@@ -6,13 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scripts.toon.captions import ATTRIBUTES, attributes, caption, with_article
 from scripts.toon.draw_examples import EXAMPLES, plain_scenes
+from scripts.toon.models.training import scenes
 from scripts.toon.prompt_accuracy import Flags
-from scripts.toon.prompts import pair_situations, situations, stated
-from scripts.toon.render import render
-from scripts.toon.training import scenes
-from scripts.toon.world import (
+from scripts.toon.world.captions import ATTRIBUTES, attributes, caption, with_article
+from scripts.toon.world.prompts import pair_situations, situations, stated
+from scripts.toon.world.render import render
+from scripts.toon.world.world import (
     BELLIES,
     COLLARS,
     COLOURS,
@@ -24,7 +24,7 @@ from scripts.toon.world import (
     is_held_out,
     sample_look,
 )
-from utils.errors import UserError
+from utils.common.errors import UserError
 
 
 def test_training_scenes_hold_no_held_out_triple_and_held_out_scenes_hold_one():

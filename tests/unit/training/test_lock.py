@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import utils.training.lock
-from utils.errors import UserError
+from utils.common.errors import UserError
 from utils.training.lock import LOCK_FILE, Holder, RunLock, holder, is_held
 
 HOLD = """

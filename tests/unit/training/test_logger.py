@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from utils.errors import UserError
-from utils.training.config import TrainConfig
+from utils.common.errors import UserError
+from utils.config.train_config import TrainConfig
 from utils.training.logger import Logger
 
 
@@ -110,7 +110,7 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     wandb.init = lambda project, config, dir: calls.append(("init", project, config["seed"], dir)) or run
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", tensorboard)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr("utils.training.output_flags.find_spec", lambda name: name)
+    monkeypatch.setattr("utils.config.output_flags.find_spec", lambda name: name)
     return calls
 
 

@@ -12,9 +12,10 @@ from diffusers.optimization import get_scheduler
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from utils.errors import UserError
-from utils.files import write_json
-from utils.tensor_files import read_metadata, read_tensors, write_tensors
+from utils.common.errors import UserError
+from utils.common.files import write_json
+from utils.common.tensor_files import read_metadata, read_tensors, write_tensors
+from utils.config.optimisation_flags import LR_SCHEDULERS
 from utils.training.checkpoints import (
     MANIFEST,
     check_same_run,
@@ -26,7 +27,6 @@ from utils.training.checkpoints import (
     seal,
     why_broken,
 )
-from utils.training.optimisation_flags import LR_SCHEDULERS
 from utils.training.state import STATE_FILE, load_state, save_state, saved_step
 
 NAMES = ("rows", "down.attn2.to_k.weight")

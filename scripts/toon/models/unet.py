@@ -1,0 +1,230 @@
+"""The toon world's UNet2DConditionModel: its cached latents, its loss, and the pipeline that it completes.
+
+Timesteps are drawn evenly: what stands where is settled where there is much noise. Beside its own loss the
+UNet is taught to hold, on its way down, what data/toon/dino or clip sees in the clean image (REPA, Yu et al.
+2024, arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
+
+B images, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V = 128 features of a patch.
+"""
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel, UNetMotionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ViTModel
+
+from scripts.toon.models.clip import NAME_PARTS, WIDTH
+from scripts.toon.models.dino import hidden_states
+from scripts.toon.models.training import (
+    device,
+    generator,
+    save,
+    scenes,
+    subject_mask,
+    subject_weighted_mse,
+    to_pixels,
+)
+from scripts.toon.world.captions import caption
+from scripts.toon.world.world import Scene, without_subject
+from utils.bases.text import tokenize
+from utils.common.files import read_json, write_json
+from utils.losses.registry import target_of
+
+CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a trial may take away, to see what it does.
+
+    align_weight: of the alignment beside the UNet's own loss. low_timesteps: most draws at little noise,
+    1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.
+    """
+
+    align_weight: float
+    subject_weight: float
+    low_timesteps: bool
+
+    def timesteps(self, count: int, rng: torch.Generator) -> Tensor:
+        """(count,) int64 in 0 … 999."""
+        if not self.low_timesteps:
+            return torch.randint(1000, (count,), generator=rng)
+        return (1000 * torch.sigmoid(1.2 * torch.randn(count, generator=rng) - 0.6)).long().clamp(max=999)
+
+
+def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
+    """Cross-attention below the first level; there is none at the full latent resolution."""
+    depth = len(channels) - 1
+    return UNet2DConditionModel(
+        sample_size=side,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=4,  # diffusers' name for the number of heads, as in SD 1.5
+        cross_attention_dim=WIDTH,
+        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * depth),
+        up_block_types=(*["CrossAttnUpBlock2D"] * depth, "UpBlock2D"),
+    )
+
+
+def noise_schedule() -> DDIMScheduler:
+    """SD 1.5's noise levels with SD 2's target: the velocity, which is the image where all is noise.
+    A small network learns to compose from it sooner than from the noise."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+def to_device(unet: UNet2DConditionModel | UNetMotionModel) -> None:
+    """Laid out for speed. On a CPU PyTorch's fused attention is slow, most of it backwards: a fifth of an
+    image UNet's step, two fifths of a motion UNet's."""
+    unet.to(device(), memory_format=torch.channels_last)
+    if device().type == "cpu":
+        unet.set_attn_processor(AttnProcessor())
+
+
+@torch.no_grad()
+def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator[Tensor]:
+    """(64, 9, h, w) fp16 at a time: mean and standard deviation of the scaled latents, and the mask."""
+    for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
+        batch = scenes(f"{seed}/{i}", min(64, count - i))
+        pixels = to_pixels(batch, size)
+        with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
+            latents = vae.encode(pixels.to(device())).latent_dist
+        scaled = torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor
+        empty = to_pixels([without_subject(scene) for scene in batch], size)
+        mask = subject_mask(pixels, empty, scaled.shape[-1])
+        yield torch.cat([scaled.cpu(), mask], 1).half()
+
+
+def patch_model(folder: Path) -> Callable[[Tensor], Tensor]:
+    """What the last layer of DINO, or of CLIP's image tower, says of every patch.
+
+    Takes images (B, 3, S, S) in [-1, 1], returns (B, p·p, V).
+    """
+    if read_json(folder / "config.json").get("model_type") == "clip":
+        tower = CLIPModel.from_pretrained(folder, dtype=torch.float32).vision_model.to(device()).eval()
+
+        def states(pixels: Tensor) -> Tensor:  # toon's CLIP takes images in [-1, 1]
+            return tower(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state
+
+    else:
+        dino = ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32)
+        states = partial(hidden_states, dino.to(device()).eval())
+    return torch.no_grad()(lambda pixels: states(pixels)[:, 1:])
+
+
+def patches_of(model: Callable[[Tensor], Tensor], seed: str, count: int, size: int) -> Iterator[Tensor]:
+    """(64, V, p, p) fp16 at a time: the features of the clean images. model: of `patch_model`."""
+    for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
+        features = model(to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device()))
+        side = math.isqrt(features.shape[1])
+        yield features.transpose(1, 2).unflatten(2, (side, side)).half().cpu()
+
+
+def standardised(patches: Tensor) -> Tensor:
+    """(N, V, p, p), in place: each feature with mean 0 and deviation 1 over the first 2,000 images."""
+    some = patches[:2000].float()
+    mean, std = some.mean((0, 2, 3), keepdim=True), some.std((0, 2, 3), keepdim=True)
+    return patches.sub_(mean.half()).div_(std.half())
+
+
+class AlignedUNet(nn.Module):
+    """The UNet, and a head on its p x p features on the way down, which is thrown away after training."""
+
+    def __init__(self, unet: UNet2DConditionModel, features: int):
+        super().__init__()
+        self.unet = unet
+        width = unet.config.block_out_channels[1]
+        self.head = nn.Sequential(nn.Conv2d(width, 256, 1), nn.SiLU(), nn.Conv2d(256, features, 1))
+
+    def forward(self, noisy: Tensor, timesteps: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 4, h, w), (B,), (B, L, D) -> velocity (B, 4, h, w) and features of patches (B, V, p, p)."""
+        seen = []
+        layer = self.unet.down_blocks[1].attentions[0]
+        hook = layer.register_forward_hook(lambda module, given, out: seen.append(out[0]))
+        velocity = self.unet(noisy, timesteps, text, return_dict=False)[0]
+        hook.remove()
+        return velocity, self.head(seen[0])
+
+
+def share(scene: Scene) -> int:
+    """How often an image is drawn: worn things and poses are rarer than the other words, and smaller."""
+    return 1 + (scene.worn != "nothing") + (scene.pose != "standing")
+
+
+def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
+    """Write the UNet, the scheduler and model_index.json beside the vae, tokenizer and text encoder."""
+    save(unet, folder / "unet", max_shard_size="15MB")
+    scheduler.save_pretrained(folder / "scheduler")
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "feature_extractor": [None, None],
+        "image_encoder": [None, None],
+        "requires_safety_checker": False,
+        "safety_checker": [None, None],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    write_json(folder / "model_index.json", index)
+
+
+def text_model(folder: Path) -> Callable[[list[str]], Tensor]:
+    """Captions (B) -> features (B, L, D), by the frozen text encoder of the pipeline in `folder`."""
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    encoder.to(device()).eval()
+    return torch.no_grad()(lambda captions: encoder(tokenize(tokenizer, captions).to(device()))[0])
+
+
+def aligned_loss(
+    model: AlignedUNet,
+    scheduler: DDIMScheduler,
+    encode: Callable[[list[str]], Tensor],
+    images: list[Scene],
+    latents: Tensor,
+    patches: Tensor,
+    batch_size: int,
+    seed: str,
+    recipe: Recipe,
+) -> Callable[[int], Tensor]:
+    """The loss of a step, a function of (seed, step). latents: (N, 9, h, w); patches: (N, V, p, p)."""
+    shares = torch.tensor([float(share(scene)) for scene in images])
+
+    def loss_of(step: int) -> Tensor:
+        rng = generator(f"{seed}/step/{step}")
+        chosen = torch.multinomial(shares, batch_size, replacement=True, generator=rng)
+        mean, std, mask = latents[chosen].float().split([4, 4, 1], dim=1)
+        clean = (mean + std * torch.randn(mean.shape, generator=rng)).to(device())  # (B, 4, h, w)
+        noise = torch.randn(mean.shape, generator=rng).to(device())
+        timesteps = recipe.timesteps(batch_size, rng).to(device())
+        words = random.Random(f"{seed}/captions/{step}")
+        captions = [
+            "" if words.random() < CAPTION_DROPOUT else caption(images[i], words, NAME_PARTS) for i in chosen
+        ]
+        noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
+        velocity, seen = model(noisy, timesteps, encode(captions))
+        target = target_of(scheduler, clean, noise, timesteps)
+        alignment = F.cosine_similarity(seen, patches[chosen].float().to(device()), dim=1).mean()
+        own = subject_weighted_mse(velocity, target, mask.to(device()), recipe.subject_weight)
+        return own + recipe.align_weight * (1 - alignment)
+
+    return loss_of

@@ -1,0 +1,65 @@
+"""Images that come again are encoded once, and give the latents that they would have given anew."""
+
+import pytest
+import torch
+
+from tests.tiny_models import tiny_pipeline
+from utils.bases.sd import StableDiffusion
+from utils.data import latents as module
+from utils.data.latents import LatentEncoder
+
+
+@pytest.fixture
+def base(tmp_path) -> StableDiffusion:
+    return StableDiffusion(tiny_pipeline(tmp_path), {})
+
+
+@pytest.fixture
+def encoded(base, monkeypatch) -> list[int]:
+    """How many images each call of the autoencoder has encoded."""
+    counts, encode = [], base.vae.encode
+    monkeypatch.setattr(base.vae, "encode", lambda pixels: (counts.append(len(pixels)), encode(pixels))[1])
+    return counts
+
+
+def images(*seeds: int) -> torch.Tensor:
+    return torch.stack(
+        [torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in seeds]
+    )
+
+
+def test_equal_to_a_fresh_encoding(base, encoded):
+    noise, encoder = torch.randn(3, 4, 8, 8), LatentEncoder(base, repeats=True)
+    for seeds in ((0, 1, 0), (1, 2, 0), (2, 0, 1)):
+        expected = base.encode_images(images(*seeds), noise)
+        torch.testing.assert_close(encoder(images(*seeds), noise), expected, rtol=0, atol=1e-5)
+    assert encoded == [3, 1, 1, 3, 1, 3]  # a whole batch for each `expected`; three images, once each
+
+
+def test_latents_do_not_depend_on_neighbours(base):
+    noise = torch.randn(2, 4, 8, 8)
+    alone = LatentEncoder(base, repeats=True)(images(5), noise[:1])
+    beside = LatentEncoder(base, repeats=True)(images(5, 6), noise)
+    assert torch.equal(alone[0], beside[0])
+
+
+def test_without_repetition_a_batch_is_encoded_as_it_comes(base, encoded):
+    noise, encoder = torch.randn(2, 4, 8, 8), LatentEncoder(base, repeats=False)
+    assert torch.equal(encoder(images(0, 1), noise), base.encode_images(images(0, 1), noise))
+    assert encoded == [2, 2] and not encoder.posteriors
+
+
+def test_the_oldest_is_forgotten_first(base, encoded, monkeypatch):
+    monkeypatch.setattr(module, "CACHED", 2)
+    encoder, noise = LatentEncoder(base, repeats=True), torch.randn(1, 4, 8, 8)
+    for seed in (0, 1, 0, 2, 0, 1):  # 2 drives out 1, not 0, which has been used since
+        encoder(images(seed), noise)
+    assert encoded == [1] * 4 and len(encoder.posteriors) == 2
+
+
+def test_a_pool_is_kept_whole(base, encoded, monkeypatch):
+    monkeypatch.setattr(module, "CACHED", 0)
+    encoder, noise = LatentEncoder(base, repeats=True, pooled=3), torch.randn(1, 4, 8, 8)
+    for seed in (0, 1, 2, 0, 1, 2):
+        encoder(images(seed), noise)
+    assert encoded == [1] * 3

@@ -1,0 +1,135 @@
+"""Images: found in a folder, read as RGB whatever their format, written as PNG with their settings."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+
+from utils.common.errors import UserError
+from utils.common.files import one_line, write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+
+
+ORIENTATION = 0x0112  # the EXIF tag
+MASK_SUFFIX = ".mask.png"  # dog.mask.png says where the subject of dog.jpg is (utils/data/masks.py)
+
+
+def is_image(path: Path) -> bool:
+    """Whether `path` is a file that is named like an image, not hidden and no mask of one."""
+    name = path.name.lower()
+    named = path.suffix.lower() in IMAGE_SUFFIXES and not name.startswith(".")
+    return path.is_file() and named and not name.endswith(MASK_SUFFIX)
+
+
+def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
+    """(images, skipped entries) of `folder`, each sorted by name; hidden files (.DS_Store) are skipped.
+
+    Raises UserError when the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise UserError(f"image folder {folder} does not exist: give a folder that holds the images")
+    images, skipped = [], []
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        (images if is_image(path) else skipped).append(path)
+    if not images:
+        raise UserError(f"no images in {folder}: put some there ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return images, skipped
+
+
+def _decode(path: Path) -> Image.Image:
+    """The image as stored, turned as its EXIF orientation says; errors as in `open_image`."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file)
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read image {path} ({error}): replace or remove it") from error
+    return image
+
+
+def open_image(path: Path) -> Image.Image:
+    """The image as 8-bit RGB, turned as its EXIF orientation says, transparency composited on white.
+
+    Raises UserError naming the file when it cannot be decoded to its last byte.
+    """
+    image = _decode(path)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _to_8_bit(image, path)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def open_alpha(path: Path) -> Image.Image | None:
+    """The image's alpha channel, 8-bit grey, turned likewise; None where it is opaque all over."""
+    image = _decode(path)
+    if not image.has_transparency_data:
+        return None
+    alpha = image.convert("RGBA").getchannel("A")
+    return alpha if alpha.getextrema()[0] < 255 else None
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(width, height) as the image is seen, EXIF orientation included; its pixels are not decoded."""
+    try:
+        with Image.open(path) as file:
+            width, height = file.size
+            turned = file.getexif().get(ORIENTATION) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"cannot read image {path} ({error}): replace or remove it") from error
+    return (height, width) if turned else (width, height)
+
+
+def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
+    """Grey values 0 … 65535 to 0 … 255 (Pillow's own conversion of such images clips at 255)."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode == "F" or values.min() < 0 or values.max() > 65535:
+        raise UserError(
+            f"image {path} has {image.mode}-mode values beyond 16 bits: save it with 8 or 16 bits"
+        )
+    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+
+
+def check_images(paths: Iterable[Path]) -> None:
+    """Decode every image once, so that an unreadable one stops the run before it starts."""
+    for path in paths:
+        open_image(path)
+
+
+def to_pixels(image: Image.Image) -> "Tensor":
+    """RGB image to (3, height, width) float32 in [-1, 1]."""
+    import torch  # seconds, which a command that only looks at its flags need not wait
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Writes a PNG with `metadata` as text chunks; an older file is replaced in one piece or not at all."""
+    chunks = PngInfo()
+    for key, value in metadata.items():
+        chunks.add_text(key, str(value))
+    write_atomically(path, lambda partial: image.save(partial, format="PNG", pnginfo=chunks))
+
+
+def digest_images(paths: Iterable[Path]) -> str:
+    """SHA-256 of the files' names and bytes, in order: changes when an image is added, renamed or edited.
+
+    The folder's own path does not count, so a run can move. Raises UserError for an unreadable file.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        with one_line("read", path):
+            content = path.read_bytes()
+        digest.update(f"{len(os.fsencode(path.name))} {len(content)} ".encode())
+        digest.update(os.fsencode(path.name) + content)
+    return digest.hexdigest()
