@@ -39,13 +39,14 @@ def set_up(config: TrainConfig) -> Run:
     from utils.losses.spl import phrases_of
     from utils.measures.measures import prepare_measures
     from utils.training.averages import Averages
-    from utils.training.preflight import attach_all
+    from utils.training.preflight import attach_all, sources_of
     from utils.training.run import Run
 
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
     )
     concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
+    sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
     base = load_base(row.path, accelerator.device, config.revision, config.variant)
     digest = base_digest(base.unet, base.text_encoder)
     learned = attach_all(base, config)
@@ -59,7 +60,7 @@ def set_up(config: TrainConfig) -> Run:
         generate_class_images(base.pipeline, concepts, *wanted, *ranks)
         accelerator.wait_for_everyone()
 
-    instances, classes = open_instances(config, base), open_classes(config, base)
+    instances, classes = open_instances(config, base, digests), open_classes(config, base)
     encoder = LatentEncoder(base, config.encodes_once, len(instances) * (config.latent_pool or 0))
     phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     losses = [loss for stage in config.stages for loss in losses_of(config, stage)]
@@ -67,7 +68,7 @@ def set_up(config: TrainConfig) -> Run:
     measures = prepare_measures(base, config, instances) if accelerator.is_main_process else None
     averages = Averages(learned, config.ema_decay) if config.ema_decay is not None else None
     data = (instances, classes, phrases, encoder, digest, start, prepared, measures, averages)
-    return Run(config, accelerator, base, learned, *data)
+    return Run(config, accelerator, base, learned, *data, sources)
 
 
 def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[str, Any]) -> dict[str, Tensor]:

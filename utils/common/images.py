@@ -2,9 +2,9 @@
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -16,6 +16,7 @@ from utils.common.files import one_line, write_atomically
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T", bound=Image.Image | None)
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 
 
@@ -121,15 +122,52 @@ def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> Non
     write_atomically(path, lambda partial: image.save(partial, format="PNG", pnginfo=chunks))
 
 
-def digest_images(paths: Iterable[Path]) -> str:
-    """SHA-256 of the files' names and bytes, in order: changes when an image is added, renamed or edited.
+def digest_images(paths: Iterable[Path]) -> tuple[str, dict[Path, str]]:
+    """SHA-256 of the files' names and bytes, in order, and that of each file's bytes.
 
-    The folder's own path does not count, so a run can move. Raises UserError for an unreadable file.
+    The first changes when an image is added, renamed or edited; the folder's own path does not count, so a
+    run can move. Raises UserError for an unreadable file.
     """
-    digest = hashlib.sha256()
+    digest, each = hashlib.sha256(), {}
     for path in paths:
         with one_line("read", path):
             content = path.read_bytes()
         digest.update(f"{len(os.fsencode(path.name))} {len(content)} ".encode())
         digest.update(os.fsencode(path.name) + content)
-    return digest.hexdigest()
+        each[path] = hashlib.sha256(content).hexdigest()
+    return digest.hexdigest(), each
+
+
+class ImageCache(Generic[T]):
+    """`cache(path)` is `read(path)`, kept in memory while all images that are kept fit into `limit` bytes.
+
+    digests: file -> SHA-256, as `digest_images` gives it, of the files as they were; none: they are not
+    compared. of: the file to compare for a path. Raises UserError for a file that has changed, come or gone.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[Path], T],
+        digests: Mapping[Path, str] = {},
+        of: Callable[[Path], Path] = Path,
+        limit: int = 2**29,
+    ):
+        self.read, self.digests, self.of, self.left = read, digests, of, limit
+        self.kept: dict[Path, T] = {}
+
+    def __call__(self, path: Path) -> T:
+        if path in self.kept:
+            return self.kept[path]
+        file = self.of(path)
+        now = digest_images([file])[1] if self.digests and file.is_file() else {}
+        if self.digests and now.get(file) != self.digests.get(file):
+            what = "has changed" if file.is_file() else "is gone"
+            raise UserError(
+                f"{file} {what} since the run began: bring back what was there, and resume the run"
+            )
+        image = self.read(path)
+        size = image.width * image.height * len(image.getbands()) if image is not None else 0
+        if size <= self.left:
+            self.left -= size
+            self.kept[path] = image
+        return image

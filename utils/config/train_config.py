@@ -7,7 +7,9 @@ import json
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from utils.common.config_file import CONFIG_HELP, read_flags
 from utils.common.errors import UserError, short
@@ -22,7 +24,9 @@ from utils.config.optimisation_flags import OptimisationFlags
 from utils.config.output_flags import CheckpointFlags, ReportFlags
 from utils.config.replaced_flags import REPLACED_FLAGS
 
-IMAGES = "images"  # in a saved configuration: the digest of the images that were learned
+# In a saved configuration: the digest of the images that were learned, the prompts of a --concepts_list.
+IMAGES, PROMPTS = "images", "prompts"
+FACTS = (IMAGES, PROMPTS)
 
 
 @dataclass(frozen=True)
@@ -157,10 +161,14 @@ class TrainConfig(
         return (2 if doubled else 1) * self.scaled_rate(rate, processes)
 
     def concepts(self) -> list[Concept]:
-        """One per modifier token; raises UserError as `concepts_of` does."""
+        """One per modifier token; raises UserError as `concepts_of` does. A --concepts_list is read once."""
+        return self._concepts
+
+    @cached_property
+    def _concepts(self) -> list[Concept]:
         return concepts_of(self)
 
-    def save(self, path: Path, **facts: str) -> None:
+    def save(self, path: Path, **facts: Any) -> None:
         """Write the fields, as given, as JSON; facts: what else the run depends on."""
         write_json(Path(path), asdict(self) | facts)
 
@@ -179,7 +187,7 @@ def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
     """
     given = vars(build_parser().parse_args(argv))
     file = given.pop("config", None)
-    config = TrainConfig(**((read_flags(TrainConfig, Path(file), (IMAGES,)) if file else {}) | given))
+    config = TrainConfig(**((read_flags(TrainConfig, Path(file), FACTS) if file else {}) | given))
     config.concepts()
     return config
 
@@ -196,5 +204,5 @@ def read_config(path: Path) -> tuple[TrainConfig, list[str]]:
     if not isinstance(saved, dict):
         raise UserError(f"{path} is not a training configuration: it holds no object")
     known = {each.name for each in fields(TrainConfig)}
-    unknown = sorted(saved.keys() - known - {IMAGES})
+    unknown = sorted(saved.keys() - known - {*FACTS})
     return TrainConfig(**{k: v for k, v in saved.items() if k in known}), unknown

@@ -4,16 +4,15 @@ B images, W × H pixels (S × S without buckets), f pixels per latent, h, w = H 
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from utils.common.images import image_size, list_images, open_image
+from utils.common.images import ImageCache, image_size, list_images, open_image
 from utils.common.seeds import seed_of
 from utils.config.concepts import Concept
 from utils.config.methods import Method
@@ -22,10 +21,6 @@ from utils.data.buckets import Bucket, bucket_of, cut_to
 from utils.data.captions import caption_of
 from utils.data.image_captions import class_captions, name_subject, read_captions, shuffled_tags
 from utils.data.masks import has_mask, latent_cover, mask_file, open_mask
-
-# A concept has 4-6 images, and decoding a photograph costs more than augmenting it.
-_cached_image = lru_cache(maxsize=16)(open_image)
-_cached_mask = lru_cache(maxsize=16)(open_mask)
 
 
 @dataclass(frozen=True)
@@ -109,9 +104,14 @@ class InstanceDataset:
         hflip: bool,
         noaug: bool,
         options: ImageOptions = ImageOptions(),
+        digests: Mapping[Path, str] = {},
     ) -> None:
-        """Raises UserError as `read_captions` and `name_subject` do."""
+        """digests: of the files as the run knows them. Raises UserError as `read_captions` and `name_subject`
+        do; an item does for an image that has changed since.
+        """
         self.concepts, self.options = concepts, options
+        self.open_image = ImageCache(open_image, digests)
+        self.open_mask = ImageCache(open_mask, digests, mask_file)
         self.method, self.size, self.latent_factor, self.seed = method, size, latent_factor, seed
         self.hflip, self.noaug = hflip, noaug
         self.images: list[tuple[Concept, Path]] = []
@@ -168,8 +168,8 @@ class InstanceDataset:
         concept, path = self.images[index]
         view = seed_of(self.seed, "augmentation", self.view_number(number))
         rng = random.Random(view)
-        pixels, mask, prefix = self._view(_cached_image(path), self.sizes[index], rng)
-        if self.options.masked and (subject := _cached_mask(path)) is not None:
+        pixels, mask, prefix = self._view(self.open_image(path), self.sizes[index], rng)
+        if self.options.masked and (subject := self.open_mask(path)) is not None:
             covered, _, _ = self._view(subject.convert("RGB"), self.sizes[index], random.Random(view))
             mask = mask * latent_cover(covered, self.latent_factor)
         caption = self.captions.get(path) or caption_of(self.method, concept, rng)
@@ -212,6 +212,7 @@ class ClassDataset:
         self, concepts: Sequence[Concept], size: int, latent_factor: int, seed: int, num_class_images: int
     ) -> None:
         self.size, self.latent_factor, self.seed = size, latent_factor, seed
+        self.open_image = ImageCache(open_image)
         self.images: list[tuple[Concept, Path]] = []
         self.captions: dict[Path, str] = {}
         tokens = [concept.modifier_token for concept in concepts]
@@ -230,4 +231,4 @@ class ClassDataset:
         width, height = sides(size or self.size)
         mask = torch.ones(height // self.latent_factor, width // self.latent_factor)
         caption = self.captions.get(path, concept.class_prompt)
-        return Item(centre_square(open_image(path), (width, height)), mask, caption)
+        return Item(centre_square(self.open_image(path), (width, height)), mask, caption)

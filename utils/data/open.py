@@ -1,7 +1,7 @@
 """The images of a run as its flags ask for them: opened, checked before any model loads, described."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from utils.data.image_captions import class_captions, read_captions
 from utils.data.masks import mask_file, unmasked
 
 
-def open_instances(config: TrainConfig, base: Any) -> InstanceDataset:
-    """The concepts' images. base: a StableDiffusion, or its outline. Raises UserError for a caption that does
-    not name its concept, and a resolution too small for buckets."""
+def open_instances(config: TrainConfig, base: Any, digests: Mapping[Path, str] = {}) -> InstanceDataset:
+    """The concepts' images. base: a StableDiffusion, or its outline. digests: of their files (`sources_of`).
+
+    Raises UserError for a caption that does not name its concept, and a resolution too small for buckets.
+    """
     size = config.resolution or base.resolution
     steps = (base.coarsest_factor, base.latent_factor)
     options = ImageOptions(
@@ -33,7 +35,7 @@ def open_instances(config: TrainConfig, base: Any) -> InstanceDataset:
         config.latent_pool,
     )
     view = (size, base.latent_factor, config.seed, config.hflip, config.noaug)
-    return InstanceDataset(config.concepts(), config.recipe, *view, options)
+    return InstanceDataset(config.concepts(), config.recipe, *view, options, digests)
 
 
 def open_classes(config: TrainConfig, base: Any) -> ClassDataset | None:

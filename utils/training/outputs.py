@@ -12,7 +12,6 @@ from utils.bases.registry import base_row
 from utils.common.files import one_line
 from utils.concepts.formats import read_concept
 from utils.concepts.save import save_concept
-from utils.config.train_config import IMAGES
 from utils.data.open import describe_data
 from utils.learners.registry import LEARNERS
 from utils.measures.measures import is_candidate
@@ -21,7 +20,7 @@ from utils.measures.validation import validate
 from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints, settle
 from utils.training.interrupt import Interruption
 from utils.training.logger import Logger
-from utils.training.preflight import describe_stages, images_digest
+from utils.training.preflight import describe_stages
 from utils.training.run import Run, StageRun
 from utils.training.state import load_averages, load_state, load_trained, save_state
 
@@ -68,7 +67,7 @@ def save_run(run: Run, folder: Path) -> None:
         subject=config.recipe.subject,
         base_digest=run.digest,
     )
-    config.save(folder / "training_config.json", **{IMAGES: images_digest(config)})
+    config.save(folder / "training_config.json", **run.sources)
 
 
 def _pack(run: Run, learner: str) -> dict[str, Tensor]:

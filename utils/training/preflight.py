@@ -16,7 +16,7 @@ from utils.common.errors import UserError, short
 from utils.common.files import check_writable_folder
 from utils.common.images import digest_images
 from utils.concepts.formats import MANIFEST as CONCEPT
-from utils.config.train_config import IMAGES, TrainConfig
+from utils.config.train_config import IMAGES, PROMPTS, TrainConfig
 from utils.data.augmentation import LONGEST_PREFIX
 from utils.data.captions import captions_of
 from utils.data.class_images import check_class_images
@@ -140,14 +140,18 @@ def checkpoint_of(config: TrainConfig) -> Path | None:
     for line in skipped:
         print(line)
     if checkpoint is not None:
-        settings = canonical(asdict(config)) | {IMAGES: images_digest(config)}
+        settings = canonical(asdict(config)) | sources_of(config)[0]
         check_same_run(checkpoint, settings, may_differ(config), canonical)
     return checkpoint
 
 
-def images_digest(config: TrainConfig) -> str:
-    """A digest of the concepts' images, own captions and masks: a run does not go on with others."""
-    return digest_images(data_files(config))
+def sources_of(config: TrainConfig) -> tuple[dict[str, Any], dict[Path, str]]:
+    """What a checkpoint records of what is learned, for a run does not go on with anything else, and the
+    digest of each file: the concepts' images, own captions and masks.
+    """
+    digest, files = digest_images(data_files(config))
+    prompts = [[concept.instance_prompt, concept.class_prompt] for concept in config.concepts()]
+    return {IMAGES: digest} | ({PROMPTS: prompts} if config.concepts_list is not None else {}), files
 
 
 def canonical(settings: dict[str, Any]) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Run:
     prepared: dict[str, Any] = field(default_factory=dict)  # loss -> what it set up, see `Loss.prepare`
     measures: Measures | None = None  # of the first process, where it measures anything
     averages: Averages | None = None  # of what trains, with --ema_decay
+    sources: dict[str, Any] = field(default_factory=dict)  # what is recorded of what is learned, `sources_of`
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it what trains has the values that are saved: its averages, if the run keeps them."""

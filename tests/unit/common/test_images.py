@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from utils.common.errors import UserError
-from utils.common.images import digest_images, open_image, save_png
+from utils.common.images import ImageCache, digest_images, open_image, save_png
 
 
 def test_a_png_is_replaced_whole_with_the_umasks_mode(tmp_path: Path):
@@ -36,17 +36,35 @@ def test_the_digest_changes_with_any_image(tmp_path: Path):
     a, b = tmp_path / "a.png", tmp_path / "b.png"
     a.write_bytes(b"12")
     b.write_bytes(b"3")
-    before = digest_images([a, b])
-    assert before == digest_images(iter([a, b])) and len(before) == 64
-    assert before != digest_images([b, a]) != digest_images([a]) != digest_images([])
+    before = digest_images([a, b])[0]
+    assert before == digest_images(iter([a, b]))[0] and len(before) == 64
+    assert len({before, *(digest_images(each)[0] for each in ([b, a], [a], []))}) == 4
     a.write_bytes(b"1")
     b.write_bytes(b"23")  # the same bytes, cut elsewhere
-    assert digest_images([a, b]) != before
+    assert digest_images([a, b])[0] != before
     a.write_bytes(b"12")
     b.write_bytes(b"3")
     (tmp_path / "other").mkdir()
     moved = [path.rename(tmp_path / "other" / path.name) for path in (a, b)]
-    assert digest_images(moved) == before  # a run's folders can move
-    assert digest_images([moved[0].rename(tmp_path / "c.png"), moved[1]]) != before
+    assert digest_images(moved)[0] == before  # a run's folders can move
+    assert digest_images([moved[0].rename(tmp_path / "c.png"), moved[1]])[0] != before
     with pytest.raises(UserError, match="cannot read .*a.png: No such file"):
         digest_images([a])
+
+
+def test_a_cache_keeps_what_fits_and_notices_what_has_changed(tmp_path: Path):
+    paths = [tmp_path / f"{n}.png" for n in range(3)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(path)
+    cache = ImageCache(open_image, digest_images(paths)[1], limit=2 * 4 * 4 * 3)
+    assert [cache(path).getpixel((0, 0))[0] for path in paths] == [0, 1, 2]
+    for path in paths:
+        Image.new("RGB", (4, 4), (9, 0, 0)).save(path)
+    assert [cache(path).getpixel((0, 0))[0] for path in paths[:2]] == [0, 1]  # read once, whatever comes
+    with pytest.raises(UserError, match="2.png has changed since the run began: bring back"):
+        cache(paths[2])
+    paths[2].unlink()
+    with pytest.raises(UserError, match="2.png is gone since the run began"):
+        cache(paths[2])
+    with pytest.raises(UserError, match="3.png has changed"):  # a file that was not there
+        ImageCache(open_image, digest_images(paths[:2])[1])(paths[0].rename(tmp_path / "3.png"))
