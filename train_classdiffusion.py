@@ -55,20 +55,38 @@ def set_up(config: TrainConfig) -> Run:
     if config.gradient_checkpointing or config.low_memory:
         base.save_memory(config.low_memory)
     if config.uses_prior:
-        wanted = (row, config.num_class_images, config.sample_batch_size, config.seed)
-        ranks = (accelerator.process_index, accelerator.num_processes)
-        generate_class_images(base.pipeline, concepts, *wanted, *ranks)
+        generate_class_images(
+            base.pipeline,
+            concepts,
+            row,
+            count=config.num_class_images,
+            batch_size=config.sample_batch_size,
+            seed=config.seed,
+            rank=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
         accelerator.wait_for_everyone()
 
     instances, classes = open_instances(config, base, digests), open_classes(config, base)
-    encoder = LatentEncoder(base, config.encodes_once, len(instances) * (config.latent_pool or 0))
-    phrases, prepared = phrases_of(base, config), prepare_losses(base, config)
     losses = [loss for stage in config.stages for loss in losses_of(config, stage)]
-    start = copy_start(learned) if any(loss.start for loss in losses) else {}
-    measures = prepare_measures(base, config, instances) if accelerator.is_main_process else None
-    averages = Averages(learned, config.ema_decay) if config.ema_decay is not None else None
-    data = (instances, classes, phrases, encoder, digest, start, prepared, measures, averages)
-    return Run(config, accelerator, base, learned, *data, sources)
+    return Run(
+        config=config,
+        accelerator=accelerator,
+        base=base,
+        digest=digest,
+        sources=sources,
+        learned=learned,
+        start=copy_start(learned) if any(loss.start for loss in losses) else {},
+        instances=instances,
+        classes=classes,
+        encode_images=LatentEncoder(
+            base, config.encodes_once, pooled=len(instances) * (config.latent_pool or 0)
+        ),
+        phrases=phrases_of(base, config),
+        prepared=prepare_losses(base, config),
+        measures=prepare_measures(base, config, instances) if accelerator.is_main_process else None,
+        averages=Averages(learned, config.ema_decay) if config.ema_decay is not None else None,
+    )
 
 
 def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[str, Any]) -> dict[str, Tensor]:
@@ -77,21 +95,21 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     batch: instance images, then as many class images if the stage has a prior. texts: what losses compare in
     the text encoder's space besides the phrases, of `draw_texts`. Returns the terms and "loss".
     """
+    from utils.losses.denoise import loss_denoise, target_of
     from utils.losses.predict import predict
-    from utils.losses.registry import loss_denoise, target_of
 
     b, noise_scheduler = run.config.train_batch_size, run.base.noise_scheduler
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
     noise = draws.noise.to(latents.dtype)
     noisy_latents = noise_scheduler.add_noise(latents, noise, draws.timesteps)
     target = target_of(noise_scheduler, latents, noise, draws.timesteps)
-    seen = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
+    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
 
     mask = batch.mask[:b].to(latents.device)
-    loss = loss_denoise(seen.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
+    loss = loss_denoise(prediction.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
     terms = {"loss_denoise": loss}
     for each in at.losses:  # rows of LOSSES (utils/losses/registry.py): loss_spl, loss_prior, …
-        weight, term = each.weight(run.config), each.of(seen)
+        weight, term = each.weight(run.config), each.of(prediction)
         terms[each.name] = term if weight else term.detach()
         loss = loss + weight * terms[each.name]
     return terms | {"loss": loss}

@@ -102,7 +102,7 @@ def main(argv: list[str] | None = None) -> None:
 
     from utils.bases.sd import check_base
     from utils.losses.contextualizer import folder_of, save_contextualizer, show_mask_row, text_digest
-    from utils.losses.masked_prompts import Masker
+    from utils.losses.mlm import Masker
     from utils.losses.pretraining import accuracy, build, fit
 
     row, recipe, captions = config.row, config.recipe, config.source

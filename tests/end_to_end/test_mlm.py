@@ -14,7 +14,7 @@ from utils.common.files import read_records
 from utils.common.tensor_files import write_tensors
 from utils.losses import contextualizer, pretraining
 from utils.losses.contextualizer import folder_of, load_contextualizer, show_mask_row
-from utils.losses.masked_prompts import Masker
+from utils.losses.mlm import Masker
 from utils.losses.registry import LOSSES
 
 STATE = "checkpoint-4/training_state.safetensors"

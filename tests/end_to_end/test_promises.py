@@ -26,7 +26,7 @@ from utils.config.methods import METHODS, Method, Stage
 from utils.learners.learner import Learner
 from utils.learners.registry import LEARNERS
 from utils.learners.token_rows import install
-from utils.losses.registry import cosine_distance
+from utils.losses.spl import cosine_distance
 
 BIAS = "conv_out.bias"
 

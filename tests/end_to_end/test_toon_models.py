@@ -21,7 +21,7 @@ from scripts.toon.world.world import WORN_WORDS
 from utils.bases.sd import load_pipeline
 from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept
-from utils.losses.registry import cosine_distance
+from utils.losses.spl import cosine_distance
 from utils.sampling.clips import load_video_pipeline, sample_clips, settings_of
 from utils.sampling.images import sample
 

@@ -17,7 +17,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from utils.bases.text import feature_at
 from utils.learners.cross_attention_kv import trainable_kv
 from utils.learners.token_rows import ModifierTokens
-from utils.losses.registry import loss_denoise, loss_spl, target_of
+from utils.losses.denoise import loss_denoise, target_of
+from utils.losses.spl import loss_spl
 
 GOLDEN = Path(__file__).parent / "golden"
 RECORD = json.loads((GOLDEN / "official_step.json").read_text())

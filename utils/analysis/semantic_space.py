@@ -18,7 +18,7 @@ from utils.analysis.charts import Panel, save_lines
 from utils.analysis.tuned import Tuned
 from utils.common.errors import UserError
 from utils.config.train_config import TrainConfig, read_config
-from utils.losses.registry import cosine_distance
+from utils.losses.spl import cosine_distance
 from utils.measures.drift import Probe, measure_drift
 from utils.report.charts import Curve
 from utils.training.checkpoints import checkpoints, step_of

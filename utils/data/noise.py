@@ -10,9 +10,8 @@ from utils.common.seeds import seed_of
 
 
 class Draws(NamedTuple):
-    """The autoencoder's noise and the noise of the forward process, both (B, C, h, w) and standard normal;
-    and
-    the timesteps (B,)."""
+    """The autoencoder's noise and the noise of the forward process, both (B, C, h, w) and standard normal,
+    and the timesteps (B,)."""
 
     posterior_noise: Tensor
     noise: Tensor

@@ -1,4 +1,4 @@
-"""What the next step needs, drawn while this step runs."""
+"""The next batch, drawn in a thread while the current step runs."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -7,11 +7,11 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Ahead(Generic[T]):
-    """`ahead(position)` is `draw(position)`; draw(position + 1) begins in a thread at once.
+class Prefetcher(Generic[T]):
+    """Calls `draw(position)`, and starts `draw(position + 1)` in a thread at once.
 
     draw: a function of the position alone, so that what was drawn early is what would have been drawn late.
-    It opens images, scales them and draws noise. What it raises is raised here, at its own position.
+    What it raises is raised here, at its own position.
     """
 
     def __init__(self, draw: Callable[[int], T]):

@@ -3,15 +3,44 @@
 B images of which b are instance images, K phrases, C latent channels, h = w latent pixels.
 """
 
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from utils.losses.preserve import base_prediction, class_caption, moved
-from utils.losses.registry import Prediction
 from utils.training.model import split_states
-from utils.training.run import Run, StageRun
+
+if TYPE_CHECKING:
+    from utils.training.run import Run, StageRun
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the losses of a step are computed from; class images, if any, follow the instance images.
+
+    noise_pred, target: (B, C, h, w); instances: how many of the B are instance images.
+    phrase_features, class_features: one (K, D) each for every text feature of the base. phrase_states: the
+    text states of all positions of the concepts' phrases, (K, L, D) each. texts: loss -> what it drew for
+    this step, and the states of its ids. kept_pred, base_pred: what the model and the untouched
+    base predict for the instance images under class captions, (B, C, h, w); empty unless a loss asks. moved:
+    the trained parameters and their start, if a loss asks.
+    """
+
+    noise_pred: Tensor
+    target: Tensor
+    instances: int
+    phrase_features: list[Tensor]
+    class_features: list[Tensor]
+    phrase_states: tuple[Tensor, ...] = ()
+    texts: dict[str, tuple[Any, tuple[Tensor, ...]]] = field(default_factory=dict)
+    kept_pred: Tensor | None = None
+    base_pred: Tensor | None = None
+    moved: Sequence[tuple[Tensor, Tensor]] = ()
 
 
 def predict(
@@ -43,14 +72,16 @@ def predict(
     )
     noise_pred, kept_pred = predicted.split([len(noisy_latents), again])
     of_phrases, *of_texts = split_states(states, ids)
+    drawn = zip(texts.items(), of_texts, strict=True)
     return Prediction(
-        noise_pred,
-        target,
-        b,
-        base.features(of_phrases, compared, phrases.modifiers) if len(compared) else [],
-        phrases.class_features,
-        {name: (each, state) for (name, each), state in zip(texts.items(), of_texts, strict=True)},
-        kept_pred,
-        base_pred,
-        list(moved(run, at.stage.trains)),
+        noise_pred=noise_pred,
+        target=target,
+        instances=b,
+        phrase_features=base.features(of_phrases, compared, phrases.modifiers) if len(compared) else [],
+        class_features=phrases.class_features,
+        phrase_states=of_phrases,
+        texts={name: (each, state) for (name, each), state in drawn},
+        kept_pred=kept_pred,
+        base_pred=base_pred,
+        moved=list(moved(run, at.stage.trains)),
     )

@@ -7,14 +7,21 @@ gradient, as many images again.
 B instance images, C latent channels, h = w latent pixels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.config.concepts import Concept
+
+if TYPE_CHECKING:
+    from utils.losses.predict import Prediction
+    from utils.training.run import Run
 
 
 def class_caption(caption: str, concepts: Sequence[Concept]) -> str:
@@ -50,7 +57,7 @@ def untouched(
             parameter.data = value
 
 
-def base_prediction(run: Any, noisy_latents: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
+def base_prediction(run: Run, noisy_latents: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
     """What the untouched base predicts, (B, C, h, w), without gradient; of no captions: an empty tensor."""
     if not captions:
         return noisy_latents[:0]
@@ -58,8 +65,33 @@ def base_prediction(run: Any, noisy_latents: Tensor, timesteps: Tensor, captions
         return run.base.predict(noisy_latents, timesteps, run.base.encode(run.base.tokenize(captions)))
 
 
-def moved(run: Any, learners: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
+def moved(run: Run, learners: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
     """(parameter, its start) for all that the learners train; nothing where no loss asks for the start."""
     for learner in learners if run.start else ():
         for name, parameter in run.learned[learner].items():
             yield parameter, run.start[learner][name]
+
+
+def loss_dop(noise_pred: Tensor, base_pred: Tensor) -> Tensor:
+    """Differential output preservation: mean squared difference to the base's prediction on class captions.
+
+    noise_pred, base_pred: (B, C, h, w) for the same noisy instance images, timesteps and captions, in which
+    the class stands in place of the concept. Returns a float32 scalar. The idea is known from LoRA trainers;
+    there the base's prediction is the one without the LoRA.
+    """
+    return F.mse_loss(noise_pred.float(), base_pred.float())
+
+
+def loss_l2(moved: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Squared distance of the trained parameters from their start, summed over all; a float32 scalar."""
+    return torch.stack([(value.float() - start.float()).square().sum() for value, start in moved]).sum()
+
+
+def dop_term(prediction: Prediction) -> Tensor:
+    """`loss_dop` of the instance images under class captions."""
+    return loss_dop(prediction.kept_pred, prediction.base_pred)
+
+
+def l2_term(prediction: Prediction) -> Tensor:
+    """`loss_l2` of all that the stage trains."""
+    return loss_l2(prediction.moved)

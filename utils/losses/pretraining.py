@@ -18,7 +18,7 @@ from utils.common.errors import UserError
 from utils.common.seeds import seed_of
 from utils.common.tensor_files import read_pickle, write_pickle
 from utils.losses.contextualizer import Contextualizer, Sizes
-from utils.losses.masked_prompts import NO_ANSWER, MaskedPrompts, Masker, stack
+from utils.losses.mlm import NO_ANSWER, MaskedPrompts, Masker, stack
 from utils.losses.pretraining_prompts import Draw, Recipe, texts_of
 
 MASKED_WEIGHT = 5.0  # of the error at masked tokens, as published

@@ -22,7 +22,7 @@ from utils.bases.registry import Sampling
 from utils.common.images import to_pixels
 from utils.common.seeds import seed_of
 from utils.learners.layer_rows import cross_attention_layers
-from utils.losses.registry import target_of
+from utils.losses.denoise import target_of
 from utils.sampling.images import sample
 
 CONTEXTS = (

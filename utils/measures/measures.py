@@ -18,7 +18,7 @@ from utils.config.train_config import TrainConfig
 from utils.data.augmentation import centre_square
 from utils.data.dataset import InstanceDataset
 from utils.losses.preserve import class_caption
-from utils.losses.registry import cosine_distance
+from utils.losses.spl import cosine_distance
 from utils.measures.drift import (
     NoisyImages,
     Probe,

@@ -17,7 +17,7 @@ from utils.config.train_config import TrainConfig
 from utils.data.dataset import Batch, ClassDataset, InstanceDataset, collate, items_of_step
 from utils.data.latents import LatentEncoder
 from utils.data.noise import Draws, draw_noise
-from utils.data.prefetch import Ahead
+from utils.data.prefetch import Prefetcher
 from utils.learners.registry import LEARNERS
 from utils.losses.registry import Loss, losses_of
 from utils.losses.spl import Phrases
@@ -26,25 +26,29 @@ from utils.training.averages import Averages
 from utils.training.model import ConceptModel
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a training works with. learned: learner -> its parameters, float32. digest: of the base.
-    start: what trains as it was before the first step, like `learned`; empty where no loss needs it."""
+    """Shared state of the training loop, from `set_up`.
+
+    digest: of the base's weights. sources: what is recorded of the images learned from, see `sources_of`. learned: learner -> its parameters, float32. start: a copy of them from
+    before the first step, empty where no loss needs it. prepared: loss -> what it set up, see `Loss.prepare`.
+    measures: of the first process, where it measures anything. averages: of what trains, with --ema_decay.
+    """
 
     config: TrainConfig
     accelerator: Accelerator
     base: StableDiffusion
+    digest: str | None
+    sources: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, dict[str, nn.Parameter]]
+    start: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     instances: InstanceDataset
     classes: ClassDataset | None
-    phrases: Phrases
     encode_images: LatentEncoder
-    digest: str | None
-    start: dict[str, dict[str, Tensor]] = field(default_factory=dict)
-    prepared: dict[str, Any] = field(default_factory=dict)  # loss -> what it set up, see `Loss.prepare`
-    measures: Measures | None = None  # of the first process, where it measures anything
-    averages: Averages | None = None  # of what trains, with --ema_decay
-    sources: dict[str, Any] = field(default_factory=dict)  # what is recorded of what is learned, `sources_of`
+    phrases: Phrases
+    prepared: dict[str, Any] = field(default_factory=dict)
+    measures: Measures | None = None
+    averages: Averages | None = None
 
     def averaged(self) -> AbstractContextManager[None]:
         """Within it what trains has the values that are saved: its averages, if the run keeps them."""
@@ -60,11 +64,11 @@ class Run:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StageRun:
-    """A stage at work: the parameters of its learners alone are trained, by an optimizer of their own.
+    """State of the current stage, from `begin`. Only its learners' parameters are trained.
 
-    batches: position of a micro-step -> its batch and its draws, see `draw_batch`.
+    batches: number of a micro-step, from 0 -> its batch and its draws, see `draw_batch`.
     """
 
     stage: Stage
@@ -103,9 +107,15 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
     )
     accelerator.free_memory()
     model, optimizer = accelerator.prepare(ConceptModel(run.base), optimizer)
-    parameters = [parameter for group in groups for parameter in group["params"]]
-    batches = Ahead(partial(draw_batch, run, stage))
-    return StageRun(stage, losses_of(config, stage), parameters, model, optimizer, lr_scheduler, batches)
+    return StageRun(
+        stage=stage,
+        losses=losses_of(config, stage),
+        parameters=[parameter for group in groups for parameter in group["params"]],
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=lr_scheduler,
+        batches=Prefetcher(partial(draw_batch, run, stage)),
+    )
 
 
 def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:
@@ -114,11 +124,11 @@ def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:
 
 
 def draw_batch(run: Run, stage: Stage, position: int) -> tuple[Batch, Draws]:
-    """Micro-step `position` of this process, on the CPU. Draws depend on the seed and the items' numbers."""
+    """The batch of micro-step `position` in this process, on the CPU; a function of seed and item numbers."""
     config, base = run.config, run.base
-    ranks = (run.accelerator.process_index, run.accelerator.num_processes)
-    numbers = items_of_step(position, config.train_batch_size, *ranks)
-    items, streams = run.instances.items(position, config.train_batch_size, *ranks), ["instance"]
+    share = {"rank": run.accelerator.process_index, "processes": run.accelerator.num_processes}
+    numbers = items_of_step(position, config.train_batch_size, **share)
+    items, streams = run.instances.items(position, config.train_batch_size, **share), ["instance"]
     if stage.prior:
         size = items[0].pixels.shape[:0:-1]  # (W, H): class images take the bucket of the batch
         items += [run.classes.class_item(number, size) for number in numbers]

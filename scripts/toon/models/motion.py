@@ -24,7 +24,7 @@ from scripts.toon.world.captions import caption
 from scripts.toon.world.clips import FRAMES, Clip, draw_clip, sample_clip
 from scripts.toon.world.world import without_subject
 from utils.common.images import to_pixels
-from utils.losses.registry import target_of
+from utils.losses.denoise import target_of
 
 SUBJECT_WEIGHT = 1.5
 

@@ -37,7 +37,7 @@ from scripts.toon.world.captions import caption
 from scripts.toon.world.world import Scene, without_subject
 from utils.bases.text import tokenize
 from utils.common.files import read_json, write_json
-from utils.losses.registry import target_of
+from utils.losses.denoise import target_of
 
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
 

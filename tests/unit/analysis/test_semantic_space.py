@@ -7,7 +7,7 @@ from utils.analysis import semantic_space as space
 from utils.analysis.conditional_spread import contexts_for, phrase_set
 from utils.bases.families import load_base
 from utils.common.errors import UserError
-from utils.losses.registry import cosine_distance
+from utils.losses.spl import cosine_distance
 
 
 @pytest.fixture

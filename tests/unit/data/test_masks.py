@@ -14,7 +14,7 @@ from utils.config.concepts import Concept
 from utils.config.methods import METHODS
 from utils.data.dataset import ImageOptions, InstanceDataset
 from utils.data.masks import has_mask, latent_cover, open_mask, unmasked
-from utils.losses.registry import loss_denoise
+from utils.losses.denoise import loss_denoise
 
 DOG = Concept("<new1>", "ktn", "dog", "a <new1> dog", Path(), subject="<new1> dog")
 

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from utils.data.prefetch import Ahead
+from utils.data.prefetch import Prefetcher
 
 
 def test_every_position_gets_its_own_and_the_next_is_drawn_meanwhile():
@@ -16,7 +16,7 @@ def test_every_position_gets_its_own_and_the_next_is_drawn_meanwhile():
             second.set()
         return 10 * position
 
-    ahead = Ahead(draw)
+    ahead = Prefetcher(draw)
     assert ahead(4) == 40
     assert second.wait(timeout=10), "position 5 is drawn though nobody asked for it yet"
     assert [ahead(5), ahead(6)] == [50, 60]
@@ -31,7 +31,7 @@ def test_an_error_is_raised_at_its_own_position():
             raise OSError("image 1 is gone")
         return position
 
-    ahead = Ahead(draw)
+    ahead = Prefetcher(draw)
     assert ahead(0) == 0
     with pytest.raises(OSError, match="image 1 is gone"):
         ahead(1)

@@ -7,7 +7,8 @@ from diffusers import DDPMScheduler
 from tests.tiny_models import tiny_pipeline
 from utils.bases.text import feature_at
 from utils.learners.token_rows import ModifierTokens, install
-from utils.losses.registry import cosine_distance, loss_denoise, loss_prior, loss_spl, target_of
+from utils.losses.denoise import loss_denoise, loss_prior, target_of
+from utils.losses.spl import cosine_distance, loss_spl
 
 
 @pytest.fixture

@@ -10,8 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from utils.common.errors import UserError
-from utils.losses.preserve import class_caption, copy_start, untouched
-from utils.losses.registry import loss_dop, loss_l2
+from utils.losses.preserve import class_caption, copy_start, loss_dop, loss_l2, untouched
 
 
 def concept(token: str, word: str) -> SimpleNamespace:

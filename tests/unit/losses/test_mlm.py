@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import StableDiffusion
 from utils.losses.contextualizer import Contextualizer, Sizes, show_mask_row, text_digest
-from utils.losses.masked_prompts import NO_ANSWER, PROMPTS, MaskedLanguage, Masker, stack
-from utils.losses.registry import LOSSES, Prediction, loss_mlm
+from utils.losses.mlm import NO_ANSWER, PROMPTS, MaskedLanguage, Masker, loss_mlm, stack
+from utils.losses.predict import Prediction
+from utils.losses.registry import LOSSES
 
 BEAR = SimpleNamespace(modifier_token="<new1>", cls_token="teddy bear", subject="<new1> teddy bear")
 

@@ -3,12 +3,15 @@
 Kim et al. 2024, arXiv:2410.10058. N prompts, L tokens, D text width, V rows of the token table.
 """
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from utils.bases.registry import base_row
@@ -16,6 +19,10 @@ from utils.common.seeds import seed_of
 from utils.config.concepts import Concept
 from utils.losses.context_prompts import draw_prompt, kind_of
 from utils.losses.contextualizer import Contextualizer, load_contextualizer, show_mask_row
+
+if TYPE_CHECKING:
+    from utils.config.train_config import TrainConfig
+    from utils.losses.predict import Prediction
 
 PROMPTS = 25  # a step
 PROBABILITY = 0.15  # of a sub-token to be masked
@@ -110,7 +117,7 @@ class MaskedLanguage:
         return stack(rows, self.contextualizer)
 
 
-def prepare_mlm(base: Any, config: Any) -> MaskedLanguage:
+def prepare_mlm(base: Any, config: TrainConfig) -> MaskedLanguage:
     """Load the base's contextualizer and let its text encoder read [MASK]; before anything has been trained.
 
     Raises UserError as `load_contextualizer` does.
@@ -119,3 +126,19 @@ def prepare_mlm(base: Any, config: Any) -> MaskedLanguage:
     contextualizer = load_contextualizer(row, base.text_encoder)
     show_mask_row(base.text_encoder, contextualizer.mask_row, base.tokenizer.bos_token_id)
     return MaskedLanguage(config.concepts(), base.tokenizer, contextualizer, config.seed)
+
+
+def loss_mlm(logits: Tensor, answers: Tensor) -> Tensor:
+    """Masked language modelling: cross-entropy, averaged over the masked tokens of all prompts of a step.
+
+    logits: (M, V + 1) of the frozen contextualizer; answers: (M,) ids. Returns a float32 scalar; 0, without
+    gradient, where nothing was masked. Kim et al. 2024, arXiv:2410.10058.
+    """
+    return F.cross_entropy(logits.float(), answers) if len(answers) else logits.new_zeros(())
+
+
+def mlm_term(prediction: Prediction) -> Tensor:
+    """`loss_mlm` of what the contextualizer answers to this step's prompts."""
+    prompts, (states,) = prediction.texts["loss_mlm"]
+    logits = prompts.contextualizer(states, prompts.masked)
+    return loss_mlm(logits, prompts.answers[prompts.masked])
