@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from utils.training.run import Run, StageRun
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """What the losses of a step are computed from; class images, if any, follow the instance images.
 

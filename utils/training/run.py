@@ -30,9 +30,10 @@ from utils.training.model import ConceptModel
 class Run:
     """Shared state of the training loop, from `set_up`.
 
-    digest: of the base's weights. sources: what is recorded of the images learned from, see `sources_of`. learned: learner -> its parameters, float32. start: a copy of them from
-    before the first step, empty where no loss needs it. prepared: loss -> what it set up, see `Loss.prepare`.
-    measures: of the first process, where it measures anything. averages: of what trains, with --ema_decay.
+    digest: of the base's weights. sources: what is recorded of the images learned from, see `sources_of`.
+    learned: learner -> its parameters, float32. start: a copy of them from before the first step, empty
+    where no loss needs it. prepared: loss -> what it set up, see `Loss.prepare`. measures: of the first
+    process, where it measures anything. averages: of what trains, with --ema_decay.
     """
 
     config: TrainConfig

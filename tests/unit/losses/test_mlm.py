@@ -88,10 +88,18 @@ def test_the_mask_row_is_seen_where_bos_does_not_stand_in_front(base, contextual
     assert torch.equal(embedded[[0, 1, 3]], table.table.weight[[bos, 5, 7]])
 
 
+def answered(base, prompts) -> Prediction:
+    """A step's prediction of which only the masked prompts are there."""
+    texts = {"loss_mlm": (prompts, base.encode(prompts.ids))}
+    return Prediction(
+        noise_pred=None, target=None, instances=0, phrase_features=[], class_features=[], texts=texts
+    )
+
+
 def test_the_loss_equals_a_few_lines(base, contextualizer):
     """Prompt by prompt, the embeddings put together by hand."""
     prompts = MaskedLanguage([BEAR], base.tokenizer, contextualizer, 0).draw(1)
-    seen = Prediction(None, None, 0, [], [], {"loss_mlm": (prompts, base.encode(prompts.ids))})
+    seen = answered(base, prompts)
     loss = LOSSES["loss_mlm"].of(seen)
 
     encoder, errors = base.text_encoder, []
@@ -110,7 +118,7 @@ def test_the_loss_equals_a_few_lines(base, contextualizer):
 def test_its_gradient_reaches_the_concept_s_row_only(base, contextualizer):
     base.rows["rows"].requires_grad_(True)
     prompts = MaskedLanguage([BEAR], base.tokenizer, contextualizer, 0).draw(1)
-    seen = Prediction(None, None, 0, [], [], {"loss_mlm": (prompts, base.encode(prompts.ids))})
+    seen = answered(base, prompts)
     LOSSES["loss_mlm"].of(seen).backward()
     assert base.rows["rows"].grad.norm() > 0
     modules = (base.text_encoder, base.unet, base.vae, contextualizer)
@@ -122,7 +130,7 @@ def test_nothing_masked_is_no_term_and_no_nan(base, contextualizer):
     assert loss_mlm(torch.empty(0, 7), torch.empty(0, dtype=torch.long)) == 0
     row = Masker(base.tokenizer).mask("a <new1> dog", (), random.Random(0), probability=0)
     prompts = stack([row], contextualizer)
-    seen = Prediction(None, None, 0, [], [], {"loss_mlm": (prompts, base.encode(prompts.ids))})
+    seen = answered(base, prompts)
     assert LOSSES["loss_mlm"].of(seen) == 0
 
 
