@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.draw_examples import draw_individual
 from scripts.toon.world.captions import describe, with_article
+from scripts.toon.world.examples import draw_individual
 from scripts.toon.world.prompts import unseen
 from scripts.toon.world.world import ANIMALS, ONE_CHANGE, TWO_CHANGES, Look, Scene, sample_look
 from utils.common.errors import UserError, exit_on_user_error, short

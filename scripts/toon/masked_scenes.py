@@ -10,9 +10,9 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from scripts.toon.draw_examples import EXAMPLES
 from scripts.toon.models.training import subject_mask, to_pixels
 from scripts.toon.world.captions import describe, with_article
+from scripts.toon.world.examples import EXAMPLES
 from scripts.toon.world.render import render
 from scripts.toon.world.world import ANIMALS, PLACES, WORN, Scene, place_subject, without_subject
 from utils.analysis.scenes import FILE, SUBJECT

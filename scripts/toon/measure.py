@@ -1,7 +1,7 @@
 """Measure the embedded models that images of the world alone can judge: the numbers of data/toon/README.md.
 
-Each training program prints the same of its own model at the end; the UNet has prompt_accuracy.py, the motion
-adapter motion_accuracy.py.
+scripts.toon.build prints the same of each model at the end of its training; the UNet has prompt_accuracy.py,
+the motion adapter motion_accuracy.py.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> None:
     from scripts.toon.models.training import check_present
 
     for name in ("sd", "clip", "recogniser", "blip", "dino"):
-        check_present(config.models / name, "bash scripts/toon/build.sh")
+        check_present(config.models / name, "python -m scripts.toon.build all")
     measure(config.models)
 
 

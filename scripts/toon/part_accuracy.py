@@ -1,6 +1,6 @@
 """How often personalised models draw an individual as it is: its body, belly, ears, collar and marking.
 
-python -m scripts.toon.train_part_reader
+python -m scripts.toon.build part_reader
 python -m scripts.toon.part_accuracy
 
 data/dog and the first individuals of tuning are trained as scripts/settings/toon says, and each is drawn for
@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from scripts.toon.draw_examples import EXAMPLES
 from scripts.toon.judge.tuning_training import BASE, Individual, individual, look_of, train
+from scripts.toon.world.examples import EXAMPLES
 from scripts.toon.world.world import Look
 from utils.bases.registry import as_dict
 from utils.common.errors import exit_on_user_error
@@ -35,7 +35,7 @@ DOG = -1  # the number of data/dog among the individuals
 class Flags:
     """The flags of this command."""
 
-    reader: Path = option(Path("toon_build/part_reader"), "folder of train_part_reader")
+    reader: Path = option(Path("toon_build/part_reader"), "folder of the part reader")
     method: str = option("classdiffusion", "how concepts are trained", choices=tuple(METHODS))
     individuals: int = option(5, "of tuning, beside data/dog", minimum=1)
     images: int = option(24, "of each individual for the plain prompt", minimum=1)
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     from scripts.toon.models.training import check_present
 
-    check_present(config.reader, "python -m scripts.toon.train_part_reader")
+    check_present(config.reader, "python -m scripts.toon.build part_reader")
     check_writable_folder(config.output_dir, "output_dir")
     judge, results = Judge(config), {}
     work = config.output_dir / config.method

@@ -1,4 +1,4 @@
-"""The programs that train the toon world's UNet and motion adapter: a few steps each, as a user runs them."""
+"""The commands that train the toon world's UNet and motion adapter: a few steps each, as a user runs them."""
 
 import shutil
 import subprocess
@@ -11,8 +11,8 @@ from diffusers import DDIMScheduler, MotionAdapter, UNet2DConditionModel
 SD = Path("data/toon/sd")
 
 
-def run(module: str, *flags: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", f"scripts.toon.{module}", "--steps=2", *flags]
+def run(name: str, *flags: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "scripts.toon.build", name, "--steps=2", *flags]
     return subprocess.run(command, capture_output=True, text=True)
 
 
@@ -25,14 +25,14 @@ def test_the_unet_learns_from_where_it_was_and_refuses_another_runs_checkpoints(
     sd = shutil.copytree(SD, tmp_path / "sd")
     flags = [f"--output_dir={sd}", f"--work_dir={tmp_path / 'work'}", f"--init_from={SD / 'unet'}"]
     flags += ["--images=8", "--batch_size=4", "--lr=1e-3"]
-    done = run("train_unet", *flags)
+    done = run("unet", *flags)
     assert done.returncode == 0, done.stderr
     before = UNet2DConditionModel.from_pretrained(SD / "unet", torch_dtype=torch.float32)
     after = UNet2DConditionModel.from_pretrained(sd / "unet", torch_dtype=torch.float32)
     assert 1e-6 < largest_change(before, after) < 0.05  # two steps of the warm-up
     assert DDIMScheduler.from_pretrained(sd / "scheduler").config.prediction_type == "v_prediction"
 
-    refused = run("train_unet", *flags, "--seed=1")
+    refused = run("unet", *flags, "--seed=1")
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("error: ")
     assert "is of a run with --seed 0, not 1" in refused.stderr
@@ -40,7 +40,7 @@ def test_the_unet_learns_from_where_it_was_and_refuses_another_runs_checkpoints(
 
 def test_the_motion_adapter_learns_and_the_folder_says_its_noise_levels(tmp_path):
     flags = [f"--output_dir={tmp_path / 'adapter'}", f"--work_dir={tmp_path / 'work'}"]
-    done = run("train_motion", *flags, "--clips=2", "--batch_size=1", "--lr=1e-2")
+    done = run("motion", *flags, "--clips=2", "--batch_size=1", "--lr=1e-2")
     assert done.returncode == 0, done.stderr
     adapter = MotionAdapter.from_pretrained(tmp_path / "adapter", torch_dtype=torch.float32)
     ends = [value for name, value in adapter.state_dict().items() if name.endswith("proj_out.weight")]

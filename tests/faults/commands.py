@@ -21,12 +21,13 @@ class ModelLoads(BaseException):
 @dataclass(frozen=True)
 class Command:
     """module: has `main(argv)`. config: the name of the dataclass of its flags. works: arguments that pass
-    every check, without the flags that are being tried.
+    every check, without the flags that are being tried. subcommand: what stands before them, if anything.
     """
 
     module: str
     config: str
     works: tuple[str, ...]
+    subcommand: str | None = None
 
     @property
     def flags(self) -> list[Any]:
@@ -35,7 +36,8 @@ class Command:
 
     @property
     def main(self) -> Callable[[list[str]], None]:
-        return importlib.import_module(self.module).main
+        main = importlib.import_module(self.module).main
+        return main if self.subcommand is None else lambda argv: main([self.subcommand, *argv])
 
 
 @dataclass(frozen=True)

@@ -102,8 +102,6 @@ COMMANDS = {
     "pretrain_contextualizer": Command("scripts.pretrain_contextualizer", "Config", ("--base=sd",)),
 }
 TOON = {
-    "tokenizer": "--output_dir=out",
-    "draw_examples": "--output_dir=out --resolution=16",
     "benchmark_set": "--output_dir=out",
     "measure": f"--models={REPOSITORY}/data/toon",
     "motion_accuracy": "--base=sd --motion_adapter=adapter --concept=concept1 --dino=scorers/dino",
@@ -113,16 +111,27 @@ TOON = {
     "tune": "--output_dir=out --work_dir=out",
     "part_accuracy": "--reader=scorers/dino --output_dir=out",
     "compare_flags": "--flags=--ema_decay=0.9 --output_dir=out",
-    "train_autoencoder": "--output_dir=out --work_dir=out",
-    "train_blip": "--output_dir=out --work_dir=out",
-    "train_clip": "--output_dir=words --work_dir=out",
-    "train_dino": "--output_dir=out --work_dir=out",
-    "train_motion": "--output_dir=out --work_dir=out --base=sd",
-    "train_part_reader": f"--output_dir=out --work_dir=out --recogniser={REPOSITORY}/data/toon/recogniser",
-    "train_recogniser": "--output_dir=out --work_dir=out",
-    "train_unet": "--output_dir=sd --work_dir=out --features_of=scorers/dino",
 }
 COMMANDS |= {
     f"toon {name}": Command(f"scripts.toon.{name}", "Flags", tuple(flags.split()))
     for name, flags in TOON.items()
+}
+BUILD = {
+    "examples": ("ExamplesFlags", "--output_dir=out --resolution=16"),
+    "tokenizer": ("TokenizerFlags", "--output_dir=out"),
+    "autoencoder": ("AutoencoderFlags", "--output_dir=out --work_dir=out"),
+    "blip": ("BlipFlags", "--output_dir=out --work_dir=out"),
+    "clip": ("ClipFlags", "--output_dir=words --work_dir=out"),
+    "dino": ("DinoFlags", "--output_dir=out --work_dir=out"),
+    "motion": ("MotionFlags", "--output_dir=out --work_dir=out --base=sd"),
+    "part_reader": (
+        "PartReaderFlags",
+        f"--output_dir=out --work_dir=out --recogniser={REPOSITORY}/data/toon/recogniser",
+    ),
+    "recogniser": ("RecogniserFlags", "--output_dir=out --work_dir=out"),
+    "unet": ("UnetFlags", "--output_dir=sd --work_dir=out --features_of=scorers/dino"),
+}  # without `all`, which runs these
+COMMANDS |= {
+    f"toon build {name}": Command("scripts.toon.build", config, tuple(flags.split()), name)
+    for name, (config, flags) in BUILD.items()
 }

@@ -141,6 +141,10 @@ def test_every_command_is_walked():
     modules = {".".join(path.relative_to(REPOSITORY).with_suffix("").parts) for path in programs}
     # The page has flags of its own checks (tests/unit/app), and needs gradio.
     assert {command.module for command in COMMANDS.values()} == modules - {"scripts.app"}
+    for module in modules - {"scripts.app"}:
+        subcommands = set(getattr(importlib.import_module(module), "SUBCOMMANDS", {}))
+        walked = {command.subcommand for command in COMMANDS.values() if command.module == module}
+        assert walked == (subcommands - {"all"} or {None}), module  # `all` runs the others
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.toon import train_unet
+from scripts.toon import build
 from scripts.toon.models import training
 from tests.faults.kills import contents, imports, survive_kills
 from tests.faults.shim import Fault, in_child, survived, tried
@@ -62,7 +62,7 @@ def unet_training(folder: Path) -> None:
         if not (folder / "sd" / part).exists():
             (folder / "sd" / part).symlink_to(Path("data/toon/sd", part).absolute())
     flags = [f"--output_dir={folder / 'sd'}", f"--work_dir={folder / 'work'}", "--channels", "16", "32"]
-    train_unet.main([*flags, "--images=4", "--batch_size=2", "--steps=4"])
+    build.main(["unet", *flags, "--images=4", "--batch_size=2", "--steps=4"])
 
 
 @pytest.mark.faults

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.toon.draw_examples import draw_individual
+from scripts.toon.world.examples import draw_individual
 from scripts.toon.world.world import Look, sample_look
 from utils.bases.registry import BASES, REPOSITORY
 from utils.common.errors import UserError

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from scripts.toon.models.training import device, generator, scenes, to_pixels
+from scripts.toon.models.flags import AutoencoderFlags
+from scripts.toon.models.training import begin, device, fit, generator, save, scenes, to_pixels
 
 KL_WEIGHT = 5e-4
 
@@ -90,3 +91,25 @@ def decoder_loss_at(vae: AutoencoderKL, size: int, batch_size: int, seed: int) -
         return F.mse_loss(restored, pixels) + 0.2 * F.l1_loss(restored, pixels)
 
     return loss_of
+
+
+def train(config: AutoencoderFlags) -> None:
+    """Train the AutoencoderKL on fresh renders, or only its decoder, and save it in diffusers' format."""
+    name = "decoder" if config.decoder_of else "autoencoder"
+    begin(config, name)
+    torch.manual_seed(config.seed)
+    size, state = config.resolution, config.work_dir / f"{name}.pt"
+    if config.decoder_of:
+        vae = AutoencoderKL.from_pretrained(config.decoder_of, torch_dtype=torch.float32).to(device())
+        vae.encoder.requires_grad_(False)
+        vae.quant_conv.requires_grad_(False)
+        decoder = torch.nn.ModuleDict({"decoder": vae.decoder, "post_quant_conv": vae.post_quant_conv})
+        loss_of = decoder_loss_at(vae, size, config.batch_size, config.seed)
+        fit(decoder, loss_of, config.steps, config.lr, state)
+    else:
+        vae = build(size).to(device())
+        fit(vae, loss_at(vae, size, config.batch_size, config.seed), config.steps, config.lr, state)
+        vae.register_to_config(scaling_factor=1 / latent_std(vae, size))
+    print(f"autoencoder: {psnr(vae, size):.2f} dB on 512 held-out renders")
+    save(vae, config.output_dir)
+    print(f"saved {config.output_dir}")

@@ -17,12 +17,15 @@ from transformers import (
     BertTokenizer,
     BlipConfig,
     BlipForImageTextRetrieval,
+    BlipImageProcessorPil,
+    BlipProcessor,
 )
 
-from scripts.toon.models.clip import captions_of
+from scripts.toon.models.clip import MEAN, STD, captions_of
+from scripts.toon.models.flags import BlipFlags
 from scripts.toon.models.recogniser import disturb
-from scripts.toon.models.training import device, generator, scenes, to_pixels
-from scripts.toon.tokenizer import corpus
+from scripts.toon.models.tokenizer import corpus
+from scripts.toon.models.training import begin, device, fit, generator, save, scenes, to_pixels
 from scripts.toon.world.captions import attributes
 from scripts.toon.world.world import Scene, twin
 from utils.scores.blip_families import Blip1
@@ -192,3 +195,23 @@ def loss_at(
             return retrieval_loss(blip, pixels, tokens, true, generator(f"{data}/negatives"))
 
     return loss_of
+
+
+def train(config: BlipFlags) -> None:
+    """Train the BLIP and save it with its processor."""
+    begin(config, "blip")
+    torch.manual_seed(config.seed)
+    size, tokenizer = config.resolution, make_tokenizer()
+    blip = build(tokenizer, size).to(device())
+    loss_of = loss_at(blip, tokenizer, size, config.batch_size, config.seed)
+    fit(blip, loss_of, config.steps, config.lr, config.work_dir / "blip.pt", weight_decay=0.05)
+    hits = retrieval(blip, tokenizer, size)
+    print(f"blip: {hits:.1%} of 1,024 held-out images find their caption among 128")
+    preferred, decided = one_thing_wrong(blip, tokenizer, size)
+    print(f"blip: {preferred:.1%} of unseen images prefer their caption to one with one thing wrong (ITC)")
+    print(f"blip: the match head (ITM) decides {decided:.1%} of such pairs rightly")
+    save(blip, config.output_dir)
+    square = {"height": size, "width": size}
+    images = BlipImageProcessorPil(size=square, image_mean=MEAN, image_std=STD)
+    BlipProcessor(images, tokenizer).save_pretrained(config.output_dir)
+    print(f"saved {config.output_dir}")

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer
 
+from scripts.toon.models.flags import ClipFlags
 from scripts.toon.models.recogniser import split, targets
-from scripts.toon.models.training import device, scenes, to_pixels
+from scripts.toon.models.training import begin, check_present, device, fit, save, scenes, to_pixels
 from scripts.toon.world.captions import ATTRIBUTES, PARTS, caption, describe, part_facts, part_words
 from scripts.toon.world.world import ANIMALS, Scene, is_held_out, twin
 from utils.bases.text import tokenize
@@ -166,3 +167,35 @@ def loss_at(
         )
 
     return loss_of
+
+
+def train(config: ClipFlags) -> None:
+    """Train the CLIPModel contrastively and save it; its text tower becomes the pipeline's text encoder.
+
+    Raises UserError if there is no tokenizer yet.
+    """
+    folder, size = config.output_dir, config.resolution
+    check_present(folder / "sd" / "tokenizer", "python -m scripts.toon.build tokenizer")
+    begin(config, "clip")
+    torch.manual_seed(config.seed)
+    tokenizer = CLIPTokenizer.from_pretrained(folder / "sd" / "tokenizer")
+    clip = build(tokenizer, size)
+    if config.init_from:
+        clip.load_state_dict(CLIPModel.from_pretrained(config.init_from, dtype=torch.float32).state_dict())
+    clip.to(device())
+    readers = nn.Linear(WIDTH, sum(map(len, VALUES.values()))).to(device())
+    loss_of = loss_at(clip, readers, tokenizer, size, config.batch_size, config.seed)
+    trained = nn.ModuleList([clip, readers])
+    fit(trained, loss_of, config.steps, config.lr, config.work_dir / "clip.pt", weight_decay=0.05)
+    hits = retrieval(clip, tokenizer, size)
+    print(f"clip: {hits:.1%} of 1,024 held-out images find their caption among 128")
+    named = animals_named(clip, tokenizer, size)
+    print(f"clip: {named:.1%} of held-out animals prefer their name to the four others'")
+    save(text_encoder_of(clip), folder / "sd" / "text_encoder")
+    save(clip, folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    square = {"height": size, "width": size}
+    CLIPImageProcessor(size=square, crop_size=square, image_mean=MEAN, image_std=STD).save_pretrained(
+        folder / "clip"
+    )
+    print(f"saved {folder / 'clip'} and {folder / 'sd' / 'text_encoder'}")

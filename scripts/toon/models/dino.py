@@ -9,10 +9,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import ViTConfig, ViTModel
+from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
 
+from scripts.toon.models.flags import DinoFlags
 from scripts.toon.models.recogniser import disturb
-from scripts.toon.models.training import device, generator, to_pixels
+from scripts.toon.models.training import begin, device, fit, generator, save, to_pixels
 from scripts.toon.world.individuals import batch_of, class_twin, individuals, near_twin, views
 from scripts.toon.world.world import KINDS
 
@@ -163,3 +164,19 @@ def loss_at(model: ViTModel, size: int, batch_size: int, seed: int) -> Callable[
         return contrastive_loss(features, kind)
 
     return loss_of
+
+
+def train(config: DinoFlags) -> None:
+    """Train the ViTModel and save it with its processor."""
+    begin(config, "dino")
+    torch.manual_seed(config.seed)
+    size = config.resolution
+    model = build(size).to(device())
+    loss_of = loss_at(model, size, config.batch_size, config.seed)
+    fit(model, loss_of, config.steps, config.lr, config.work_dir / "dino.pt", weight_decay=0.05)
+    report(model, size, each=20, count=4)
+    save(model, config.output_dir)
+    square = {"height": size, "width": size}
+    processor = ViTImageProcessorPil(size=square, resample=BICUBIC, image_mean=MEAN, image_std=STD)
+    processor.save_pretrained(config.output_dir)
+    print(f"saved {config.output_dir}")

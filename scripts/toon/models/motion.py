@@ -13,13 +13,18 @@ from diffusers.models.unets.unet_motion_model import AnimateDiffTransformer3D
 from torch import Tensor
 from tqdm import tqdm
 
+from scripts.toon.models.flags import MotionFlags
 from scripts.toon.models.training import (
+    begin,
+    cached,
     device,
+    fit,
     generator,
+    save,
     subject_mask,
     subject_weighted_mse,
 )
-from scripts.toon.models.unet import CAPTION_DROPOUT, to_device
+from scripts.toon.models.unet import CAPTION_DROPOUT, text_model, to_device
 from scripts.toon.world.captions import caption
 from scripts.toon.world.clips import FRAMES, Clip, draw_clip, sample_clip
 from scripts.toon.world.world import without_subject
@@ -121,3 +126,27 @@ def loss_at(
         return subject_weighted_mse(predicted.transpose(1, 2).flatten(0, 1), target, mask, SUBJECT_WEIGHT)
 
     return loss_of
+
+
+def train(config: MotionFlags) -> None:
+    """Train the MotionAdapter on animated clips, through the frozen UNet of a pipeline, and save it."""
+    begin(config, "motion")
+    torch.manual_seed(config.seed)
+    base, data = config.base, f"{config.seed}/motion"
+    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).to(device()).eval()
+    scheduler = DDIMScheduler.from_pretrained(base / "scheduler")
+    images = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32)
+    adapter = build(images)
+    if config.init_from:
+        start = MotionAdapter.from_pretrained(config.init_from, torch_dtype=torch.float32)
+        adapter.load_state_dict(start.state_dict())
+    unet = motion_unet(images, adapter)
+    encoded = latents_of(vae, data, config.clips, config.resolution)
+    latents = cached(config.work_dir / "motion_latents.pt", encoded)
+    loss_of = loss_at(unet, scheduler, text_model(base), latents, config.batch_size, data)
+    state = config.work_dir / "motion.pt"
+    fit(adapter, loss_of, config.steps, config.lr, state, warmup=50, ema_decay=0.998)
+    save(adapter, config.output_dir)
+    scheduler.save_pretrained(config.output_dir)  # its noise levels, for utils.sampling.clips
+    size = sum(parameter.numel() for parameter in adapter.parameters())
+    print(f"saved {config.output_dir}: {size / 1e6:.1f} million parameters")

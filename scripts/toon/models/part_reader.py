@@ -15,11 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import ResNetForImageClassification
 
-from scripts.toon.draw_examples import plain_scenes
+from scripts.toon.models.flags import PartReaderFlags
 from scripts.toon.models.recogniser import Values, disturb, labels_of, prepare, split
-from scripts.toon.models.training import device, generator, to_pixels
+from scripts.toon.models.training import begin, device, fit, generator, save, to_pixels
 from scripts.toon.world import captions
+from scripts.toon.world.examples import plain_scenes
 from scripts.toon.world.individuals import PARTS, visibly_differ
+from scripts.toon.world.render import render
 from scripts.toon.world.world import (
     ANIMALS,
     BELLIES,
@@ -165,3 +167,18 @@ def shares(readings: Sequence[Reading], truths: Sequence[Reading]) -> dict[str, 
     """Of each part, and of "all", the share of images in which it was read as it is."""
     verdicts = [right_parts(read, true) for read, true in zip(readings, truths, strict=True)]
     return {part: sum(each[part] for each in verdicts) / len(verdicts) for part in verdicts[0]}
+
+
+def train(config: PartReaderFlags) -> None:
+    """Train the reader on renders alone, save it, and print what it reads rightly off 512 new ones."""
+    begin(config, "part_reader")
+    torch.manual_seed(config.seed)
+    model = build(config.recogniser).to(device())
+    loss_of = loss_at(model, config.resolution, config.batch_size, config.seed)
+    fit(model, loss_of, config.steps, config.lr, config.work_dir / "part_reader.pt", warmup=50)
+    unseen = portraits("part-reader-test", 512)
+    readings = PartReader(model).read([render(scene, config.resolution) for scene in unseen])
+    for part, share in shares(readings, [parts_of(scene.subject) for scene in unseen]).items():
+        print(f"part reader: {part} {share:.2%}")
+    save(model, config.output_dir)
+    print(f"saved {config.output_dir}")

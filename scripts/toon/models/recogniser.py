@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from scripts.toon.models.training import device, generator, scenes, to_pixels
+from scripts.toon.models.flags import RecogniserFlags
+from scripts.toon.models.training import begin, device, fit, generator, save, scenes, to_pixels
 from scripts.toon.world.captions import ATTRIBUTES, attributes
 from scripts.toon.world.world import Scene
 from utils.common.images import to_pixels as image_to_pixels
@@ -127,3 +128,20 @@ def loss_at(
         return sum(F.cross_entropy(logits[k], wanted.to(device())) for k, wanted in targets(batch).items())
 
     return loss_of
+
+
+def train(config: RecogniserFlags) -> None:
+    """Train the recogniser on renders alone, save it, and print its accuracy."""
+    begin(config, "recogniser")
+    torch.manual_seed(config.seed)
+    model = build()
+    if config.init_from:
+        start = ResNetForImageClassification.from_pretrained(config.init_from, dtype=torch.float32)
+        model.load_state_dict(start.state_dict())
+    model.to(device())
+    loss_of = loss_at(model, config.resolution, config.batch_size, config.seed)
+    fit(model, loss_of, config.steps, config.lr, config.work_dir / "recogniser.pt")
+    for name, share in accuracy(model, config.resolution).items():
+        print(f"recogniser: {name} {share:.2%}")
+    save(model, config.output_dir)
+    print(f"saved {config.output_dir}")

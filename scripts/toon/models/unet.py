@@ -24,8 +24,12 @@ from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ViTModel
 
 from scripts.toon.models.clip import NAME_PARTS, WIDTH
 from scripts.toon.models.dino import hidden_states
+from scripts.toon.models.flags import UnetFlags
 from scripts.toon.models.training import (
+    begin,
+    cached,
     device,
+    fit,
     generator,
     save,
     scenes,
@@ -228,3 +232,32 @@ def aligned_loss(
         return own + recipe.align_weight * (1 - alignment)
 
     return loss_of
+
+
+def train(config: UnetFlags) -> None:
+    """Train the UNet on cached latents and complete the pipeline in `output_dir`."""
+    begin(config, "unet")
+    torch.manual_seed(config.seed)
+    vae = AutoencoderKL.from_pretrained(config.output_dir / "vae", torch_dtype=torch.float32)
+    features_of = patch_model(config.features_of)
+    data, count = f"{config.seed}/unet", config.images
+    shown = (data, count, config.resolution)
+    latents = cached(config.work_dir / "latents.pt", latents_of(vae.to(device()).eval(), *shown))
+    patches = cached(config.work_dir / "patches.pt", patches_of(features_of, *shown))
+    batches = (scenes(f"{data}/{i}", min(64, count - i)) for i in range(0, count, 64))
+    drawn = [scene for batch in batches for scene in batch]
+    unet = build(latents.shape[-1], config.channels)
+    if config.init_from:
+        start = UNet2DConditionModel.from_pretrained(config.init_from, torch_dtype=torch.float32)
+        unet.load_state_dict(start.state_dict())
+    to_device(unet)
+    model = AlignedUNet(unet, patches.shape[1]).to(device())
+    if config.compile:
+        model.compile()
+    scheduler, encode = noise_schedule(), text_model(config.output_dir)
+    examples = (drawn, latents, standardised(patches))
+    recipe = Recipe(config.align_weight, config.subject_weight, config.low_timesteps)
+    loss_of = aligned_loss(model, scheduler, encode, *examples, config.batch_size, data, recipe)
+    fit(model, loss_of, config.steps, config.lr, config.work_dir / "unet.pt")
+    assemble(config.output_dir, unet, scheduler)
+    print(f"saved {config.output_dir}")

@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.toon import part_accuracy, train_part_reader
-from scripts.toon.draw_examples import EXAMPLES
+from scripts.toon import build as build_models
+from scripts.toon import part_accuracy
 from scripts.toon.models.part_reader import (
     CHOICES,
     PartReader,
@@ -23,6 +23,7 @@ from scripts.toon.models.part_reader import (
     shares,
 )
 from scripts.toon.models.recogniser import split
+from scripts.toon.world.examples import EXAMPLES
 from scripts.toon.world.world import COLOURS, sample_look
 from utils.common.errors import UserError
 
@@ -122,8 +123,8 @@ def test_a_reading_is_the_likeliest_word_of_each_part():
 
 def test_a_few_steps_write_a_reader_that_loads(tmp_path, capsys):
     folder = tmp_path / "reader"
-    train_part_reader.main(
-        ["--steps=2", "--batch_size=4", f"--work_dir={tmp_path}", f"--output_dir={folder}"]
+    build_models.main(
+        ["part_reader", "--steps=2", "--batch_size=4", f"--work_dir={tmp_path}", f"--output_dir={folder}"]
     )
     assert "part reader: all " in capsys.readouterr().out
     reading = PartReader(folder).read([Image.new("RGB", (64, 64))])[0]
@@ -162,7 +163,7 @@ def test_individuals_are_judged_once_and_their_shares_averaged(tmp_path, monkeyp
 
 
 def test_without_a_reader_the_command_says_how_to_make_one(tmp_path):
-    with pytest.raises(UserError, match="python -m scripts.toon.train_part_reader makes it"):
+    with pytest.raises(UserError, match="python -m scripts.toon.build part_reader makes it"):
         part_accuracy.main([f"--reader={tmp_path / 'none'}", f"--output_dir={tmp_path}"])
 
 

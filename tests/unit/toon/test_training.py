@@ -11,8 +11,8 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from scripts.toon import train_unet
 from scripts.toon.models import training
+from scripts.toon.models.flags import UnetFlags
 from scripts.toon.models.unet import Recipe
 from scripts.toon.world.world import without_subject
 from utils.common.errors import UserError
@@ -78,7 +78,7 @@ def test_cached_rows_are_made_once_and_only_whole(tmp_path):
 def test_a_folder_of_checkpoints_belongs_to_one_run(tmp_path):
     for name in ("one", "another"):  # the UNet joins a pipeline that is there
         (tmp_path / name).mkdir()
-    config = train_unet.Flags(work_dir=tmp_path / "build", output_dir=tmp_path / "one", steps=5)
+    config = UnetFlags(work_dir=tmp_path / "build", output_dir=tmp_path / "one", steps=5)
     training.begin(config, "unet")
     note = json.loads((tmp_path / "build" / "unet.json").read_text())
     assert note["steps"] == "5" and note["channels"] == "[64, 128, 192]" and "work_dir" not in note

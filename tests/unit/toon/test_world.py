@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scripts.toon.draw_examples import EXAMPLES, plain_scenes
 from scripts.toon.models.training import scenes
 from scripts.toon.prompt_accuracy import Flags
 from scripts.toon.world.captions import ATTRIBUTES, attributes, caption, with_article
+from scripts.toon.world.examples import EXAMPLES, plain_scenes
 from scripts.toon.world.prompts import pair_situations, situations, stated
 from scripts.toon.world.render import render
 from scripts.toon.world.world import (

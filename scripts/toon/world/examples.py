@@ -1,14 +1,11 @@
-"""Draw the example concepts of data/: a dog, a teddy bear and a barn, five images each on plain grounds."""
+"""The example concepts of data/: a dog, a teddy bear and a barn, five images each on plain grounds."""
 
 import random
-from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.toon.world.render import render
 from scripts.toon.world.world import BELLIES, COLOURS, EYE, Look, Scene, place_subject
-from utils.common.errors import exit_on_user_error
 from utils.common.files import check_writable_folder
-from utils.common.flags import check_fields, option, parse
 from utils.common.images import save_png
 
 CREAM, PINK = BELLIES["white"], BELLIES["pink"]
@@ -66,27 +63,11 @@ def draw_individual(look: Look, seed: str, folder: Path, side: int = 256) -> Non
             save_png(render(scene, side), folder / f"{i}.png", {})
 
 
-@dataclass(frozen=True)
-class Flags:
-    """The flags of this command."""
-
-    output_dir: Path = option(Path("data"), "folder of the concepts' folders")
-    resolution: int = option(256, "side of the images", minimum=8)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-
-def main(argv: list[str] | None = None) -> None:
-    config = parse(Flags, argv, __doc__)
-    check_writable_folder(config.output_dir, "output_dir")
+def draw_examples(folder: Path, side: int) -> None:
+    """Renders all examples into `folder`/<name>, anew."""
+    check_writable_folder(folder, "output_dir")
     for name, look in EXAMPLES.items():
-        folder = config.output_dir / name
-        folder.mkdir(parents=True, exist_ok=True)
+        (folder / name).mkdir(parents=True, exist_ok=True)
         for i, scene in enumerate(plain_scenes(look, f"examples/{name}")):
-            save_png(render(scene, config.resolution), folder / f"{i}.png", {})
-        print(f"saved {folder}")
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)
+            save_png(render(scene, side), folder / name / f"{i}.png", {})
+        print(f"saved {folder / name}")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scripts.toon.models.flags import TokenizerFlags
 from scripts.toon.world.captions import caption
 from scripts.toon.world.world import COLOURS, RARE_WORDS, sample_scene
-from utils.common.errors import exit_on_user_error
 from utils.common.files import write_text
-from utils.common.flags import option, parse
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -28,7 +26,7 @@ def corpus() -> list[str]:
     return captions + [*RARE_WORDS, *COLOURS, *PROMPT_WORDS] * 50
 
 
-def train(folder: Path) -> CLIPTokenizer:
+def build(folder: Path) -> CLIPTokenizer:
     """CLIP's layout: bytes, bytes that end a word, merged pieces, BOS and, with the highest id, EOS."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import CLIPTokenizer
@@ -57,18 +55,7 @@ def train(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-@dataclass(frozen=True)
-class Flags:
-    """The flags of this command."""
-
-    output_dir: Path = option(Path("data/toon/sd/tokenizer"), "folder of the tokenizer")
-
-
-def main(argv: list[str] | None = None) -> None:
-    config = parse(Flags, argv, __doc__)
-    tokenizer = train(config.output_dir)
+def train(config: TokenizerFlags) -> None:
+    """Build the tokenizer and save it."""
+    tokenizer = build(config.output_dir)
     print(f"saved {config.output_dir}: {len(tokenizer)} tokens")
-
-
-if __name__ == "__main__":
-    exit_on_user_error(main)
