@@ -4,7 +4,7 @@ python -m scripts.toon.compare_flags --flags="--latent_pool=20" --without=--noau
 
 Each individual is trained once as scripts/settings/toon says and once with the flags, judged as
 scripts/toon/tune.py judges, after all steps. The differences are means over the individuals with 95 %
-bootstrap intervals. The individuals are those of tuning, from number 10 on, which no setting was chosen on.
+paired t intervals. The individuals are those of tuning, from number 10 on, which no setting was chosen on.
 """
 
 import shlex
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     check_writable_folder(config.output_dir, "output_dir")
     from scripts.toon.judge.tuning_judge import Judge
-    from utils.evaluation.statistics import paired_bootstrap
+    from utils.evaluation.statistics import paired_interval
 
     judge = Judge(BASE)
     changed = shlex.split(config.flags)
@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     for share in SHARES:
         columns = {side: {n: one[share] for n, one in every.items()} for side, every in shares.items()}
         means = {side: sum(column.values()) / len(column) for side, column in columns.items()}
-        result[share] = means | {"difference": paired_bootstrap(columns["changed"], columns["as_set"])}
+        result[share] = means | {"difference": paired_interval(columns["changed"], columns["as_set"])}
         change = result[share]["difference"]
         print(
             f"{share}: {means['as_set']:.3f} as set, {means['changed']:.3f} with {config.flags}: "

@@ -4,7 +4,7 @@ python -m scripts.toon.rank_table ckpt/dog ckpt/cat_1 --images 2
 
 Every rank is exported as `python -m scripts.export --format lora` does, read by `load_concept`, and draws the
 situations of scripts/toon/prompt_accuracy.py with the exact concept's seeds. Its images are compared with
-the exact ones pair by pair: means with 95 % bootstrap intervals over the images of all concepts. Error is
+the exact ones pair by pair: means with 95 % t intervals over the images of all concepts. Error is
 that of the stored numbers over all layers, relative, and energy kept 1 minus its square; of several concepts
 both are means. DINO-I is the mean over the concept's own images.
 """
@@ -121,13 +121,13 @@ def drawn(config: Flags, subject: Subject, path: Path, grid: Path) -> Scores:
 
 def row(name: str, mb: float, errors: list[float], found: Scores, exact: Scores) -> str:
     """A line of the table."""
-    from utils.evaluation.statistics import bootstrap
+    from utils.evaluation.statistics import mean_interval
 
     energy = [1 - error**2 for error in errors]
     cells = [name, f"{mb:.3f}", f"{fmean(errors):.3f}", f"{fmean(energy):.4f}"]
     for score, shown in (("words", "{:.1%}"), ("dino_i", "{:.3f}")):
         cells.append(shown.format(fmean(found[score])))
-        apart = bootstrap([a - b for a, b in zip(found[score], exact[score], strict=True)])
+        apart = mean_interval([a - b for a, b in zip(found[score], exact[score], strict=True)])
         cells.append("{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**apart))
     return "| " + " | ".join(cells) + " |"
 

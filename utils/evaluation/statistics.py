@@ -1,6 +1,7 @@
-"""Means over subjects, and how sure one can be of them.
+"""Means over subjects, and their confidence intervals.
 
-K subjects, R resamples.
+A subject's value is the mean of all its images (and, where it was trained several times, of all training
+seeds), so that what varies within a subject is part of what varies between the values. K subjects.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,32 +9,35 @@ from typing import Any
 
 import numpy as np
 
-RESAMPLES = 10_000
 CONFIDENCE = 0.95
 
 
-def bootstrap(
-    values: Sequence[float], resamples: int = RESAMPLES, confidence: float = CONFIDENCE, seed: int = 0
+def mean_interval(
+    values: Sequence[float], confidence: float = CONFIDENCE, bounds: tuple[float, float] | None = None
 ) -> dict[str, float | None]:
-    """{"mean", "low", "high"}: the mean of K values and its percentile bootstrap interval (Efron 1979).
+    """{"mean", "low", "high"}: the mean of K values and its Student t interval, K - 1 degrees of freedom.
 
-    The same seed draws the same subjects for every metric and method of K subjects.
-    low and high are None for a single value, from which no interval follows.
+    bounds: the least and the greatest value that there can be; the interval is cut there. low and high are
+    None for a single value, from which no interval follows.
+    A percentile bootstrap of so few values is too narrow: of 4 normal values it holds the true mean in about
+    81 % of cases where 95 % are meant, of 10 in 90 %. The t interval is exact for normal values, and too
+    narrow for skewed ones (of 4 lognormal values about 84 %, the bootstrap 69 %).
     """
     sample = np.asarray(values, dtype=np.float64)  # (K,)
     assert sample.ndim == 1 and len(sample), sample.shape
     mean = float(sample.mean())
     if len(sample) == 1:
         return {"mean": mean, "low": None, "high": None}
-    drawn = np.random.default_rng(seed).integers(len(sample), size=(resamples, len(sample)))  # (R, K)
-    tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
-    low, high = np.quantile(sample[drawn].mean(axis=1), tails)
-    return {"mean": mean, "low": float(low), "high": float(high)}
+    from scipy.stats import t  # takes half a second to import
+
+    half = float(t.ppf((1 + confidence) / 2, len(sample) - 1) * sample.std(ddof=1) / np.sqrt(len(sample)))
+    low, high = bounds or (-np.inf, np.inf)
+    return {"mean": mean, "low": float(max(mean - half, low)), "high": float(min(mean + half, high))}
 
 
-def paired_bootstrap(
-    a: Mapping[Any, float], b: Mapping[Any, float], **settings: Any
+def paired_interval(
+    a: Mapping[Any, float], b: Mapping[Any, float], confidence: float = CONFIDENCE
 ) -> dict[str, float | None]:
-    """The bootstrap of a - b over the subjects, keys of the mappings, that both have; at least one."""
+    """The interval of a - b over the subjects, keys of the mappings, that both have; at least one."""
     shared = [subject for subject in a if subject in b]
-    return bootstrap([a[subject] - b[subject] for subject in shared], **settings)
+    return mean_interval([a[subject] - b[subject] for subject in shared], confidence)

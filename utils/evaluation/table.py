@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from utils.evaluation.statistics import CONFIDENCE, RESAMPLES, bootstrap, paired_bootstrap
+from utils.evaluation.statistics import CONFIDENCE, mean_interval, paired_interval
 from utils.scores.table import in_order, score_row
 
 Scores = Mapping[tuple[str, str], Mapping[str, Any]]  # (subject, method) -> scores.json
@@ -29,7 +29,7 @@ def build_table(scores: Scores, subjects: Sequence[str], methods: Sequence[str])
                 "method": method,
                 "subjects": len(mine),
                 "images": sum(each["images"] for each in mine),
-                "metric": {name: bootstrap(column) for name, column in values.items() if column},
+                "metric": {name: _interval(name, column) for name, column in values.items() if column},
             }
         )
     for b, a in combinations(methods, 2):
@@ -40,7 +40,7 @@ def build_table(scores: Scores, subjects: Sequence[str], methods: Sequence[str])
                 for m in (a, b)
             )
             if one.keys() & two.keys():
-                differences[name] = paired_bootstrap(one, two)
+                differences[name] = paired_interval(one, two)
         paired.append({"a": a, "b": b, "metric": differences})
     per_subject = [
         {"subject": subject, "method": method, "metric": dict(scores[subject, method]["metric"])}
@@ -57,8 +57,13 @@ def build_table(scores: Scores, subjects: Sequence[str], methods: Sequence[str])
         "paired": paired,
         "per_subject": per_subject,
         "confidence": CONFIDENCE,
-        "resamples": RESAMPLES,
+        "interval": "t",
     }
+
+
+def _interval(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    """The mean of a score over subjects; a share stays between 0 and 1."""
+    return mean_interval(values, bounds=(0, 1) if score_row(name).percent else None)
 
 
 def as_markdown(table: Mapping[str, Any]) -> str:
@@ -66,7 +71,7 @@ def as_markdown(table: Mapping[str, Any]) -> str:
     metrics, level = table["metrics"], f"{table['confidence']:.0%}".replace("%", " %")
     names = [name + (" ↓" if score_row(name).good < 0 else "") for name in metrics]
     intervals = any(cell["low"] is not None for row in table["rows"] for cell in row["metric"].values())
-    spread = f" [{level} bootstrap interval over subjects, {table['resamples']:,} resamples]"
+    spread = f" [{level} {table['interval']} interval over subjects]"
     scores = [
         [row["method"], row["subjects"], row["images"], *(_cell(row["metric"].get(name)) for name in metrics)]
         for row in table["rows"]

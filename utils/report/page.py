@@ -68,6 +68,7 @@ def page(results: Results) -> Iterator[str]:
         title=words.title_of(results),
         summary=words.summary(results),
         confidence=f"{100 * results.table.get('confidence', 0.95):g} %",
+        interval=results.table.get("interval", "bootstrap"),  # as earlier versions made them
         intervals=words.has_intervals(results.table["rows"]),
         paired_intervals=words.has_intervals(results.table.get("paired", [])),
         percent=any(score_row(name).percent for name in results.metrics),

@@ -1,47 +1,60 @@
-"""Bootstrap intervals with known answers, and the table made of them."""
+"""Confidence intervals with known answers, and the table made of them."""
 
 import numpy as np
 import pytest
 
-from utils.evaluation.statistics import bootstrap, paired_bootstrap
+from utils.evaluation.statistics import mean_interval, paired_interval
 from utils.evaluation.table import as_markdown, build_table
 
 
+def coverage(draw, mean: float, subjects: int, runs: int = 4000) -> float:
+    """The share of intervals, each of `subjects` values of draw(size), that hold the true mean."""
+    samples = draw((runs, subjects))
+    found = [mean_interval(sample) for sample in samples]
+    return float(np.mean([each["low"] <= mean <= each["high"] for each in found]))
+
+
+def test_the_interval_is_student_s():
+    # Four values, 3 degrees of freedom: t = 3.18245; their standard deviation is 1, so half is t / 2.
+    found = mean_interval([0.0, 0.0, 1.5, 1.5])
+    deviation = np.std([0.0, 0.0, 1.5, 1.5], ddof=1)
+    assert found["mean"] == 0.75
+    assert found["high"] - 0.75 == pytest.approx(3.182446 * deviation / 2, rel=1e-6)
+    assert found["low"] + found["high"] == pytest.approx(1.5)
+
+
 def test_constant_values_have_an_interval_of_no_width():
-    assert bootstrap([0.25] * 7) == {"mean": 0.25, "low": 0.25, "high": 0.25}
+    assert mean_interval([0.25] * 7) == {"mean": 0.25, "low": 0.25, "high": 0.25}
 
 
-def test_the_interval_of_zeros_and_ones_is_that_of_the_binomial():
-    # 400 coins: the mean of a resample is Binomial(400, 1/2) / 400, so 95 % lie within 1.96 x 0.025.
-    found = bootstrap([0.0, 1.0] * 200)
-    assert found["mean"] == 0.5
-    assert found["low"] == pytest.approx(0.451, abs=0.002)
-    assert found["high"] == pytest.approx(0.549, abs=0.002)
-
-
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+@pytest.mark.parametrize("subjects", [3, 4, 8, 30])
+def test_normal_values_are_covered_as_often_as_it_says(subjects: int):
     rng = np.random.default_rng(0)
-    hits = 0
-    for _ in range(200):
-        found = bootstrap(rng.normal(size=30), resamples=500)
-        hits += found["low"] <= 0 <= found["high"]
-    assert 180 <= hits <= 198  # percentile intervals of 30 values cover a little less than 95 %
+    assert coverage(lambda size: rng.normal(size=size), 0, subjects) == pytest.approx(0.95, abs=0.012)
 
 
-def test_the_seed_decides_and_confidence_widens():
+def test_skewed_values_are_covered_less_as_the_docstring_says():
+    """Four lognormal values: about .84, where a percentile bootstrap reaches about .69."""
+    rng = np.random.default_rng(0)
+    found = coverage(lambda size: rng.lognormal(size=size), float(np.exp(0.5)), 4)
+    assert found == pytest.approx(0.84, abs=0.02)
+
+
+def test_confidence_widens_and_bounds_cut():
     values = list(np.random.default_rng(3).normal(size=20))
-    assert bootstrap(values) == bootstrap(values) != bootstrap(values, seed=1)
-    narrow, wide = bootstrap(values, confidence=0.5), bootstrap(values, confidence=0.99)
+    narrow, wide = mean_interval(values, confidence=0.5), mean_interval(values, confidence=0.99)
     assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+    share = mean_interval([1.0, 1.0, 0.9, 0.8], bounds=(0, 1))
+    assert share["high"] == 1 and share["low"] == pytest.approx(0.7727, abs=1e-4)
 
 
 def test_one_subject_has_no_interval():
-    assert bootstrap([0.3]) == {"mean": 0.3, "low": None, "high": None}
+    assert mean_interval([0.3]) == {"mean": 0.3, "low": None, "high": None}
 
 
 def test_a_constant_difference_is_certain_however_far_the_subjects_lie_apart():
     a, b = {"x": 0.9, "y": 0.1, "z": 0.5}, {"y": 0.05, "x": 0.85, "w": 7.0}
-    found = paired_bootstrap(a, b)
+    found = paired_interval(a, b)
     assert found == pytest.approx({"mean": 0.05, "low": 0.05, "high": 0.05})
 
 
@@ -68,8 +81,9 @@ def test_rows_are_means_over_subjects(table):
     base, personal = table["rows"]
     assert (base["method"], base["subjects"], base["images"]) == ("base", 2, 14)
     assert base["metric"]["clip_t"]["mean"] == pytest.approx(0.3)
-    assert base["metric"]["clip_t"]["low"] == pytest.approx(0.2)  # two subjects: a quarter draws one twice
-    assert personal["metric"]["clip_t"]["high"] == pytest.approx(0.5)
+    # two subjects, one degree of freedom: t = 12.7062, and the mean's standard error is .1
+    assert base["metric"]["clip_t"]["low"] == pytest.approx(0.3 - 1.27062, abs=1e-5)
+    assert personal["metric"]["clip_t"]["high"] == pytest.approx(0.4 + 1.27062, abs=1e-5)
     assert base["metric"]["pres"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
 
 
@@ -100,9 +114,9 @@ def test_a_score_that_some_subjects_lack_is_taken_over_the_others():
 
 def test_markdown_says_what_the_numbers_are_of(table):
     text = as_markdown(table)
-    assert "95 % bootstrap interval over subjects, 10,000 resamples" in text
+    assert "95 % t interval over subjects" in text
     assert "| method | subjects | images | clip_t | pres ↓ | obeyed_all | obeyed_place |" in text
-    row = "| base | 2 | 14 | 0.300 [0.200, 0.400] | 0.500 [0.500, 0.500] | 0.000 [0.000, 0.000] |"
+    row = "| base | 2 | 14 | 0.300 [-0.971, 1.571] | 0.500 [0.500, 0.500] | 0.000 [0.000, 0.000] |"
     assert row in text
     assert "| classdiffusion − base | +0.100 [+0.100, +0.100] |" in text
     assert "| mug | classdiffusion | 0.500 |" in text
