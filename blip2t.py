@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from utils.bases.registry import BASES, BLIP_HEADS, REPOSITORY, judge_path
-from utils.common.errors import UserError, exit_on_user_error
+from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_memory
 from utils.common.flags import check_fields, option, parse
 from utils.common.images import check_images, list_images, open_image
 
@@ -43,6 +43,7 @@ class ScoreConfig:
             raise UserError(f"{given} without {wanted}; give both, or neither to score an example")
 
 
+@in_memory("scoring images", less=f"give a smaller --batch_size; {MORE_MEMORY}")
 def main(argv: list[str] | None = None) -> None:
     config = parse(ScoreConfig, argv, __doc__)
     score(config, list_files(config.image), config.prompt or (EXAMPLE_PROMPT,))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from utils.bases.registry import describe_base
-from utils.common.errors import UserError, exit_on_user_error
+from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_memory
 from utils.common.flags import option, parse
 from utils.sampling.prompts import classes_of, subjects_of
 from utils.sampling.settings import DrawingFlags, check_rotation
@@ -37,6 +37,7 @@ class InferenceConfig(DrawingFlags):
                 raise UserError("--embedding_adjustment has no effect without --concept; leave it out")
 
 
+@in_memory("preparing to draw images", less=f"give a smaller --batch_size, or --dtype bf16; {MORE_MEMORY}")
 def main(argv: list[str] | None = None) -> None:
     draw(parse(InferenceConfig, argv, __doc__))
 

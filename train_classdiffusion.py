@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from utils.common.errors import exit_on_user_error
+from utils.common.errors import exit_on_user_error, in_memory
 from utils.config.train_config import TrainConfig, parse_config
 
 if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
@@ -186,7 +186,8 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
             if done >= first:
                 load_optimizer(run, at, checkpoint)
             for step in range(max(first, done + 1), last + 1):
-                record, stopping = update(run, at, step, interrupted.requested)
+                with in_memory(f"training step {step}"):
+                    record, stopping = update(run, at, step, interrupted.requested)
                 if logger:
                     with run.averaged():
                         drawn = validate_run(run, step, step == last, logger)
@@ -199,6 +200,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
                         save_checkpoint(run, at, step)
                 run.accelerator.wait_for_everyone()
                 if stopping and step < config.max_train_steps:
+                    bar.close()
                     stop(run, interrupted, step)
             del at  # the model before its process group: the other way round, gloo can hang
 
@@ -222,7 +224,7 @@ def main(argv: list[str] | None = None) -> None:
     if config.dry_run:
         print(describe_run(config, checkpoint))
         return
-    with lock_of_run(config.output_dir):
+    with lock_of_run(config.output_dir), in_memory("setting up or saving the run", config.needs_less):
         train(config, checkpoint)
 
 

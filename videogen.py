@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from utils.bases.registry import REPOSITORY, Base, describe_base, model_path, portable
-from utils.common.errors import UserError, exit_on_user_error
+from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_memory
 from utils.common.flags import option, parse
 from utils.sampling.clip_files import WRITERS, check_formats
 from utils.sampling.prompts import subjects_of
@@ -53,6 +53,7 @@ class VideoConfig(DrawingFlags):
         return list(dict.fromkeys(["gif", *self.format]))
 
 
+@in_memory("preparing to draw clips", less=f"give fewer --num_frames, or --dtype bf16; {MORE_MEMORY}")
 def main(argv: list[str] | None = None) -> None:
     film(parse(VideoConfig, argv, __doc__))
 

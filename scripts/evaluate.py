@@ -17,7 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from utils.common.errors import exit_on_user_error
+from utils.common.errors import MORE_MEMORY, exit_on_user_error, in_memory
 from utils.common.flags import option
 from utils.common.flags import parse as parse_flags
 from utils.evaluation.config import EvaluationConfig
@@ -62,6 +62,7 @@ def benchmarks() -> "dict[str, DataSet]":
     return {"toon": toon, **DATA_SETS}
 
 
+@in_memory("evaluating", less=f"give a smaller --batch_size; {MORE_MEMORY}")
 def main(argv: list[str] | None = None) -> None:
     config = parse(argv)
     # Imported when the flags are known to be right: a mistake is answered at once.

@@ -14,7 +14,9 @@ from utils.training.lock import RunLock  # noqa: E402
 flags = dict(flag.lstrip("-").partition("=")[::2] for flag in sys.argv[1:])
 output, steps = Path(flags["output_dir"]), int(flags["max_train_steps"])
 if "fails" in flags["validation_prompt"]:
-    print("error: no such luck")
+    print("training:  25%|██▌       | 2/8\nerror: no such luck\nremarks of a library at its end")
+    sys.exit(2)
+if "silent" in flags["validation_prompt"]:
     sys.exit(2)
 asked: list[int] = []
 signal.signal(signal.SIGINT, lambda *_: asked.append(1))

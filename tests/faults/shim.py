@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, exit_on_user_error
 
 TALLY: dict[str, list[int]] = {}  # fault -> [tries, survived]
 
@@ -146,3 +147,38 @@ def survived(fault: str) -> None:
 
 def tried(fault: str) -> None:
     TALLY.setdefault(fault, [0, 0])[0] += 1
+
+
+def printed_by(main: Callable[[], Any], prepare: Callable[[], Any] = lambda: None) -> tuple[int, list[str]]:
+    """(exit status, lines of stdout and stderr) of `main` as a command line runs it, in a forked process.
+
+    prepare: called in it before, e.g. to lower a limit. A line that a progress bar drew over counts as one.
+    """
+    with tempfile.TemporaryFile() as file:
+        pid = os.fork()
+        if pid == 0:
+            torch.set_num_threads(1)
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+            sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+            code = 1
+            try:
+                prepare()
+                exit_on_user_error(main)
+                code = 0
+            except SystemExit as end:
+                code = end.code
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        file.seek(0)
+        return os.waitstatus_to_exitcode(status), file.read().decode(errors="replace").split("\n")[:-1]
+
+
+def is_one_line(code: int, lines: list[str]) -> bool:
+    """Whether a mistake is one line, the last, which no progress bar shares, with exit status 2."""
+    errors = [line for line in lines if "error:" in line or "Traceback" in line]
+    return code == 2 and errors == lines[-1:] and errors[0].startswith("error: ")

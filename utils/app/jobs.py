@@ -72,13 +72,16 @@ class Job:
             for grid in grids
         ]
 
-    def last_line(self) -> str:
-        """The last line that the training printed, "" if none."""
+    def error(self) -> str:
+        """The error that ended the training, as it was printed; "" if none was."""
         if not self.printed.is_file():
             return ""
         text = self.printed.read_text(encoding="utf-8", errors="replace")
         lines = [line.strip() for line in text.splitlines() if line.strip()]
-        return lines[-1] if lines else ""
+        errors = [line.partition("error:")[2].strip() for line in lines if line.startswith("error:")]
+        if lines and re.match(r"[\w.]*(Error|Exception)\b", lines[-1]):  # of a traceback
+            errors.append(lines[-1])
+        return errors[-1] if errors else ""
 
 
 def new_folder(parent: Path, cls: str) -> Path:

@@ -4,7 +4,6 @@ What a job's state is comes from its files, so that it is right also after a new
 """
 
 import os
-import re
 import shutil
 import signal
 import socket
@@ -28,6 +27,7 @@ from utils.common.files import one_line
 from utils.config.train_config import parse_config
 from utils.training.lock import holder, is_held
 
+SAVED = (130, 143)  # exit statuses of a training that was stopped from outside, and saved
 TRAINING, STOPPING, TRAINED, STOPPED, FAILED = "training", "stopping", "trained", "stopped", "failed"
 
 
@@ -128,13 +128,15 @@ class Trainer:
             return replace(status, state=STOPPING if asked else TRAINING, seconds_left=left)
         if job.is_trained:
             return replace(status, state=TRAINED)
-        last = job.last_line()
-        if self._asked == job.name:
-            return status
-        if last.startswith("error:") or re.match(r"[\w.]*(Error|Exception)\b", last):
-            return replace(status, state=FAILED, message=last.removeprefix("error:").strip())
-        if self._own and self._own[0] == job.name and (code := self._own[1].poll()) and code < 0:
-            return replace(status, message=f"its process was ended by {signal.Signals(-code).name}")
+        if error := job.error():
+            return replace(status, state=FAILED, message=error)
+        code = self._own[1].poll() if self._own and self._own[0] == job.name else 0
+        if code and self._asked != job.name:
+            if code < 0:
+                return replace(status, message=f"its process was ended by {signal.Signals(-code).name}")
+            if code not in SAVED:  # a full disk takes no last line
+                message = f"its process ended with status {code} and could not say why: is the disk full?"
+                return replace(status, state=FAILED, message=message)
         return status
 
     def close(self) -> None:

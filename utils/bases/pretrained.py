@@ -15,7 +15,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from utils.bases.registry import base_row
-from utils.common.errors import UserError, short
+from utils.common.errors import UserError, in_memory, is_out_of_memory, short
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -119,10 +119,11 @@ def readable(kind: str, model: str | Path) -> Iterator[None]:
     kind: what the model is called in errors. Only for calls that read files: the cause may be anything.
     """
     try:
-        yield
-    except (UserError, MemoryError):
-        raise
+        with in_memory(f"loading {kind} {model}"):
+            yield
     except Exception as error:
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
         reason = short(error, 200) or type(error).__name__
         raise UserError(
             f"{kind} {model} cannot be loaded ({reason}); it is damaged or of another kind: give another"

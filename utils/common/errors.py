@@ -1,14 +1,33 @@
 """A user's mistake, reported in one line."""
 
 import errno
+import os
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
+from typing import Any
 
 # What the system says of paths that it keeps from us, rather than of mistakes in this program.
 REFUSALS = frozenset(
     getattr(errno, name)
     for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG ENAMETOOLONG ELOOP ENOTDIR".split()
 )
+
+# What libraries say when memory runs out: torch's two allocators, cuBLAS, cuDNN, the system.
+_NO_MEMORY = re.compile(
+    r"can't allocate memory|not enough memory|out of memory|std::bad_alloc|cannot allocate memory|"
+    r"_STATUS_ALLOC_FAILED|can't start new thread",
+    re.IGNORECASE,
+)
+# Of a write that does not say to what.
+_NOT_WRITTEN = {
+    errno.EPIPE: "what read the output has ended",
+    errno.ENOSPC: "make room and run it again",
+    errno.EDQUOT: "make room and run it again",
+    errno.EFBIG: "it is larger than this system or `ulimit -f` allows",
+}
+MORE_MEMORY = "close other programs, or use a machine with more memory"
 
 
 class UserError(ValueError):
@@ -30,36 +49,138 @@ def short(text: object, length: int = 60) -> str:
 def exit_on_user_error(main: Callable[[], None]) -> None:
     """Run `main`; on a UserError print `error: <message>` to stderr and exit with status 2.
 
-    A file or folder that the system refuses is a mistake of that kind. A FloatingPointError, a training whose
-    numbers are no longer finite, is one line too, with status 3, and so is Ctrl-C, with status 130.
+    A file or folder that the system refuses is a mistake of that kind, and so is memory that runs out. A
+    FloatingPointError, a training whose numbers are no longer finite, is one line too, with status 3, and so
+    is Ctrl-C, with status 130.
+    """
+    _open_streams()
+    try:
+        with redirect_stderr(_Remarks(sys.stderr)):
+            main()
+        _flush_stdout()
+    except BaseException as error:
+        _close_progress_bars()
+        status, line = _ending(error)
+        if line is None:
+            raise
+        _Remarks(sys.stderr).write(line)
+        with suppress(OSError):
+            _flush_stdout()
+        sys.exit(status)
+
+
+def _ending(error: BaseException) -> tuple[int, str | None]:
+    """The exit status and the line that tells the user; None for what is no mistake of theirs."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "stopped by Ctrl-C\n"
+    if isinstance(error, UserError):
+        return 2, error_line(error)
+    if is_out_of_memory(error):
+        doing, less = getattr(error, "doing", None), getattr(error, "less", MORE_MEMORY)
+        return 2, error_line(f"out of memory{f' while {doing}' if doing else ''}: {less}")
+    if isinstance(error, FloatingPointError):
+        return 3, error_line(error)
+    if isinstance(error, OSError) and error.filename is None and error.errno in _NOT_WRITTEN:
+        return 2, error_line(
+            f"cannot write to stdout or a file: {error.strerror}; {_NOT_WRITTEN[error.errno]}"
+        )
+    if isinstance(error, OSError) and error.filename is not None and error.errno in REFUSALS:
+        path = short(error.filename, 500)
+        return 2, error_line(f"cannot use {path}: {error.strerror}; check the path and its permissions")
+    return 1, None
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, or an error that a library made of that: of the machine or of a GPU."""
+    seen: list[BaseException] = []  # an error can be its own cause
+    while error is not None and not isinstance(error, UserError) and error not in seen:
+        seen.append(error)
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            return True
+        if isinstance(error, Exception) and _NO_MEMORY.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+@contextmanager
+def in_memory(doing: str | None = None, less: str | None = None) -> Iterator[None]:
+    """What to say when memory runs out inside: what was being done, and what would need less.
+
+    Of several around each other the innermost says it.
     """
     try:
-        main()
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped by Ctrl-C\n")
-        sys.exit(130)
-    except FloatingPointError as error:
-        write_error(error)
-        sys.exit(3)
-    except UserError as error:
-        write_error(error)
-        sys.exit(2)
-    except OSError as error:
-        if error.errno not in REFUSALS or error.filename is None:
-            raise
-        message = (
-            f"cannot use {short(error.filename, 500)}: {error.strerror}; check the path and its permissions"
-        )
-        write_error(message)
-        sys.exit(2)
+        yield
+    except Exception as error:
+        if is_out_of_memory(error):
+            for name, value in (("doing", doing), ("less", less)):
+                if value is not None and not hasattr(error, name):
+                    setattr(error, name, value)
+        raise
 
 
-def write_error(message: object) -> None:
-    """Write `error: <message>` to stderr, in one piece.
+def _open_streams() -> None:
+    """A stream that the caller closed (`2>&-`) leads nowhere; else the next file opened would get its number,
+    and what libraries print."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
+
+
+class _Remarks:
+    """stderr: what cannot be written to it, for its disk is full or it is gone, ends no run."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> None:
+        self._try(lambda: self._stream.write(text))
+
+    def flush(self) -> None:
+        self._try(lambda: self._stream.flush())
+
+    def _try(self, act: Callable[[], Any]) -> None:
+        try:
+            act()
+        except OSError:
+            if self._stream is sys.__stderr__:
+                _lead_nowhere(2)
+
+
+def _flush_stdout() -> None:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _lead_nowhere(1)
+        raise
+
+
+def _lead_nowhere(number: int) -> None:
+    """A stream that failed: else the interpreter tries again at its end, and complains."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+
+
+def _close_progress_bars() -> None:
+    """An open bar would share its line with the message, and be drawn again after it."""
+    if "tqdm" in sys.modules:
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            with suppress(OSError, ValueError):
+                bar.close()
+
+
+def error_line(message: object) -> str:
+    """`error: <message>` and a line break, to be written in one piece.
 
     A launcher starts its processes unbuffered, and the pieces of a `print` would mix with another process's.
     """
-    sys.stderr.write(f"error: {one_line_of(message)}\n")
+    return f"error: {one_line_of(message)}\n"
 
 
 def one_line_of(message: object) -> str:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from utils.common.errors import UserError, short
+from utils.common.errors import UserError, is_out_of_memory, short
 from utils.common.files import shown, write_atomically
 
 
@@ -36,8 +36,14 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        raise OSError(int(number[1]), os.strerror(int(number[1]))) if number else error from error
+        number = _system_error(error)
+        raise OSError(number, os.strerror(number)) if number is not None else error from error
+
+
+def _system_error(error: Exception) -> int | None:
+    """The system's error number, which safetensors has in its text: "… (os error 28)"."""
+    number = re.search(r"os error (\d+)", str(error))
+    return int(number[1]) if number else getattr(error, "errno", None)
 
 
 def write_pickle(path: Path, value: Any) -> None:
@@ -96,5 +102,13 @@ def read_metadata(path: Path, key: str) -> dict[str, Any]:
     return value
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
+def _unreadable(path: Path, error: Exception) -> Exception:
+    """What to raise for a file that a library cannot read: damaged, kept from us, or too large for memory."""
+    if is_out_of_memory(error):
+        return error
+    number = _system_error(error)
+    if number is not None:
+        return UserError(
+            f"cannot read {shown(path)}: {os.strerror(number)}; check the path and its permissions"
+        )
     return UserError(f"cannot read {shown(path)}: {short(error, 150)}; it is damaged, give another")

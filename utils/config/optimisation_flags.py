@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from utils.common.errors import UserError
+from utils.common.errors import MORE_MEMORY, UserError
 from utils.common.flags import option, seed_option
 from utils.config.optimizers import OPTIMIZERS, check_optimizer
 
@@ -63,6 +63,18 @@ class OptimisationFlags:
         if self.lr_warmup_steps and self.lr_scheduler == "constant":
             raise UserError("--lr_warmup_steps needs a warm-up: use --lr_scheduler constant_with_warmup")
         check_optimizer(self)
+
+    @property
+    def needs_less(self) -> str:
+        """The flags that make a run need less memory and are not given, in the order of what they cost."""
+        flags = {
+            "--low_memory": not self.low_memory,
+            "--mixed_precision bf16": self.mixed_precision == "no",
+            "--train_batch_size 1": self.train_batch_size > 1,
+            "--optimizer adamw8bit": self.optimizer == "adamw",
+        }
+        given = [flag for flag, helps in flags.items() if helps]
+        return f"give {', '.join([*given, 'or a smaller --resolution'])}; {MORE_MEMORY}"
 
     def scaled_rate(self, rate: str, processes: int = 1) -> float:
         """The learning rate that the field `rate` gives, else --learning_rate's; by --scale_lr times the

@@ -25,7 +25,7 @@ from utils.bases.parts import check_weights
 from utils.bases.pretrained import readable
 from utils.bases.registry import ClipSampling, as_dict, base_row
 from utils.bases.sd import load_pipeline
-from utils.common.errors import UserError
+from utils.common.errors import UserError, in_memory
 from utils.concepts.load import load_concept
 from utils.learners.registry import LEARNERS
 from utils.sampling.images import check_scheduler, make_scheduler
@@ -152,15 +152,17 @@ def sample_clips(
     else:
         video.disable_free_init()
     for prompt, seed in zip(prompts, seeds, strict=True):
-        yield video(
-            prompt,
-            num_frames=num_frames,
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            negative_prompt=negative_prompt,
-            generator=torch.Generator().manual_seed(seed),
-        ).frames[0]
+        with in_memory(f"drawing {num_frames} frames"):
+            frames = video(
+                prompt,
+                num_frames=num_frames,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                negative_prompt=negative_prompt,
+                generator=torch.Generator().manual_seed(seed),
+            ).frames[0]
+        yield frames
 
 
 def save_memory(video: "AnimateDiffPipeline", device: torch.device) -> list[str]:

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from utils.bases.registry import Sampling
+from utils.common.errors import in_memory
 from utils.sampling.encode import encode
 from utils.sampling.settings import SCHEDULERS, check_scheduler
 
@@ -59,13 +60,15 @@ def sample(
         texts = [prompt for prompt, _ in batch]
         embeds, negative_embeds = encode(pipeline, texts, negative_prompt, guided=guidance_scale > 1)
         embeds = adjust(texts, embeds) if adjust else embeds
-        yield from painter(
-            prompt_embeds=embeds.to(pipeline.unet.dtype),
-            negative_prompt_embeds=None
-            if negative_embeds is None
-            else negative_embeds.to(pipeline.unet.dtype),
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            eta=eta,
-            generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
-        ).images
+        with in_memory(f"drawing {len(batch)} images at a time" if len(batch) > 1 else "drawing an image"):
+            images = painter(
+                prompt_embeds=embeds.to(pipeline.unet.dtype),
+                negative_prompt_embeds=None
+                if negative_embeds is None
+                else negative_embeds.to(pipeline.unet.dtype),
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                eta=eta,
+                generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
+            ).images
+        yield from images

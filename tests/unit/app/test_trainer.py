@@ -9,6 +9,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,24 @@ def test_a_failed_training_says_why(trainer: Trainer):
     status = trainer.status(job)
     assert (status.state, status.message) == (FAILED, "no such luck")
     assert Trainer(trainer.folder).status(job) == status, "also after a new start of the app"
+
+
+def test_a_training_that_could_not_say_why_it_failed(trainer: Trainer):
+    """A full disk takes no last line."""
+    job = trainer.begin(Form("dog", prompt="silent"), DOG)
+    wait(lambda: not trainer.status(job).is_running)
+    status = trainer.status(job)
+    assert status.state == FAILED and status.message.startswith("its process ended with status 2 and could")
+
+
+def test_a_job_that_would_write_elsewhere_is_not_resumed(trainer: Trainer, tmp_path: Path):
+    job = started(trainer)
+    trainer.stop()
+    wait(lambda: not trainer.status(job).is_running)
+    for flag in (f"--output_dir={tmp_path / 'other'}", f"--class_data_dir={tmp_path}"):
+        flags = (*job.flags, "--with_prior_preservation", "--class_prompt=a dog", flag)
+        with pytest.raises(UserError, match="dog-1 would write outside of .*dog-1/concept: train it anew"):
+            trainer.resume(replace(job, flags=flags))
 
 
 def test_a_training_that_was_killed_can_be_resumed_and_says_what_ended_it(trainer: Trainer):
