@@ -195,7 +195,7 @@ def test_second_run_overwrites_the_first(base, tmp_path):
         ("--concept={concept} --concept={concept}", "two concepts use <new1>"),
         ("--concept={concept} --token=<a> --token=<b>", "--token is given 2 time(s) and --concept 1"),
         ("--token=<a> --base={base}", "--token is given 1 time(s) and --concept 0"),
-        ("--concept={concept} --token=a~b", "token 'a b' of"),
+        ("--concept={concept} --token=a~b", "token 'a b' is more than one word"),
         ("--embedding_adjustment=0.5", "no effect without --concept"),
         ("--concept={concept} --embedding_adjustment=1.5", "--embedding_adjustment 1.5: give a share"),
         ("--concept={concept} --embedding_adjustment=nan", "--embedding_adjustment nan: give a finite"),
