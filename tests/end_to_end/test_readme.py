@@ -106,3 +106,18 @@ def test_it_is_short_and_its_files_exist():
         from utils.config.methods import METHODS
 
         assert method in METHODS
+
+
+def test_the_guides_name_files_and_methods_that_exist():
+    from utils.config.methods import METHODS
+
+    names = tracked()
+    guides = sorted((REPOSITORY / "docs").glob("*.md"))
+    assert {guide.stem for guide in guides} >= {"photographs", "methods", "evaluation", "formats"}
+    for guide in guides:
+        text = guide.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(((?!http)[^)#]+)\)", text):
+            path = (guide.parent / target).resolve().relative_to(REPOSITORY.resolve()).as_posix()
+            assert path in names or any(name.startswith(f"{path}/") for name in names), (guide.name, target)
+    table = (REPOSITORY / "docs" / "methods.md").read_text(encoding="utf-8").partition("## What they are")[2]
+    assert re.findall(r"^\| `(\w+)`", table, re.MULTILINE) == list(METHODS)
