@@ -184,7 +184,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
                 continue
             at = begin(run, stage, first, last)
             if done >= first:
-                load_optimizer(run, at, checkpoint)
+                load_optimizer(run, at, checkpoint, first)
             for step in range(max(first, done + 1), last + 1):
                 with in_memory(f"training step {step}"):
                     record, stopping = update(run, at, step, interrupted.requested)

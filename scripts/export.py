@@ -16,7 +16,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from utils.common.errors import UserError, exit_on_user_error
-from utils.common.files import check_writable_folder, one_line
+from utils.common.files import check_writable_folder, one_line, remove
 from utils.common.flags import check_fields, option, parse
 from utils.concepts.lora_error import LORA_ERROR
 
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     check_named_base(config.base)
     path = config.concept
     output = config.output or path.with_name(f"{path.stem}_{config.format}")
+    output = Path(os.path.realpath(output)) if output.is_symlink() else output  # of a link its target
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not an empty folder; give a new one")
     check_writable_folder(output, "output")
@@ -79,11 +80,15 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def export(path: Path, output: Path, config: ExportConfig) -> None:
-    """Writes into a folder of its own, which takes its name when all is written."""
+    """Writes into a hidden folder beside the output, which takes its name when all is written.
+
+    A killed export leaves that folder, and the next one to the same output removes it.
+    """
     from utils.bases.registry import base_row  # here: the flags are checked before torch is imported
     from utils.bases.sd import check_base
     from utils.concepts.export import aliases_of, check_exportable
     from utils.concepts.formats import read_concept
+    from utils.training.lock import LOCK_FILE, RunLock
 
     concept = read_concept(path)
     check_exportable(concept, path, config.format)
@@ -94,11 +99,14 @@ def export(path: Path, output: Path, config: ExportConfig) -> None:
             raise UserError(f"{path} does not say what base model it was trained on; give it with --base")
         base = base_row(base).path
         check_base(base)
-    staging = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    with one_line("write", output):
-        staging.mkdir(parents=True)
+    staging = output.with_name(f".{output.name}.new")
+    with one_line("write", output), RunLock(staging):
+        for left in staging.iterdir():
+            if left.name != LOCK_FILE:
+                remove(left)
         try:
             _write_into(staging, path, concept, base, aliases, config)
+            (staging / LOCK_FILE).unlink()
             if output.is_dir():
                 output.rmdir()
             os.replace(staging, output)

@@ -23,6 +23,7 @@ from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.concepts.weights import ConceptWeights
 from utils.learners.layer_rows import layer_keys
+from utils.training.lock import RunLock
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -207,6 +208,26 @@ def test_a_full_folder_is_kept(concepts, tmp_path):
     with pytest.raises(UserError, match="is not an empty folder"):
         export([str(concepts / "dog"), str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_a_link_to_an_empty_folder_is_written_through(concepts, tmp_path):
+    (tmp_path / "large").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "large")
+    export([str(concepts / "dog"), str(tmp_path / "out"), "--format=official"])
+    assert (tmp_path / "out").is_symlink()
+    assert sorted(os.listdir(tmp_path / "large")) == ["<new1>.bin", "pytorch_custom_diffusion_weights.bin"]
+
+
+def test_what_a_killed_export_left_is_removed_and_a_living_one_is_not_disturbed(concepts, tmp_path):
+    left = tmp_path / ".out.new"
+    left.mkdir()
+    (left / "half.safetensors").write_bytes(bytes(1000))
+    with RunLock(left), pytest.raises(UserError, match=r"\.out\.new is in use by"):
+        export([str(concepts / "inversion"), str(tmp_path / "out"), "--format=embedding"])
+    assert (left / "half.safetensors").exists()
+    export([str(concepts / "inversion"), str(tmp_path / "out"), "--format=embedding"])
+    assert os.listdir(tmp_path) == ["out"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["dog1.safetensors", "kohya"]
 
 
 def test_a_mistaken_flag_is_one_line():

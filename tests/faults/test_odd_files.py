@@ -5,6 +5,7 @@ import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 
 import inference
 from tests.faults.bases import Payload
-from tests.faults.commands import End, call
+from tests.faults.commands import End, as_nobody, call
 from tests.faults.shim import survived, tried
 from utils.common.tensor_files import read_tensors, write_tensors
 
@@ -129,3 +130,26 @@ def test_an_endless_prompt_neither_hangs_nor_is_repeated(size: int, concept: Pat
     end = sampled(concept, tiny_base, f"--prompts_file={path}")
     assert end.refused and len(end.stderr) < 500, end
     survived("endless prompt")
+
+
+@pytest.mark.parametrize("what", ["K/V", "row", "manifest", "base"])
+def test_what_cannot_be_read_is_not_called_damaged(what: str, concept: Path, tiny_base: Path):
+    with TemporaryDirectory() as name:
+        place = Path(name)
+        shutil.copytree(concept, place / "concept")
+        shutil.copytree(tiny_base, place / "sd")
+        file = {
+            "K/V": place / "concept" / f"{KV}.safetensors",
+            "row": place / "concept" / "<new1>.safetensors",
+            "manifest": place / "concept" / "concept.json",
+            "base": place / "sd" / "unet" / "diffusion_pytorch_model.safetensors",
+        }[what]
+        for path in [place, *place.rglob("*")]:
+            path.chmod(0o777 if path.is_dir() else 0o644)
+        file.chmod(0)
+        tried("unreadable file")
+        with as_nobody():
+            end = sampled(place / "concept", place / "sd")
+        assert end.refused and "Permission denied; check the path and its permissions" in end.stderr, end
+        assert "damaged" not in end.stderr and "again" not in end.stderr
+        survived("unreadable file")

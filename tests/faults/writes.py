@@ -26,16 +26,18 @@ from utils.training.state import load_state, save_state
 
 
 class Run:
-    """A training run of one parameter of 3000 numbers, which are all equal to the step."""
+    """A training run of one parameter of 3000 numbers, which are all equal to `value`, else to the step."""
 
-    def __init__(self, step: int = 0):
+    def __init__(self, step: int = 0, value: int | None = None):
         self.trained = {"rows": nn.Parameter(torch.zeros(3, 1000))}
         self.optimizer = torch.optim.AdamW(self.trained.values(), lr=0.1)
         self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer)
         self.trained["rows"].sum().backward()
-        self.optimizer.step()  # makes the moments
+        for _ in range(step):
+            self.optimizer.step()  # makes the moments
+            self.scheduler.step()
         with torch.no_grad():
-            self.trained["rows"].fill_(step)
+            self.trained["rows"].fill_(step if value is None else value)
 
     def save(self, output_dir: Path, step: int) -> None:
         with new_checkpoint(output_dir, step) as folder:
@@ -139,7 +141,7 @@ def export_row(folder: Path) -> None:
 WRITES = {
     "checkpoint": Write(lambda f: Run(1).save(f, 1), save_next, lambda f: Run().load(f), 1, 2),
     "checkpoint of the same step": Write(
-        lambda f: Run(1).save(f, 5), lambda f: Run(2).save(f, 5), lambda f: Run().load(f), 1, 2
+        lambda f: Run(5, 1).save(f, 5), lambda f: Run(5, 2).save(f, 5), lambda f: Run().load(f), 1, 2
     ),
     "concept folder": Write(
         concept_before,

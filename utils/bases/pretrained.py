@@ -1,6 +1,7 @@
 """A JSON file of a pretrained model, which is a folder or a Hub id, read before the model loads."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +16,7 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from utils.bases.registry import base_row
-from utils.common.errors import UserError, in_memory, is_out_of_memory, short
+from utils.common.errors import REFUSALS, UserError, in_memory, is_out_of_memory, short, system_error
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -124,6 +125,9 @@ def readable(kind: str, model: str | Path) -> Iterator[None]:
     except Exception as error:
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
+        if (number := system_error(error)) in REFUSALS:
+            reason = f"{os.strerror(number)}; check the path and its permissions"
+            raise UserError(f"cannot read {kind} {model}: {reason}") from error
         reason = short(error, 200) or type(error).__name__
         raise UserError(
             f"{kind} {model} cannot be loaded ({reason}); it is damaged or of another kind: give another"

@@ -103,6 +103,20 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
+def system_error(error: BaseException | None) -> int | None:
+    """The system's error number of an error or of what it was made of; safetensors has it in its text alone:
+    "… (os error 28)". None if the system had no part in it.
+    """
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        seen.append(error)
+        number = re.search(r"os error (\d+)", str(error))
+        if number or getattr(error, "errno", None):
+            return int(number[1]) if number else error.errno
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextmanager
 def in_memory(doing: str | None = None, less: str | None = None) -> Iterator[None]:
     """What to say when memory runs out inside: what was being done, and what would need less.

@@ -6,6 +6,7 @@ An error of the outside world (a full disk, a read-only or missing folder, an im
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -77,6 +78,14 @@ def give_umask_mode(folder: Path) -> None:
     mode = S_IMODE(folder.stat().st_mode) & 0o666
     for path in folder.rglob("*.safetensors"):
         path.chmod(mode)
+
+
+def remove(path: Path) -> None:
+    """A folder with all that is in it, or a file. Of a link the link alone: its target is somebody else's."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:

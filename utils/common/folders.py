@@ -9,14 +9,13 @@ the move.
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TypeVar
 
 from utils.common.errors import UserError
-from utils.common.files import one_line, shown, sync, write_json
+from utils.common.files import one_line, remove, shown, sync, write_json
 
 STAGING, COMPLETE = ".new", "COMPLETE"
 T = TypeVar("T")
@@ -45,7 +44,8 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], stale: Iterable[s
         except BaseException:
             with suppress(OSError):  # first, so that no list stands for files that are gone
                 (staging / COMPLETE).unlink(missing_ok=True)
-            shutil.rmtree(staging, ignore_errors=True)
+            with suppress(OSError):
+                remove(staging)
             raise
         sync(staging)
         settle_folder(folder)
@@ -54,7 +54,8 @@ def replace_folder(folder: Path, fill: Callable[[Path], None], stale: Iterable[s
 def settle_folder(folder: Path) -> None:
     """Finishes the replacement that a kill interrupted, or drops it if its files were not all made."""
     staging = folder / STAGING
-    if not staging.is_dir():
+    if not staging.is_dir() or staging.is_symlink():
+        remove(staging)
         return
     if (listed := _read_list(staging)) is not None:
         names, stale = listed
@@ -66,7 +67,7 @@ def settle_folder(folder: Path) -> None:
         for name in waiting:
             os.replace(staging / name, folder / name)
         sync(folder)
-    shutil.rmtree(staging)
+    remove(staging)
 
 
 def files_of(folder: Path) -> dict[str, Path]:
@@ -123,7 +124,7 @@ def _read_list(staging: Path) -> tuple[list[str], list[str]] | None:
     The list comes from a folder that may be a stranger's: names that lead out of the folder do not count.
     A list that cannot be read raises: it may stand for new content.
     """
-    if not (staging / COMPLETE).is_file():
+    if staging.is_symlink() or not (staging / COMPLETE).is_file():
         return None
     try:
         content = json.loads((staging / COMPLETE).read_text(encoding="utf-8"))

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from utils.common.errors import UserError, is_out_of_memory, short
+from utils.common.errors import UserError, is_out_of_memory, short, system_error
 from utils.common.files import shown, write_atomically
 
 
@@ -36,14 +36,8 @@ def system_errors() -> Iterator[None]:
     try:
         yield
     except SafetensorError as error:
-        number = _system_error(error)
+        number = system_error(error)
         raise OSError(number, os.strerror(number)) if number is not None else error from error
-
-
-def _system_error(error: Exception) -> int | None:
-    """The system's error number, which safetensors has in its text: "… (os error 28)"."""
-    number = re.search(r"os error (\d+)", str(error))
-    return int(number[1]) if number else getattr(error, "errno", None)
 
 
 def write_pickle(path: Path, value: Any) -> None:
@@ -84,6 +78,7 @@ def read_pickle(path: Path, device: torch.device | str | None = None) -> dict[st
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Raises UserError for a file that is missing or not safetensors."""
     try:
+        path.open("rb").close()  # safetensors says of whatever the system refuses that there is no such file
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
     except (SafetensorError, OSError) as error:
@@ -93,6 +88,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_metadata(path: Path, key: str) -> dict[str, Any]:
     """The JSON object that the file's metadata holds under `key`; the tensors are not read."""
     try:
+        path.open("rb").close()  # safetensors says of whatever the system refuses that there is no such file
         with safe_open(path, framework="pt") as file:
             value = json.loads((file.metadata() or {}).get(key, "null"))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
@@ -106,7 +102,7 @@ def _unreadable(path: Path, error: Exception) -> Exception:
     """What to raise for a file that a library cannot read: damaged, kept from us, or too large for memory."""
     if is_out_of_memory(error):
         return error
-    number = _system_error(error)
+    number = system_error(error)
     if number is not None:
         return UserError(
             f"cannot read {shown(path)}: {os.strerror(number)}; check the path and its permissions"

@@ -3,7 +3,6 @@
 import ctypes
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import torch
 
 from utils.bases.registry import REPOSITORY
 from utils.common.errors import UserError
-from utils.common.files import write_json
+from utils.common.files import remove, write_json
 from utils.config.methods import METHODS
 from utils.config.settings import read_setting
 from utils.config.train_config import TrainConfig, build_parser
@@ -73,7 +72,7 @@ def train(
     if code:
         raise _failure(code, f"training {subject.name} with {method}", log)
     for checkpoint in concept.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)  # the optimizer's state is three times the concept's size
+        remove(checkpoint)  # the optimizer's state is three times the concept's size
 
 
 def run_command(command: list[str], environment: dict[str, str], log: Path) -> int:
@@ -101,7 +100,7 @@ def _failure(code: int, what: str, log: Path) -> Exception:
     """What to raise for a command that ended with this code."""
     if code < 0:
         ended = f"{what}: ended by {signal.Signals(-code).name}"
-        return UserError(f"{ended}; the same command goes on from its last checkpoint")
+        return UserError(f"{ended}; the same command goes on from its last checkpoint, or begins anew")
     last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
     reason = f"{what}: {''.join(last).removeprefix('error: ')}"
     kinds = {2: UserError, 3: FloatingPointError}

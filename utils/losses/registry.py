@@ -25,7 +25,7 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
     """Raise FloatingPointError, naming the step and every term, when one of the scalars is not finite."""
     if not torch.stack(list(terms.values())).isfinite().all():  # one wait for a GPU, not one a term
         values = ", ".join(f"{name} {term.item()}" for name, term in terms.items())
-        raise FloatingPointError(f"step {step}: {values}; the last checkpoint is kept")
+        raise FloatingPointError(f"step {step}: {values}; checkpoints of earlier steps are kept")
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from utils.common.errors import UserError
-from utils.common.files import one_line, shown, sync, write_text
+from utils.common.files import one_line, remove, shown, sync, write_text
 from utils.training.state import STATE_FILE, saved_step
 
 MANIFEST, CONFIG_FILE = "manifest.json", "training_config.json"
@@ -39,7 +38,8 @@ def new_checkpoint(output_dir: Path, step: int) -> Iterator[Path]:
             yield staged
             seal(staged)
         except BaseException:
-            shutil.rmtree(staged, ignore_errors=True)
+            with suppress(OSError):
+                remove(staged)
             raise
         _put_in_place(staged)
 
@@ -158,6 +158,9 @@ def check_same_run(
     if changed:
         listed = ", ".join(f"{key} was {shown(repr(before.get(key)))}, is {config[key]!r}" for key in changed)
         raise UserError(f"cannot resume {shown(checkpoint)}: {listed}; give the same settings or start anew")
+    number = re.fullmatch(r"\.?checkpoint-(\d+)(\.new)?", checkpoint.name)
+    if number and saved_step(checkpoint) != int(number[1]):
+        raise UserError(f"cannot resume {shown(checkpoint)}: its state is of step {saved_step(checkpoint)}")
     if saved_step(checkpoint) > config["max_train_steps"]:
         raise UserError(
             f"cannot resume {shown(checkpoint)}: it is beyond --max_train_steps {config['max_train_steps']}"
@@ -190,22 +193,22 @@ def settle(output_dir: Path) -> None:
         if _compare(staged) is None:  # an unreadable disk raises: what may be whole is not removed
             _put_in_place(staged)
         else:
-            shutil.rmtree(staged)
+            remove(staged)
 
 
 def _put_in_place(staged: Path) -> None:
     """A folder cannot be renamed onto another, so the older one goes first; `staged` counts already."""
     place = staged.with_name(f"checkpoint-{step_of(staged)}")
-    if place.exists():
-        shutil.rmtree(place)
+    remove(place)
     os.rename(staged, place)
     sync(place.parent)
 
 
 def _remove(checkpoint: Path) -> None:
     with one_line("remove", checkpoint):
-        (checkpoint / MANIFEST).unlink(missing_ok=True)  # first: half a checkpoint is none
-        shutil.rmtree(checkpoint)
+        if checkpoint.is_dir() and not checkpoint.is_symlink():
+            (checkpoint / MANIFEST).unlink(missing_ok=True)  # first: half a checkpoint is none
+        remove(checkpoint)
 
 
 def _read_manifest(content: bytes) -> dict[str, dict[str, Any]] | None:

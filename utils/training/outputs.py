@@ -96,10 +96,13 @@ def load_weights(run: Run, checkpoint: Path) -> int:
     return done
 
 
-def load_optimizer(run: Run, at: StageRun, checkpoint: Path) -> None:
-    """Put the optimizer, the schedule and the loss scale of the stage's checkpoint in place."""
+def load_optimizer(run: Run, at: StageRun, checkpoint: Path, first: int) -> None:
+    """Put the optimizer, the schedule and the loss scale of the stage's checkpoint in place.
+
+    first: the stage's first step.
+    """
     state = (run.trained, at.optimizer, at.lr_scheduler, run.accelerator.scaler)
-    load_state(checkpoint, concept_tensors(run, checkpoint), *state, run.accelerator.num_processes)
+    load_state(checkpoint, concept_tensors(run, checkpoint), *state, run.accelerator.num_processes, first - 1)
 
 
 def concept_tensors(run: Run, folder: Path) -> dict[str, Tensor]:

@@ -91,12 +91,14 @@ def load_state(
     lr_scheduler: Any,
     scaler: Any,
     processes: int,
+    before: int = 0,
 ) -> int:
     """Put the state back in place; returns the number of optimizer steps done.
 
     tensors: what the caller read from the folder's concept files, name -> tensor, as in save_state's
-    in_concept. Raises UserError, and changes nothing, for another number of processes, which would see other
-    images, for other parameters, shapes or settings than this run's, and for values that were not saved here.
+    in_concept. before: the steps of earlier stages, which had an optimizer of their own. Raises UserError,
+    and changes nothing, for another number of processes, which would see other images, for other parameters,
+    shapes or settings than this run's, and for values that were not saved here.
     """
     where = f"cannot resume {shown(folder)}"
     state, stored = _read_state(folder), read_tensors(folder / STATE_FILE)
@@ -108,6 +110,7 @@ def load_state(
     for name, part in parts:
         if not alike(state[name], part.state_dict()):
             raise UserError(f"{where}: its {name} is of another kind; give the same settings")
+    _check_steps(where, state["step"] - before, state, moments)
     if scaler is None and state["scaler"] is not None:
         raise UserError(f"{where}: it ran with fp16's loss scale; give the same --mixed_precision")
 
@@ -151,7 +154,7 @@ def check_state_finite(tensors: dict[str, Tensor], step: int) -> None:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise FloatingPointError(
             f"step {step}: {', '.join(bad[:3])}{more} not finite; no checkpoint was written, "
-            "the one before is good"
+            "those of earlier steps are good"
         )
 
 
@@ -166,11 +169,24 @@ def digest(tensor: Tensor) -> str:
 def _read_state(folder: Path) -> dict[str, Any]:
     state = read_metadata(folder / STATE_FILE, "state")
     bad = [key for key, kind in _KEYS.items() if type(state.get(key)) is not kind]
+    bad += ["step"] if not bad and state["step"] < 1 else []
     if bad or not isinstance(state.get("scaler", ...), dict | None):
         raise UserError(
             f"{shown(folder / STATE_FILE)} is damaged ({', '.join(bad) or 'scaler'}); give another checkpoint"
         )
     return state
+
+
+def _check_steps(where: str, steps: int, state: dict[str, Any], moments: dict[str, Any]) -> None:
+    """Raise UserError unless the schedule and the optimizer have done as many steps as the state says.
+
+    Under fp16's loss scale the optimizer passes over steps whose gradients overflow.
+    """
+    counts = [int(part["step"]) for part in moments["state"].values() if "step" in part]
+    skips = state["scaler"] is not None
+    right = [count == steps or (skips and count < steps) for count in counts]
+    if state["lr_scheduler"].get("last_epoch") != steps or not all(right) or not (moments["state"] or skips):
+        raise UserError(f"{where}: its optimizer has not done its {steps} steps; give another checkpoint")
 
 
 def _values(

@@ -153,7 +153,7 @@ def _update(
     Raises FloatingPointError, which says `where`, when the loss is not finite; the model is as it was.
     """
     if not torch.isfinite(loss):
-        raise FloatingPointError(f"{where}: the loss is {loss.item()}; the last checkpoint is kept")
+        raise FloatingPointError(f"{where}: the loss is {loss.item()}; checkpoints of earlier steps are kept")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.zero_grad(set_to_none=True)

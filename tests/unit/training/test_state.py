@@ -119,7 +119,7 @@ def test_the_loss_scale_of_fp16_is_kept(tmp_path: Path):
     def scaler(scale: float) -> torch.amp.GradScaler:
         return torch.amp.GradScaler("cpu", init_scale=scale)
 
-    run, loaded = Run(), scaler(1024)
+    run, loaded = Run().go(1), scaler(1024)
     save_state(tmp_path, 1, *run.parts(scaler=scaler(64)), in_concept=[])
     load_state(tmp_path, {}, *Run().parts(scaler=loaded))
     assert loaded.get_scale() == 64
@@ -299,6 +299,44 @@ def test_all_checkpoints_are_removed_if_asked_and_nothing_else(tmp_path: Path):
     assert sorted(os.listdir(tmp_path)) == ["checkpoint-best", "log.jsonl"]
 
 
+@pytest.mark.parametrize("keep", [1, None])
+def test_a_checkpoint_that_was_moved_and_linked_back(tmp_path: Path, keep: int | None):
+    """It is read through the link; when it has to go the link goes, and what it led to stays whole."""
+    run, large = tmp_path / "run", tmp_path / "large"
+    large.mkdir()
+    moved = {step: Run().go(step).save(run, step).rename(large / f"checkpoint-{step}") for step in (1, 2)}
+    for step, path in moved.items():
+        (run / f"checkpoint-{step}").symlink_to(path)
+    assert find_checkpoint("latest", run) == (run / "checkpoint-2", [])
+    Run().go(2).save(run, 2)  # in the link's place
+    remove_old_checkpoints(run, 2, keep)
+    assert sorted(os.listdir(run)) == (["checkpoint-1"] if keep is None else []) + ["checkpoint-2"]
+    assert not (run / "checkpoint-2").is_symlink() and why_broken(run / "checkpoint-2") is None
+    remove_checkpoints(run)
+    assert os.listdir(run) == []
+    assert [why_broken(path) for path in moved.values()] == [None, None]
+
+
+@pytest.mark.parametrize("kind", ["file", "link to nothing", "link to a file", "folder without anything"])
+def test_what_is_in_a_checkpoints_place_and_is_none(tmp_path: Path, kind: str):
+    Run().go(1).save(tmp_path, 1)
+    for place in (tmp_path / "checkpoint-2", tmp_path / ".checkpoint-3.new"):
+        if kind == "file":
+            place.write_text("notes")
+        elif kind == "folder without anything":
+            place.mkdir()
+        else:
+            (tmp_path / "notes").write_text("notes")
+            place.symlink_to(tmp_path / ("none" if kind == "link to nothing" else "notes"))
+    found, skipped = find_checkpoint("latest", tmp_path)
+    assert found == tmp_path / "checkpoint-1" and len(skipped) == 1
+    for step in (2, 3):
+        Run().go(step).save(tmp_path, step)
+        remove_old_checkpoints(tmp_path, step, 1)
+    kept = {"checkpoint-3", *(["notes"] if kind.startswith("link") else [])}
+    assert {*os.listdir(tmp_path)} == kept and why_broken(tmp_path / "checkpoint-3") is None
+
+
 def test_settings_that_make_another_run_are_named(tmp_path: Path):
     config = {"seed": 0, "learning_rate": 1e-5, "hflip": False, "max_train_steps": 4, "report_to": "none"}
     checkpoint = Run().save(tmp_path, 3, **config)
@@ -309,6 +347,10 @@ def test_settings_that_make_another_run_are_named(tmp_path: Path):
         check_same_run(checkpoint, config | {"seed": 1, "hflip": True}, may_differ)
     with pytest.raises(UserError, match="beyond --max_train_steps 2"):
         check_same_run(checkpoint, config | {"max_train_steps": 2}, may_differ)
+    renamed = checkpoint.rename(tmp_path / "checkpoint-2")
+    with pytest.raises(UserError, match="cannot resume .*checkpoint-2: its state is of step 3"):
+        check_same_run(renamed, config, may_differ)
+    check_same_run(checkpoint := renamed.rename(tmp_path / "mine"), config, may_differ)
     for content, message in (("null", "holds no settings"), ("{", "not valid JSON"), ("\udcff", "not valid")):
         (checkpoint / "training_config.json").write_bytes(content.encode(errors="surrogateescape"))
         with pytest.raises(UserError, match=message):
@@ -336,6 +378,12 @@ def forge(path: Path, change: Callable[[dict, dict], object]) -> None:
         (lambda t, s: t.update({"optimizer/rows/exp_avg": torch.zeros(3)}), "exp_avg of shape .* unknown"),
         (lambda t, s: t.update({"optimizer/other/exp_avg": torch.zeros(3)}), "other/exp_avg .* unknown"),
         (lambda t, s: t.update(x=torch.zeros(1)), "its x of shape"),
+        (lambda t, s: s.update(step=-5), r"is damaged \(step\)"),
+        (lambda t, s: s.update(step=0), r"is damaged \(step\)"),
+        (lambda t, s: s.update(step=3), "its optimizer has not done its 3 steps"),
+        (lambda t, s: s["lr_scheduler"].update(last_epoch=0), "its optimizer has not done its 1 steps"),
+        (lambda t, s: [t.pop(k) for k in [*t] if k[:3] == "opt"], "its optimizer has not done its 1 steps"),
+        (lambda t, s: t["optimizer/rows/step"].fill_(7), "its optimizer has not done its 1 steps"),
     ],
 )
 def test_a_forged_state_is_one_line(tmp_path: Path, change: Callable[[dict, dict], object], message: str):
