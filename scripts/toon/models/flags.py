@@ -113,6 +113,8 @@ class UnetRecipeFlags(TrainingFlags):
     lr: float = rate_option(6e-4)
     align_weight: float = option(0.5, "of the alignment; 0: none", minimum=0)
     subject_weight: float = option(4.0, "of the loss where the subject is", minimum=1)
+    part_emphasis: float = option(2.5, "how much more of it where a part is that captions name", minimum=1)
+    bf16: bool = option(False, "autocast: for a GPU, or a CPU with bf16 arithmetic")
     low_timesteps: bool = option(False, "most draws at little noise")
     compile: bool = option(False, "a sixth faster, needs a C++ compiler")
 

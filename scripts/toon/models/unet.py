@@ -10,7 +10,7 @@ B images, h = w latent pixels, L tokens, D text width, p = 8 patches a side, V =
 import math
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, ViTModel
 
-from scripts.toon.models.clip import NAME_PARTS, WIDTH
+from scripts.toon.models.clip import WIDTH
 from scripts.toon.models.dino import hidden_states
 from scripts.toon.models.flags import UnetFlags
 from scripts.toon.models.training import (
@@ -38,25 +38,30 @@ from scripts.toon.models.training import (
     to_pixels,
 )
 from scripts.toon.world.captions import caption
-from scripts.toon.world.world import Scene, without_subject
+from scripts.toon.world.world import Scene, repainted, with_free_parts, without_subject
 from utils.bases.text import tokenize
 from utils.common.files import read_json, write_json
 from utils.losses.denoise import target_of
 
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
+PARTS_NAMED, MOST_PARTS, BARN_COLOURS = 0.65, 3, 0.5  # of captions, see `caption`
+FREE_PARTS = 0.7  # of scenes, whose parts are drawn evenly; the others are as `sample_scene` draws them
+PARTS = ("ear", "belly", "collar", "marking")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What a trial may take away, to see what it does.
 
-    align_weight: of the alignment beside the UNet's own loss. low_timesteps: most draws at little noise,
-    1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.
+    align_weight: of the alignment beside the UNet's own loss. subject_weight: see `subject_weighted_mse`.
+    low_timesteps: most draws at little noise, 1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.
+    bf16: autocast of the UNet.
     """
 
     align_weight: float
     subject_weight: float
     low_timesteps: bool
+    bf16: bool
 
     def timesteps(self, count: int, rng: torch.Generator) -> Tensor:
         """(count,) int64 in 0 … 999."""
@@ -66,8 +71,9 @@ class Recipe:
 
 
 def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
-    """Cross-attention below the first level; there is none at the full latent resolution."""
-    depth = len(channels) - 1
+    """Cross-attention at every level, as in SD 1.5: collars and marks are one latent pixel wide, and keys and
+    values, which are all that most methods train, reach them only at the full latent resolution."""
+    depth = len(channels)
     return UNet2DConditionModel(
         sample_size=side,
         block_out_channels=channels,
@@ -75,9 +81,28 @@ def build(side: int, channels: tuple[int, ...]) -> UNet2DConditionModel:
         norm_num_groups=16,
         attention_head_dim=4,  # diffusers' name for the number of heads, as in SD 1.5
         cross_attention_dim=WIDTH,
-        down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * depth),
-        up_block_types=(*["CrossAttnUpBlock2D"] * depth, "UpBlock2D"),
+        down_block_types=("CrossAttnDownBlock2D",) * depth,
+        up_block_types=("CrossAttnUpBlock2D",) * depth,
     )
+
+
+def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Put the weights of the UNet in `folder` in place. One without attention at the finest level leaves
+    that attention as it is."""
+    start = UNet2DConditionModel.from_pretrained(folder, torch_dtype=torch.float32)
+    missing, unknown = unet.load_state_dict(start.state_dict(), strict=False)
+    strange = [name for name in missing if ".attentions." not in name] + unknown
+    assert not strange, f"{folder} has another shape: {strange[:3]}"
+
+
+def training_scenes(seed: str, count: int) -> list[Scene]:
+    """Scenes of training, the i-th a function of (seed, i) alone; most of them `with_free_parts`."""
+    drawn = []
+    for i, scene in enumerate(scenes(seed, count)):
+        rng = random.Random(f"{seed}/parts/{i}")
+        free = rng.random() < FREE_PARTS
+        drawn.append(replace(scene, subject=with_free_parts(scene.subject, rng)) if free else scene)
+    return drawn
 
 
 def noise_schedule() -> DDIMScheduler:
@@ -102,17 +127,33 @@ def to_device(unet: UNet2DConditionModel | UNetMotionModel) -> None:
         unet.set_attn_processor(AttnProcessor())
 
 
+def emphasis(batch: list[Scene], pixels: Tensor, side: int, part_emphasis: float) -> Tensor:
+    """(B, 1, side, side): 0 off the subject, 1 on it, `part_emphasis` where a part is that captions may name.
+
+    pixels: the scenes' images, (B, 3, S, S). A collar is a few latent pixels of 256: without emphasis, its
+    colour hardly counts.
+    """
+    size = pixels.shape[-1]
+    mask = subject_mask(pixels, to_pixels([without_subject(scene) for scene in batch], size), side)
+    for part in PARTS:
+        other = [replace(scene, subject=repainted(scene.subject, part)) for scene in batch]
+        there = subject_mask(pixels, to_pixels(other, size), side)
+        mask = torch.maximum(mask, part_emphasis * there)
+    return mask
+
+
 @torch.no_grad()
-def latents_of(vae: AutoencoderKL, seed: str, count: int, size: int) -> Iterator[Tensor]:
-    """(64, 9, h, w) fp16 at a time: mean and standard deviation of the scaled latents, and the mask."""
+def latents_of(
+    vae: AutoencoderKL, seed: str, count: int, size: int, part_emphasis: float
+) -> Iterator[Tensor]:
+    """(64, 9, h, w) fp16 at a time: mean and standard deviation of the scaled latents, and the `emphasis`."""
     for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
-        batch = scenes(f"{seed}/{i}", min(64, count - i))
+        batch = training_scenes(f"{seed}/{i}", min(64, count - i))
         pixels = to_pixels(batch, size)
         with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
             latents = vae.encode(pixels.to(device())).latent_dist
         scaled = torch.cat([latents.mean, latents.std], 1).float() * vae.config.scaling_factor
-        empty = to_pixels([without_subject(scene) for scene in batch], size)
-        mask = subject_mask(pixels, empty, scaled.shape[-1])
+        mask = emphasis(batch, pixels, scaled.shape[-1], part_emphasis)
         yield torch.cat([scaled.cpu(), mask], 1).half()
 
 
@@ -136,7 +177,8 @@ def patch_model(folder: Path) -> Callable[[Tensor], Tensor]:
 def patches_of(model: Callable[[Tensor], Tensor], seed: str, count: int, size: int) -> Iterator[Tensor]:
     """(64, V, p, p) fp16 at a time: the features of the clean images. model: of `patch_model`."""
     for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
-        features = model(to_pixels(scenes(f"{seed}/{i}", min(64, count - i)), size).to(device()))
+        batch = training_scenes(f"{seed}/{i}", min(64, count - i))
+        features = model(to_pixels(batch, size).to(device()))
         side = math.isqrt(features.shape[1])
         yield features.transpose(1, 2).unflatten(2, (side, side)).half().cpu()
 
@@ -222,10 +264,15 @@ def aligned_loss(
         timesteps = recipe.timesteps(batch_size, rng).to(device())
         words = random.Random(f"{seed}/captions/{step}")
         captions = [
-            "" if words.random() < CAPTION_DROPOUT else caption(images[i], words, NAME_PARTS) for i in chosen
+            ""
+            if words.random() < CAPTION_DROPOUT
+            else caption(images[i], words, PARTS_NAMED, MOST_PARTS, BARN_COLOURS)
+            for i in chosen
         ]
         noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
-        velocity, seen = model(noisy, timesteps, encode(captions))
+        text = encode(captions)
+        with torch.autocast(device().type, torch.bfloat16, enabled=recipe.bf16):
+            velocity, seen = (each.float() for each in model(noisy, timesteps, text))
         target = target_of(scheduler, clean, noise, timesteps)
         alignment = F.cosine_similarity(seen, patches[chosen].float().to(device()), dim=1).mean()
         own = subject_weighted_mse(velocity, target, mask.to(device()), recipe.subject_weight)
@@ -242,21 +289,21 @@ def train(config: UnetFlags) -> None:
     features_of = patch_model(config.features_of)
     data, count = f"{config.seed}/unet", config.images
     shown = (data, count, config.resolution)
-    latents = cached(config.work_dir / "latents.pt", latents_of(vae.to(device()).eval(), *shown))
+    encoded = latents_of(vae.to(device()).eval(), *shown, config.part_emphasis)
+    latents = cached(config.work_dir / "latents.pt", encoded)
     patches = cached(config.work_dir / "patches.pt", patches_of(features_of, *shown))
-    batches = (scenes(f"{data}/{i}", min(64, count - i)) for i in range(0, count, 64))
+    batches = (training_scenes(f"{data}/{i}", min(64, count - i)) for i in range(0, count, 64))
     drawn = [scene for batch in batches for scene in batch]
     unet = build(latents.shape[-1], config.channels)
     if config.init_from:
-        start = UNet2DConditionModel.from_pretrained(config.init_from, torch_dtype=torch.float32)
-        unet.load_state_dict(start.state_dict())
+        start_from(unet, config.init_from)
     to_device(unet)
     model = AlignedUNet(unet, patches.shape[1]).to(device())
     if config.compile:
         model.compile()
     scheduler, encode = noise_schedule(), text_model(config.output_dir)
     examples = (drawn, latents, standardised(patches))
-    recipe = Recipe(config.align_weight, config.subject_weight, config.low_timesteps)
+    recipe = Recipe(config.align_weight, config.subject_weight, config.low_timesteps, config.bf16)
     loss_of = aligned_loss(model, scheduler, encode, *examples, config.batch_size, data, recipe)
     fit(model, loss_of, config.steps, config.lr, config.work_dir / "unet.pt")
     assemble(config.output_dir, unet, scheduler)

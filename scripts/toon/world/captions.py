@@ -99,10 +99,14 @@ def part_words(look: Look) -> dict[str, str]:
     return words
 
 
-def caption(scene: Scene, rng: random.Random, parts: float = 0.0) -> str:
+def caption(
+    scene: Scene, rng: random.Random, parts: float = 0.0, most: int = 2, barn_colours: float = 0.0
+) -> str:
     """A caption as the web might write it: true, in varying words, at times with a word that says nothing.
 
-    `parts` in [0, 1] is how often it names one or two of the subject's `part_words`.
+    parts: in [0, 1], how often it names 1 to `most` of the subject's `part_words`. The text encoder reads 32
+    tokens, so it is one less beside a neighbour, and at most 2 of a subject that wears or does something.
+    barn_colours: in [0, 1], how often it names the colour of a barn behind.
     """
     modifier = rng.choice(RARE_WORDS) if rng.random() < 0.15 else None
     subject = subject_words(scene, colour=rng.random() < 0.65, modifier=modifier)
@@ -115,9 +119,15 @@ def caption(scene: Scene, rng: random.Random, parts: float = 0.0) -> str:
         elif size < 0.67:
             head = rng.choice(("a far away ", "very small ")) + "photo of a"
     if rng.random() < parts and (words := list(part_words(scene.subject).values())):
-        count = rng.randint(1, 2) if scene.neighbour == "nothing" else 1  # the text encoder reads 32 tokens
+        if scene.worn != "nothing" or scene.pose != "standing":
+            most = min(most, 2)
+        most -= scene.neighbour != "nothing"
+        count = rng.randint(1, most) if most > 1 else 1
         subject += " with " + " and ".join(rng.sample(words, min(len(words), count)))
-    return with_article(f"{head} {describe(scene, subject, place)}")
+    barn = "barn"
+    if barn_colours and scene.barn is not None and rng.random() < barn_colours:
+        barn = f"{scene.barn.colour} barn"
+    return with_article(f"{head} {describe(scene, subject, place, barn)}")
 
 
 def attributes(scene: Scene) -> dict[str, str | None]:

@@ -142,6 +142,30 @@ def sample_look(rng: random.Random, kind: str) -> Look:
     )
 
 
+def with_free_parts(look: Look, rng: random.Random) -> Look:
+    """The same body with every other part drawn anew, each colour as often as the next and independent of the
+    others. In `sample_look` three ears in four are the body's colour in shade, and most marks are the ears'
+    colour: from such images a model does not learn to draw "purple ears"."""
+    colours = [*COLOURS.values(), darker(look.body)]
+    return replace(
+        look,
+        belly=rng.choice(list(BELLIES.values())),
+        ear=rng.choice(colours),
+        collar=COLOURS[rng.choice(COLLARS)] if rng.random() < 0.6 else None,
+        marking=rng.choice(MARKINGS),
+        mark=rng.choice(colours),
+    )
+
+
+def repainted(look: Look, part: str) -> Look:
+    """The same look with one part in a colour that is in no palette, or a collar or marking taken away; for
+    finding where the part is in an image. part: "ear", "belly", "collar" or "marking"."""
+    strange: RGB = (0, 255, 255)
+    if part == "marking":
+        return replace(look, marking="none")
+    return replace(look, **{part: None if part == "collar" else strange})
+
+
 def place_subject(rng: random.Random, scene: Scene) -> Scene:
     """Where the subject stands and how large it is: large, but beside or before a neighbour smaller."""
     beside = scene.neighbour not in ("nothing", "barn")

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from transformers import CLIPModel, ViTModel
 
 from scripts.toon.models.dino import auc, build, cls_features, contrastive_loss, judge, move, separation
-from scripts.toon.models.training import generator, scenes, to_pixels
-from scripts.toon.models.unet import patch_model, patches_of
+from scripts.toon.models.training import generator, to_pixels
+from scripts.toon.models.unet import patch_model, patches_of, training_scenes
 from scripts.toon.world.individuals import (
     batch_of,
     class_twin,
@@ -147,7 +147,7 @@ def test_cls_features_are_unit_vectors_of_the_cls_token():
 def test_the_unets_patches_are_a_models_of_images_as_it_learned_them(name):
     folder = Path("data/toon") / name
     (patches,) = patches_of(patch_model(folder), "patches", 3, 64)
-    pixels = to_pixels(scenes("patches/0", 3), 64)
+    pixels = to_pixels(training_scenes("patches/0", 3), 64)
     if name == "dino":
         model = ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
         states = shown_to(model, pixels)

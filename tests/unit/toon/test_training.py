@@ -8,12 +8,12 @@ from stat import S_IMODE
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor, nn
 
 from scripts.toon.models import training
 from scripts.toon.models.flags import UnetFlags
-from scripts.toon.models.unet import Recipe
+from scripts.toon.models.unet import Recipe, build, emphasis, start_from, training_scenes
 from scripts.toon.world.world import without_subject
 from utils.common.errors import UserError
 
@@ -115,8 +115,8 @@ def test_an_error_on_the_subject_counts_as_often_as_it_weighs():
 
 
 def test_timesteps_are_even_or_mostly_low():
-    even = Recipe(0.5, 1.5, False).timesteps(4000, training.generator("even")).float()
-    low = Recipe(0.5, 1.5, True).timesteps(4000, training.generator("low")).float()
+    even = Recipe(0.5, 1.5, False, False).timesteps(4000, training.generator("even")).float()
+    low = Recipe(0.5, 1.5, True, False).timesteps(4000, training.generator("low")).float()
     assert even.mean().item() == pytest.approx(500, abs=20)
     assert low.mean().item() == pytest.approx(385, abs=20)  # E[1000 · sigmoid(1.2 · N(0, 1) − .6)]
     assert (low > 600).float().mean().item() == pytest.approx(0.20, abs=0.02)
@@ -131,3 +131,41 @@ def test_saved_weights_get_the_umasks_mode(tmp_path):
         os.umask(before)
     modes = {path.name: S_IMODE(path.stat().st_mode) for path in (tmp_path / "vae").iterdir()}
     assert modes == {"config.json": 0o640, "diffusion_pytorch_model.safetensors": 0o640}
+
+
+def test_the_loss_weighs_parts_more_than_the_body_and_the_body_more_than_the_ground():
+    batch = training_scenes("emphasis", 6)
+    weights = emphasis(batch, training.to_pixels(batch, 64), side=16, part_emphasis=2.5)
+    assert weights.shape == (6, 1, 16, 16)
+    assert set(weights.unique().tolist()) == {0.0, 1.0, 2.5}
+    subject = training.subject_mask(
+        training.to_pixels(batch, 64), training.to_pixels([without_subject(s) for s in batch], 64), 16
+    )
+    assert torch.equal((weights > 0).float(), subject), "parts lie on the subject"
+
+
+def test_training_scenes_are_a_function_of_seed_and_number():
+    assert training_scenes("a", 8)[5] == training_scenes("a", 6)[5] != training_scenes("b", 6)[5]
+    plain = training.scenes("a", 200)
+    changed = sum(one != two for one, two in zip(training_scenes("a", 200), plain, strict=True))
+    assert 120 <= changed <= 160  # FREE_PARTS of 200 is 140
+
+
+def test_a_unet_without_attention_at_its_finest_level_is_taken_over(tmp_path):
+    old = UNet2DConditionModel(
+        sample_size=4,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=16,
+        attention_head_dim=4,
+        cross_attention_dim=128,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )
+    old.save_pretrained(tmp_path)
+    unet = build(4, (16, 32))
+    start_from(unet, tmp_path)
+    state = unet.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in old.state_dict().items())
+    new = set(state) - set(old.state_dict())
+    assert new and all(".attentions." in name for name in new)

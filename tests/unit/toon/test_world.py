@@ -1,6 +1,7 @@
 """The toon world: captions tell the truth, held-out triples stay out, images follow from scenes."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from scripts.toon.models.training import scenes
 from scripts.toon.prompt_accuracy import Flags
-from scripts.toon.world.captions import ATTRIBUTES, attributes, caption, with_article
+from scripts.toon.world.captions import ATTRIBUTES, attributes, caption, part_facts, part_words, with_article
 from scripts.toon.world.examples import EXAMPLES, plain_scenes
 from scripts.toon.world.prompts import pair_situations, situations, stated
 from scripts.toon.world.render import render
@@ -21,8 +22,11 @@ from scripts.toon.world.world import (
     PLACES,
     WORN_WORDS,
     Scene,
+    darker,
     is_held_out,
+    repainted,
     sample_look,
+    with_free_parts,
 )
 from utils.common.errors import UserError
 
@@ -94,6 +98,46 @@ def test_there_are_thousands_of_individuals_and_no_part_has_a_colour_outside_its
         assert look.body == COLOURS[look.colour] and look.belly in BELLIES.values()
         assert {look.ear, look.mark} <= darker | {*COLOURS.values()}
         assert look.collar in (None, *(COLOURS[name] for name in COLLARS))
+
+
+def test_free_parts_are_drawn_evenly_and_keep_the_body():
+    plain = [sample_look(random.Random(i), "dog") for i in range(4000)]
+    free = [with_free_parts(look, random.Random(i)) for i, look in enumerate(plain)]
+    assert all(
+        (a.kind, a.colour, a.body) == (b.kind, b.colour, b.body) for a, b in zip(plain, free, strict=True)
+    )
+    ears = Counter(part_facts(look)["ear"] for look in free)
+    assert set(ears) == {*COLOURS, "dark"}
+    assert all(250 < count < 420 for count in ears.values()), ears  # a twelfth of 4,000 is 333
+    assert Counter(part_facts(look)["ear"] for look in plain)["dark"] > 2000  # what it is there to mend
+    same = sum(look.ear == look.mark for look in free)
+    assert same < 500  # a twelfth where they are independent
+
+
+def test_repainting_a_part_changes_that_part_alone():
+    for i in range(50):
+        look = with_free_parts(sample_look(random.Random(i), "cat"), random.Random(i))
+        for part in ("ear", "belly", "collar", "marking"):
+            other = repainted(look, part)
+            fields = ("kind", "colour", "body", "belly", "ear", "eye", "collar", "marking", "mark")
+            changed = {name for name in fields if getattr(look, name) != getattr(other, name)}
+            absent = getattr(look, part) in (None, "none")
+            assert changed == (set() if absent else {part})
+
+
+def test_captions_name_as_many_parts_and_barn_colours_as_they_are_asked():
+    counts, barns = Counter(), Counter()
+    for i, scene in enumerate(scenes("parts", 2000)):
+        text = caption(scene, random.Random(i), parts=1, most=3, barn_colours=1)
+        named = [words for words in part_words(scene.subject).values() if words in text]
+        alone = scene.neighbour == "nothing"
+        busy = scene.worn != "nothing" or scene.pose != "standing"
+        assert len(named) <= (2 if busy else 3) - (not alone), text
+        counts[len(named)] += 1
+        if scene.barn is not None:
+            barns[f"{scene.barn.colour} barn" in text] += 1
+    assert counts[1] and counts[2] and counts[3] and set(barns) == {True}
+    assert darker(COLOURS["white"]) == (144, 142, 139)
 
 
 def test_examples_are_individuals_of_the_world_on_plain_grounds():
