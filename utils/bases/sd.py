@@ -66,9 +66,12 @@ def load_pipeline(
 
 @torch.no_grad()
 def posterior(vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The posterior of images (B, 3, H, W) in [-1, 1]: mean and deviation, (B, C, h, w) each."""
+    """The posterior of images (B, 3, H, W) in [-1, 1]: mean and deviation, (B, C, h, w) each.
+
+    Contiguous, though the autoencoder may be channels-last: the UNet takes on the layout of its input.
+    """
     distribution = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-    return distribution.mean, distribution.std
+    return distribution.mean.contiguous(), distribution.std.contiguous()
 
 
 @torch.no_grad()

@@ -191,6 +191,7 @@ def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
     pipeline.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
     modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
     cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
+    pipeline.vae.to(memory_format=torch.contiguous_format)  # safetensors writes no other layout
     with without_progress_bars(), system_errors():
         pipeline.save_pretrained(folder)
     give_umask_mode(folder)

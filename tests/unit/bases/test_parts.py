@@ -6,6 +6,7 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
 from utils.bases.parts import load_parts
+from utils.bases.sd import posterior
 from utils.common.errors import UserError
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -59,3 +60,16 @@ def test_weights_that_are_missing_or_too_many_are_refused(vae, what):
     rewrite(vae, change)
     with pytest.raises(UserError, match=f"1 {what} weights"):
         load_parts(vae, torch.float32, None, None)
+
+
+def test_the_autoencoder_is_channels_last_and_its_latents_are_contiguous_and_the_same(vae, monkeypatch):
+    pixels = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    found = {}
+    for layout in (torch.channels_last, torch.contiguous_format):
+        monkeypatch.setattr("utils.bases.parts.VAE_LAYOUT", layout)
+        autoencoder = load_parts(vae, torch.float32, None, None)["vae"]
+        assert autoencoder.encoder.conv_in.weight.is_contiguous(memory_format=layout)
+        found[layout] = posterior(autoencoder, pixels)
+    for fast, plain in zip(*found.values(), strict=True):
+        assert fast.is_contiguous()
+        torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
