@@ -11,7 +11,6 @@ machine can train, draw and download, and see the images.
 """
 
 import os
-import signal
 import socket
 import threading
 from dataclasses import dataclass
@@ -63,17 +62,17 @@ def check_address(host: str, port: int) -> None:
 
 
 def serve(config: AppConfig) -> None:
-    """Until Ctrl-C or SIGTERM; then a training saves and ends."""
+    """Until Ctrl-C, SIGTERM or their like; then a training saves and ends."""
     with TemporaryDirectory(prefix="classdiffusion-app-") as name:
         os.environ["GRADIO_TEMP_DIR"] = name  # uploads and downloads, which go with this command
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from utils.app.handlers import EXAMPLE
         from utils.app.page import FOLDER, build, theme
         from utils.app.trainer import Trainer
+        from utils.training.interrupt import catch
 
         ended = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: ended.set())
+        catch(lambda *_: ended.set())
         trainer = Trainer(config.folder)
         page = build(trainer, Path(name))
         page.launch(

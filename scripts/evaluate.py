@@ -12,8 +12,8 @@ torchrun --standalone --nproc_per_node 2 -m scripts.evaluate --dataset toon
 """
 
 import os
-import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -21,6 +21,7 @@ from utils.common.errors import MORE_MEMORY, exit_on_user_error, in_memory
 from utils.common.flags import option
 from utils.common.flags import parse as parse_flags
 from utils.evaluation.config import EvaluationConfig
+from utils.training.interrupt import catch
 
 if TYPE_CHECKING:
     from utils.evaluation.data_sets import DataSet
@@ -82,11 +83,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def stop(number: int, _: object) -> None:
     """Ends the evaluation at a signal; a training that it has started saves first."""
-    os.write(2, b"stopped; the same command goes on from here\n")
+    with suppress(OSError):  # a closed terminal
+        os.write(2, b"stopped; the same command goes on from here\n")
     sys.exit(128 + number)
 
 
 if __name__ == "__main__":
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    catch(stop)
     exit_on_user_error(main)

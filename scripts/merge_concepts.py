@@ -43,6 +43,7 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
     from utils.concepts.export import differences
     from utils.concepts.lora import is_kv_name
     from utils.concepts.merge import merge, without_clashes
+    from utils.concepts.names import check_apart
     from utils.concepts.save import save_concept
 
     concepts = _concepts_of(paths)
@@ -53,6 +54,9 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
         for old, new in names.items():
             print(f"{old} of {paths[number]} is called {new}, because an earlier concept has that token")
 
+    tokens = [token for concept in concepts for token in concept.rows]
+    classes = [word for concept in concepts for word in concept.classes if word]
+    check_apart(tokens, [*regularisation_captions(), *classes])
     pipeline = load_pipeline(base_row(base).path, "cpu", "fp32")
     own = {name: p.detach() for name, p in pipeline.unet.named_parameters() if is_kv_name(name)}
     for path, concept in zip(paths, concepts, strict=True):

@@ -50,7 +50,10 @@ MISTAKES = {
     "empty image folder": (dict(instance_data_dir="{tmp}/empty"), "no images in {tmp}/empty"),
     "unreadable image": (dict(instance_data_dir="{tmp}/broken"), "cannot read image {tmp}/broken/1.png"),
     "prompt without token": (dict(instance_prompt="a photo of a dog"), "'a photo of a dog' lacks <new1>"),
-    "known token": (dict(modifier_token="dog"), "'dog' is already in the vocabulary"),
+    "known token": (
+        dict(modifier_token="cat", instance_prompt="a cat dog"),
+        "'cat' is already in the vocabulary",
+    ),
     "initialiser in pieces": (dict(initializer_token="snowman"), "'snowman' is not a single token"),
     "more tokens than concepts": (
         dict(modifier_token="<new1>+<new2>", cls_token="dog+cat"),

@@ -27,7 +27,6 @@ from utils.common.files import one_line
 from utils.config.train_config import parse_config
 from utils.training.lock import holder, is_held
 
-SAVED = (130, 143)  # exit statuses of a training that was stopped from outside, and saved
 TRAINING, STOPPING, TRAINED, STOPPED, FAILED = "training", "stopping", "trained", "stopped", "failed"
 
 
@@ -134,7 +133,7 @@ class Trainer:
         if code and self._asked != job.name:
             if code < 0:
                 return replace(status, message=f"its process was ended by {signal.Signals(-code).name}")
-            if code not in SAVED:  # a full disk takes no last line
+            if code < 128:  # no signal's, upon which it saved; a full disk takes no last line
                 message = f"its process ended with status {code} and could not say why: is the disk full?"
                 return replace(status, state=FAILED, message=message)
         return status

@@ -23,6 +23,7 @@ _NO_MEMORY = re.compile(
 # Of a write that does not say to what.
 _NOT_WRITTEN = {
     errno.EPIPE: "what read the output has ended",
+    errno.EIO: "the terminal is closed, or the disk fails",
     errno.ENOSPC: "make room and run it again",
     errno.EDQUOT: "make room and run it again",
     errno.EFBIG: "it is larger than this system or `ulimit -f` allows",
@@ -62,6 +63,8 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
         _close_progress_bars()
         status, line = _ending(error)
         if line is None:
+            with suppress(OSError):
+                _flush_stdout()
             raise
         _Remarks(sys.stderr).write(line)
         with suppress(OSError):

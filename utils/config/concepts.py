@@ -8,7 +8,7 @@ from typing import Any
 from utils.common.errors import UserError, short
 from utils.common.flags import option
 from utils.common.limits import check_text
-from utils.concepts.names import check_token
+from utils.concepts.names import check_absent, check_apart, check_token
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,16 @@ def concepts_of(config: Any) -> list[Concept]:
         raise UserError(
             f"--modifier_token {config.modifier_token} for {len(entries)} concept(s): give one each"
         )
-    return [_concept(config, index, entry) for index, entry in enumerate(entries)]
+    concepts = [_concept(config, index, entry) for index, entry in enumerate(entries)]
+    check_apart(config.modifier_tokens, [concept.instance_prompt for concept in concepts])
+    check_apart(config.modifier_tokens, filter(None, [config.validation_prompt]))
+    return concepts
 
 
 def _concept(config: Any, index: int, entry: dict[str, Any]) -> Concept:
     token, word = config.modifier_tokens[index], config.cls_tokens[index]
+    check_absent(config.modifier_tokens, "--cls_token", word)
+    check_absent(config.modifier_tokens, "class_prompt", entry.get("class_prompt"))
     subject = config.recipe.subject.format(token=token, cls=word or "").strip()
     prompt = entry.get("instance_prompt") or f"a photo of a {subject}"
     if token not in prompt:

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from utils.common.images import to_pixels
 
-LONGEST_PREFIX = "a far away "
+FAR, NEAR = ("a far away ", "very small "), ("zoomed in ", "close up ")  # before captions of scaled images
+LONGEST_PREFIX = FAR[0]
 Size = int | tuple[int, int]  # S, or (W, H)
 
 
@@ -62,9 +63,9 @@ def draw_augmentation(size: Size, rng: random.Random, hflip: bool, noaug: bool) 
     top, left = rng.randint(0, room_y), rng.randint(0, room_x)
     prefixes = ("",)
     if scale < 0.6 * longer:
-        prefixes = ("a far away ", "very small ")
+        prefixes = FAR
     elif scale > longer:
-        prefixes = ("zoomed in ", "close up ")
+        prefixes = NEAR
     return Augmentation(flip, scale, top, left, rng.choice(prefixes))
 
 

@@ -9,6 +9,7 @@ from utils.bases.registry import base_row, recorded_name
 from utils.common.errors import UserError, short
 from utils.common.files import shown
 from utils.common.images import check_images, image_size, is_image, list_images
+from utils.concepts.names import check_apart
 from utils.config.concepts import Concept
 from utils.config.train_config import TrainConfig
 from utils.data.augmentation import LONGEST_PREFIX, sides
@@ -53,6 +54,8 @@ def check_data(config: TrainConfig, base: Any) -> None:
     """
     instances = open_instances(config, base)
     prefix = LONGEST_PREFIX if config.recipe.view == "scaled" and not config.noaug else ""
+    tokens = [concept.modifier_token for concept in config.concepts()]
+    check_apart(tokens, instances.captions.values())
     for concept, path in instances.images:
         if path in instances.captions:
             base.within_limit(prefix + instances.captions[path], [concept.modifier_token])
@@ -64,7 +67,6 @@ def check_data(config: TrainConfig, base: Any) -> None:
         )
     if config.shuffle_captions and not any("," in caption for caption in _captions(config, instances)):
         raise UserError("--shuffle_captions has no effect: no caption has a comma; leave it out")
-    tokens = [concept.modifier_token for concept in config.concepts()]
     for concept in config.concepts():
         if concept.class_data_dir is not None and concept.class_data_dir.is_dir():
             class_captions(concept.class_data_dir, _images_in(concept.class_data_dir), tokens)

@@ -22,6 +22,7 @@ from utils.bases.sd import check_base
 from utils.common.errors import UserError
 from utils.common.files import check_writable_folder, read_json, write_json, write_text
 from utils.concepts.formats import read_concept
+from utils.concepts.names import check_apart
 from utils.config.methods import METHODS
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet
@@ -181,6 +182,7 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
         tokenizer = read_tokenizer(base)
         tokens = [individual.token for individual in subject.individuals]
         tokenizer.add_tokens(tokens)
+        check_apart(tokens, subject.prompts)
         for prompt in subject.prompts:
             check_within_limit(tokenizer, prompt, [token for token in tokens if token in prompt])
 

@@ -98,8 +98,9 @@ def run_command(command: list[str], environment: dict[str, str], log: Path) -> i
 
 def _failure(code: int, what: str, log: Path) -> Exception:
     """What to raise for a command that ended with this code."""
-    if code < 0:
-        ended = f"{what}: ended by {signal.Signals(-code).name}"
+    number = -code if code < 0 else code - 128  # of a signal; a training that saved first has exit 128 + it
+    if 0 < number < signal.NSIG:
+        ended = f"{what}: ended by {signal.Signals(number).name}"
         return UserError(f"{ended}; the same command goes on from its last checkpoint, or begins anew")
     last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
     reason = f"{what}: {''.join(last).removeprefix('error: ')}"

@@ -10,6 +10,7 @@ from utils.bases.registry import base_row, portable
 from utils.common.errors import UserError, short
 from utils.common.files import read_lines
 from utils.common.limits import LONGEST
+from utils.concepts.names import check_apart
 
 if TYPE_CHECKING:
     from utils.concepts.formats import ConceptWeights
@@ -98,5 +99,6 @@ def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence
                 f"prompt mentions {short(token)}, known are: {', '.join(known) or 'none'}; add its --concept"
             )
     tokenizer.add_tokens(known)
+    check_apart(known, prompts)
     for prompt in prompts:
         check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])

@@ -1,6 +1,7 @@
 """What a training writes and prints: the concept, checkpoints, validation images, the opening lines."""
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -125,7 +126,8 @@ def concept_tensors(run: Run, folder: Path) -> dict[str, Tensor]:
 def stop(run: Run, interrupted: Interruption, step: int) -> NoReturn:
     """End a run whose state after `step` has been saved, as a signal asked."""
     if run.accelerator.is_main_process:
-        print(interrupted.line(step, Path(run.config.output_dir) / f"checkpoint-{step}"))
+        with suppress(OSError):  # a closed terminal
+            print(interrupted.line(step, Path(run.config.output_dir) / f"checkpoint-{step}"))
     run.accelerator.end_training()
     sys.exit(interrupted.exit_code)
 

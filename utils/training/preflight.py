@@ -16,8 +16,9 @@ from utils.common.errors import UserError, short
 from utils.common.files import check_writable_folder
 from utils.common.images import digest_images
 from utils.concepts.formats import MANIFEST as CONCEPT
+from utils.concepts.names import check_apart
 from utils.config.train_config import IMAGES, PROMPTS, TrainConfig
-from utils.data.augmentation import LONGEST_PREFIX
+from utils.data.augmentation import FAR, LONGEST_PREFIX, NEAR
 from utils.data.captions import captions_of
 from utils.data.class_images import check_class_images
 from utils.data.open import check_data, check_instance_images, data_files, describe_data, open_instances
@@ -117,8 +118,10 @@ def check_captions(config: TrainConfig, base: StableDiffusion) -> None:
     base.check_tokens(tokens, [concept.initializer_token for concept in concepts], config.start)
     base.tokenizer.add_tokens(tokens)
     scaled = config.recipe.view == "scaled" and not config.noaug
+    check_apart(tokens, (*FAR, *NEAR) if scaled else ())
     for concept in concepts:
         for caption in captions_of(config.recipe, concept):
+            check_apart(tokens, [caption])
             base.within_limit(f"{LONGEST_PREFIX if scaled else ''}{caption}", [concept.modifier_token])
 
 

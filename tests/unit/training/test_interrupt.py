@@ -62,6 +62,27 @@ def test_a_second_signal_ends_at_once(first: signal.Signals, second: signal.Sign
     assert time.monotonic() - start < 10
 
 
+WARNINGS = [signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU]
+
+
+@pytest.mark.parametrize("warning", WARNINGS)
+def test_a_warning_saves_too_and_what_follows_it_does_not_end_the_step(warning: signal.Signals):
+    """A cluster warns and later asks; the system warns of a limit again each second."""
+    code, out, err = run(1, warning, warning, signal.SIGTERM, pause=0.05)
+    assert code == 128 + warning and err == f"{warning.name}: saving after this step\n"
+    assert out.startswith(f"stopped by {warning.name} after step 1, saved in")
+
+
+def test_what_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interruption(quiet=True) as interrupted:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupted.requested
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_an_echo_of_the_first_signal_does_not_count():
     code, out, _ = run(1, signal.SIGINT, signal.SIGINT, pause=0.01)
     assert code == 130 and out.startswith("stopped by SIGINT after step 1, saved in")
@@ -76,13 +97,14 @@ def python_own_interrupt():
 
 
 def test_handlers_are_back_afterwards(python_own_interrupt):
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    numbers = (signal.SIGTERM, signal.SIGINT, *WARNINGS)
+    before = [signal.getsignal(number) for number in numbers]
     with pytest.raises(KeyError), Interruption(quiet=True) as interrupted:
         assert not interrupted.requested and interrupted.exit_code == 143  # heard of from another rank
         signal.raise_signal(signal.SIGINT)
         assert interrupted.requested and interrupted.signal is signal.SIGINT and interrupted.exit_code == 130
         raise KeyError
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
     with pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
 
