@@ -97,7 +97,7 @@ def unbroken(flags, tmp_path_factory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_USE_CPU", "true")
-        patch.setattr(training_process, "run_command", train_here)
+        patch.setattr(training_process, "run_child", train_here)
         source = source_of(evaluate.parse(flags(folder)), evaluate.benchmarks())
         for subject in source.subjects:
             concept = folder / "classdiffusion" / subject.name / "concept"

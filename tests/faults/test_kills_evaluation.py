@@ -57,7 +57,7 @@ def program(flags, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
         "utils.evaluation.evaluation", "utils.report.page", "utils.training.outputs", "utils.training.run"
     )
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    monkeypatch.setattr(training_process, "run_command", train_here)
+    monkeypatch.setattr(training_process, "run_child", train_here)
 
     def run(folder: Path) -> None:
         AcceleratorState._reset_state(reset_partial_state=True)  # of earlier tests in this process

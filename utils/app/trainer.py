@@ -12,18 +12,17 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from utils.app import child
 from utils.app.form import Form, flags_of
 from utils.app.jobs import Job, list_jobs, new_folder, save_job
 from utils.app.uploads import gather, plain_names
 from utils.bases.registry import REPOSITORY
 from utils.common.errors import UserError
 from utils.common.files import one_line
+from utils.common.process import start_child
 from utils.config.train_config import parse_config
 from utils.training.lock import holder, is_held
 
@@ -55,9 +54,6 @@ class Trainer:
         self._asked = ""  # the job that was asked to stop
         self._pace: tuple[float, int] | None = None  # (when, at which step) this process was first seen
         self._mutex = threading.Lock()
-        # The kernel signals a child at the end of the *thread* that started it, and a server's threads end
-        # when they are idle; this one lives as long as the program.
-        self._starter = ThreadPoolExecutor(max_workers=1)
 
     def begin(self, form: Form, uploads: Sequence[str | Path]) -> Job:
         """Checks everything as the training command does, then keeps the images and starts it.
@@ -146,7 +142,6 @@ class Trainer:
                 self._asked = name
                 process.send_signal(signal.SIGINT)
             process.wait()
-        self._starter.shutdown()
 
     def _check_free(self) -> None:
         if (job := self.running()) is not None:
@@ -158,22 +153,9 @@ class Trainer:
 
     def _launch(self, job: Job) -> None:
         self._asked, self._pace = "", None
-        self._own = (job.name, self._starter.submit(self._start, job).result())
-
-    def _start(self, job: Job) -> subprocess.Popen:
-        """In a session of its own: were Ctrl-C to reach it twice, it would end at once."""
-        command = [sys.executable, child.__file__, str(os.getpid())]
-        command += [sys.executable, str(self._script), *job.flags]
-        with job.printed.open("w") as file:
-            return subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                cwd=REPOSITORY,
-                env=os.environ | {"PYTHONUNBUFFERED": "1"},
-                start_new_session=True,
-            )
+        command = [sys.executable, str(self._script), *job.flags]
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        self._own = (job.name, start_child(command, job.printed, environment, signal.SIGINT, REPOSITORY))
 
     def _is_own(self, job: Job) -> bool:
         return self._own is not None and self._own[0] == job.name and self._own[1].poll() is None

@@ -1,12 +1,10 @@
 """Training one subject of a benchmark with one method, in a process of its own."""
 
-import ctypes
 import os
 import re
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,13 +13,13 @@ import torch
 from utils.bases.registry import REPOSITORY
 from utils.common.errors import UserError
 from utils.common.files import remove, write_json
+from utils.common.process import run_child
 from utils.config.methods import METHODS
 from utils.config.settings import read_setting
 from utils.config.train_config import TrainConfig, build_parser
 from utils.evaluation.data_sets import Subject
 from utils.training.preflight import check_settings
 
-PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
 # A launcher's word to its processes, which a training started by one of them must not take for its own.
 LAUNCHER = re.compile(
     r"(GROUP_|ROLE_|LOCAL_|)(RANK|WORLD_SIZE|NAME)|GROUP_WORLD_SIZE|MASTER_.*|TORCHELASTIC_.*"
@@ -68,32 +66,11 @@ def train(
         command.append("--checkpoints_total_limit=1")
     log = concept.parent / "train.txt"
     concept.mkdir(parents=True, exist_ok=True)
-    code = run_command(command, _environment(device), log)
+    code = run_child(command, log, _environment(device))
     if code:
         raise _failure(code, f"training {subject.name} with {method}", log)
     for checkpoint in concept.glob("checkpoint-*"):
         remove(checkpoint)  # the optimizer's state is three times the concept's size
-
-
-def run_command(command: list[str], environment: dict[str, str], log: Path) -> int:
-    """Its exit code, minus the signal's number if one ended it. Both its outputs go to `log`.
-
-    When a signal ends this process meanwhile, the command is asked to save and end; at a second one it is
-    killed.
-    """
-    with log.open("w") as file:
-        how = {"stdout": file, "stderr": subprocess.STDOUT, "preexec_fn": ends_with_parent()}
-        # A group of its own, for a terminal sends Ctrl-C to a whole group: it would count twice.
-        with subprocess.Popen(command, env=environment, process_group=0, **how) as process:
-            try:
-                return process.wait()
-            except BaseException:
-                process.terminate()
-                try:
-                    process.wait()
-                finally:
-                    process.kill()
-                raise
 
 
 def _failure(code: int, what: str, log: Path) -> Exception:
@@ -172,21 +149,3 @@ def _environment(device: torch.device) -> dict[str, str]:
             visible[device.index or 0] if visible != [""] else str(device.index or 0)
         )
     return environment
-
-
-def ends_with_parent() -> Callable[[], None] | None:
-    """What a child process runs first so that the kernel kills it when this process ends, even by SIGKILL.
-
-    Otherwise a training would outlive a killed evaluation and write into the folder of the next one.
-    None where the system is not Linux: a training then outlives an evaluation that is killed by SIGKILL.
-    """
-    if sys.platform != "linux":
-        return None
-    libc, parent = ctypes.CDLL(None, use_errno=True), os.getpid()
-
-    def arrange() -> None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != parent:  # it has ended already
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    return arrange

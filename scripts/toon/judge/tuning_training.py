@@ -11,6 +11,7 @@ from scripts.toon.world.examples import draw_individual
 from scripts.toon.world.world import Look, sample_look
 from utils.bases.registry import BASES, REPOSITORY
 from utils.common.errors import UserError
+from utils.common.process import run_child
 from utils.config.methods import METHODS
 from utils.config.settings import read_setting
 
@@ -63,8 +64,6 @@ def train(
     flags: come after those of scripts/settings/toon, of which `without` is left out. What the training
     prints goes to a file beside the folder. Raises UserError if the training fails.
     """
-    from utils.evaluation.training_process import run_command
-
     caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
     steps = steps_of(method)
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py"), f"--method={method}"]
@@ -77,5 +76,5 @@ def train(
     command.append(f"--output_dir={folder}")
     log = folder.parent / f"{folder.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
-    if code := run_command(command, dict(os.environ), log):
+    if code := run_child(command, log, os.environ):
         raise UserError(f"the training in {folder} ended with {code}: see {log}")

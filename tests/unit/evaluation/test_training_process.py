@@ -1,7 +1,6 @@
 """The command that trains a subject: its settings, its environment, its failures."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.unit.common.test_process import alive
 from utils.bases.registry import BASES
 from utils.common.errors import UserError
 from utils.config.settings import read_setting
@@ -36,12 +36,12 @@ def commands(monkeypatch) -> list[tuple[list[str], dict[str, str]]]:
     """The commands that would be run, with their environments; they succeed."""
     seen = []
 
-    def run(command, environment, log):
+    def run(command, log, environment):
         seen.append((command, environment))
         log.write_text("error: no such luck\n")
         return int(environment.get("FAILS", 0))
 
-    monkeypatch.setattr(training_process, "run_command", run)
+    monkeypatch.setattr(training_process, "run_child", run)
     return seen
 
 
@@ -151,37 +151,6 @@ def test_a_training_that_a_signal_ends_is_one_line(commands, tmp_path, monkeypat
         train(REX, "classdiffusion", "b", [], tmp_path / "concept", torch.device("cpu"))
 
 
-SAVES = """
-import signal, sys, time
-def save(*_):
-    print("saved", flush=True)
-    sys.exit(143)
-signal.signal(signal.SIGTERM, save)
-print("trains", flush=True)
-time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("stopped", [KeyboardInterrupt, SystemExit])
-def test_a_training_saves_when_its_evaluation_is_stopped(tmp_path, stopped):
-    log = tmp_path / "train.txt"
-
-    def stop(*_):
-        if log.read_text() == "trains\n":
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            raise stopped
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-    try:
-        with pytest.raises(stopped):
-            training_process.run_command([sys.executable, "-c", SAVES], dict(os.environ), log)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-    assert log.read_text() == "trains\nsaved\n"
-
-
 def test_a_finished_training_keeps_no_checkpoint(commands, tmp_path):
     concept = tmp_path / "concept"
     (concept / "checkpoint-2").mkdir(parents=True)
@@ -231,9 +200,3 @@ def test_a_training_ends_when_its_evaluation_is_killed(tmp_path):
             return
         time.sleep(0.05)
     pytest.fail("the training outlived its evaluation")
-
-
-def alive(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
