@@ -7,7 +7,8 @@ Drop images, write their class, train; write prompts, draw; take the concept awa
 a process of its own: it goes on when the page is closed, and saves when this command ends (Resume goes on).
 
 The page has no password. It listens to this machine alone; with --host 0.0.0.0 everybody who reaches the
-machine can train, draw and download, and see the images.
+machine can train, draw and download, and see the images. Pages of other sites cannot: requests to other names
+than this machine's, and from other origins, are refused.
 """
 
 import os
@@ -66,7 +67,10 @@ def serve(config: AppConfig) -> None:
     with TemporaryDirectory(prefix="classdiffusion-app-") as name:
         os.environ["GRADIO_TEMP_DIR"] = name  # uploads and downloads, which go with this command
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+        from starlette.middleware import Middleware
+
         from utils.app.handlers import EXAMPLE
+        from utils.app.own_address import OwnAddressOnly
         from utils.app.page import FOLDER, build, theme
         from utils.app.trainer import Trainer
         from utils.training.interrupt import catch
@@ -86,6 +90,7 @@ def serve(config: AppConfig) -> None:
             footer_links=[],
             theme=theme(),
             css_paths=[FOLDER / "page.css"],
+            app_kwargs={"middleware": [Middleware(OwnAddressOnly, host=config.host)]},
         )
         print(f"the page is at http://{config.host}:{config.port}; Ctrl-C ends it", flush=True)
         if config.host not in ("127.0.0.1", "localhost", "::1"):

@@ -29,7 +29,11 @@ def offers(job: Job) -> dict[str, str | None]:
     """layout -> None where the concept can be written in it, else why not. Empty while it is not trained."""
     if not job.is_trained:
         return {}
-    concept, reasons = read_concept(job.concept), {"concept": None}
+    reasons: dict[str, str | None] = {"concept": None}
+    try:
+        concept = read_concept(job.concept)
+    except UserError as error:  # a damaged file: the page says so where it would offer them
+        return dict.fromkeys(LAYOUTS, str(error))
     for layout in ("lora", "embedding"):
         try:
             check_exportable(concept, Path(job.name), layout)

@@ -11,7 +11,7 @@ from utils.app import views
 from utils.app.downloads import LAYOUTS, offers, pack
 from utils.app.drawing import Painter, request_of
 from utils.app.form import Form, default_prompts, default_steps, in_words_of_the_page, plan
-from utils.app.jobs import Job, list_jobs
+from utils.app.jobs import Job, list_jobs, read_jobs
 from utils.app.trainer import FAILED, STOPPED, TRAINING, Trainer
 from utils.app.uploads import preview
 from utils.bases.registry import REPOSITORY
@@ -83,18 +83,18 @@ class Handlers:
 
     def refresh(self, name: str | None, seen: str) -> Any:
         """Everything that depends on the chosen job's state, if it has changed since `seen`."""
-        jobs = list_jobs(self.trainer.folder)
+        jobs, damaged = read_jobs(self.trainer.folder)
         job = next((job for job in jobs if job.name == name), jobs[0] if jobs else None)
         choices = self._choices()
         status = self.trainer.status(job) if job else None
-        now = repr((choices, status, len(job.samples()) if job else 0))
+        now = repr((choices, damaged, status, len(job.samples()) if job else 0))
         if now == seen:
             return gr.skip()
         state = status.state if status else ""
         can = offers(job) if job else {}
         return (
             gr.update(choices=choices, value=job.name if job else None, visible=bool(jobs)),
-            views.training(job, status),
+            views.training(job, status, damaged),
             gr.update(visible=state == TRAINING),
             gr.update(visible=state in (STOPPED, FAILED)),
             gr.update(interactive=bool(can)),

@@ -7,6 +7,7 @@
                drawn/1/       images of prompts, with their grid
 """
 
+import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 
 from utils.app.form import Form
 from utils.common.errors import UserError
-from utils.common.files import one_line, read_json, read_records, shown, write_json
+from utils.common.files import one_line, read_records, shown, write_json
 from utils.common.images import is_image
+from utils.config.methods import METHODS
 from utils.config.train_config import parse_config
-from utils.training.checkpoints import step_of
 
 RECORD = "job.json"
 TRAINED_FILE = "training_config.json"  # the last that a training writes
@@ -49,12 +50,17 @@ class Job:
         return (self.concept / TRAINED_FILE).is_file()
 
     def log(self) -> list[dict[str, Any]]:
-        """A record for each step; none before the first."""
-        return read_records(self.concept / "log.jsonl")
+        """A record for each step; none before the first. Raises UserError for a damaged log."""
+        path = self.concept / "log.jsonl"
+        records = read_records(path)
+        if not all(type(record.get("step")) is int for record in records):
+            raise UserError(f"{shown(path)} has a line without a step: repair or remove it")
+        return records
 
     def saved_step(self) -> int:
         """The step of the newest checkpoint, 0 while there is none."""
-        return max(map(step_of, self.concept.glob("checkpoint-*")), default=0)
+        names = (path.name for path in self.concept.glob("checkpoint-*"))
+        return max((int(name[11:]) for name in names if re.fullmatch(r"checkpoint-\d+", name)), default=0)
 
     def class_images(self) -> tuple[int, int]:
         """(how many there are, how many the method wants); (0, 0) for one without class images."""
@@ -66,7 +72,8 @@ class Job:
 
     def samples(self) -> list[tuple[int, list[Path]]]:
         """(step, the images drawn after it), oldest first; a set counts when its grid, the last, is there."""
-        grids = sorted((self.concept / "validation").glob("step-*/grid.png"))
+        found = sorted((self.concept / "validation").glob("step-*/grid.png"))
+        grids = [grid for grid in found if re.fullmatch(r"step-\d+", grid.parent.name)]
         return [
             (int(grid.parent.name.partition("-")[2]), sorted(grid.parent.glob("seed-*.png")))
             for grid in grids
@@ -105,15 +112,35 @@ def save_job(job: Job) -> None:
 
 def read_job(folder: Path) -> Job:
     """Raises UserError for a job.json that this page did not write."""
-    record = read_json(folder / RECORD)
+    path = folder / RECORD
     try:
-        form = Form(**record["form"])
-        return Job(folder, form, tuple(map(str, record["flags"])), int(record["steps"]))
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"{shown(folder / RECORD)} is not a job of this page: remove its folder") from error
+        with one_line("read", path):
+            record = json.loads(path.read_text(encoding="utf-8"))
+        form, flags = Form(**record["form"]), tuple(record["flags"])
+        texts = (form.cls, form.base, form.method, form.token, form.prompt, *flags)
+        numbers = (form.seed, record["steps"], *([] if form.steps is None else [form.steps]))
+        right = all(isinstance(text, str) for text in texts) and form.method in METHODS
+        if right and all(type(number) is int for number in numbers):
+            return Job(folder, form, flags, record["steps"])
+    except UserError:
+        raise
+    except (TypeError, KeyError, ValueError, RecursionError):
+        pass
+    raise UserError(f"{shown(path)} is not a job of this page: bring it back, or remove its folder")
+
+
+def read_jobs(parent: Path) -> tuple[list[Job], list[str]]:
+    """All jobs, the newest first, and a line for each folder whose job.json cannot be used."""
+    records = [(path.lstat().st_mtime_ns, path.parent.name, path) for path in parent.glob(f"*/{RECORD}")]
+    jobs, damaged = [], []
+    for _, _, path in sorted(records, reverse=True):
+        try:
+            jobs.append(read_job(path.parent))
+        except UserError as error:
+            damaged.append(str(error))
+    return jobs, damaged
 
 
 def list_jobs(parent: Path) -> list[Job]:
-    """All jobs, the newest first. Raises UserError as `read_job` does."""
-    records = [(path.stat().st_mtime_ns, path.parent.name, path) for path in parent.glob(f"*/{RECORD}")]
-    return [read_job(path.parent) for _, _, path in sorted(records, reverse=True)]
+    """All jobs that can be used, the newest first."""
+    return read_jobs(parent)[0]

@@ -114,6 +114,13 @@ class Trainer:
         return next((job for job in list_jobs(self.folder) if self._is_running(job)), None)
 
     def status(self, job: Job) -> Status:
+        """Where a job is; of one with a damaged log, what is wrong with it."""
+        try:
+            return self._status(job)
+        except UserError as error:
+            return Status(FAILED, 0, job.steps, job.saved_step(), message=str(error))
+
+    def _status(self, job: Job) -> Status:
         log = job.log()
         step = log[-1]["step"] if log else 0
         status = Status(STOPPED, step, job.steps, job.saved_step())

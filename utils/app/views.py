@@ -12,6 +12,7 @@ from utils.app.progress import curves, in_words
 from utils.app.trainer import FAILED, Status
 from utils.app.uploads import Preview
 from utils.bases.registry import REPOSITORY
+from utils.common.errors import UserError
 from utils.common.files import shown
 from utils.report.samples import SMALL, data_uri, evenly
 
@@ -46,23 +47,33 @@ def thumbnails(preview: Preview) -> str:
     return TEMPLATES.get_template("thumbnails.html").render(preview=preview)
 
 
-def training(job: Job | None, status: Status | None) -> str:
-    """State, bar, charts and samples of a job; one line when there is none."""
+def training(job: Job | None, status: Status | None, damaged: Sequence[str] = ()) -> str:
+    """State, bar, charts and samples of a job; one line when there is none. damaged: lines on other jobs.
+
+    Of a job with a damaged log or image that is said, and the rest is shown.
+    """
+    left_out = notes([f"left out: {line}" for line in damaged])
     if job is None or status is None:
-        return empty(NOTHING_YET)
-    log, sets = job.log(), job.samples()
-    chosen = [sets[i] for i in evenly(SAMPLE_SETS, len(sets))]
-    samples = [(step, [_image(path) for path in paths]) for step, paths in chosen]
+        return empty(NOTHING_YET) + left_out
+    try:
+        log, sets = job.log(), job.samples()
+        chosen = [sets[i] for i in evenly(SAMPLE_SETS, len(sets))]
+        samples = [(step, [_image(path) for path in paths]) for step, paths in chosen]
+    except UserError as error:
+        return message(str(error)) + left_out
     command = f"python train_classdiffusion.py {' '.join(map(_quoted, job.flags))}"
-    return TEMPLATES.get_template("training.html").render(
-        job=job,
-        status=status,
-        failed=status.state == FAILED,
-        sentence=in_words(job, status),
-        charts=curves(log, job.steps),
-        samples=samples,
-        prompt=_flag(job, "validation_prompt"),
-        command=command,
+    return (
+        TEMPLATES.get_template("training.html").render(
+            job=job,
+            status=status,
+            failed=status.state == FAILED,
+            sentence=in_words(job, status),
+            charts=curves(log, job.steps),
+            samples=samples,
+            prompt=_flag(job, "validation_prompt"),
+            command=command,
+        )
+        + left_out
     )
 
 
@@ -96,7 +107,7 @@ def _image(path: Path) -> tuple[str, bool]:
 
 def _flag(job: Job, name: str) -> str:
     values = [flag.partition("=")[2] for flag in job.flags if flag.startswith(f"--{name}=")]
-    return values[-1]
+    return values[-1] if values else ""
 
 
 def _quoted(flag: str) -> str:

@@ -1,5 +1,6 @@
 """What comes of a trained job: thumbnails, images of prompts, downloads; and the page's parts of HTML."""
 
+import json
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -15,8 +16,8 @@ from utils.app import views
 from utils.app.downloads import offers, pack
 from utils.app.drawing import Painter, Request, request_of, without_token
 from utils.app.form import Form
-from utils.app.jobs import Job, list_jobs, new_folder, read_job, save_job
-from utils.app.trainer import STOPPED, Status
+from utils.app.jobs import Job, list_jobs, new_folder, read_job, read_jobs, save_job
+from utils.app.trainer import STOPPED, Status, Trainer
 from utils.app.uploads import preview
 from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
@@ -46,9 +47,71 @@ def test_a_job_is_read_back_and_listed(job: Job, tmp_path: Path):
     (tmp_path / "cat-1" / "images").mkdir(parents=True)  # a kill before job.json
     assert list_jobs(tmp_path) == [job]
     assert new_folder(tmp_path, "Cat").name == "cat-2"
-    (tmp_path / "cat-2" / "job.json").write_text('{"form": {"colour": 1}}')
-    with pytest.raises(UserError, match=r"cat-2/job\.json is not a job of this page"):
-        list_jobs(tmp_path)
+
+
+GOOD = {"form": {"cls": "dog"}, "flags": [], "steps": 2}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"form": {"colour": 1}}',
+        *[
+            json.dumps(GOOD | change).encode()
+            for change in (
+                {"form": {"cls": 3}},
+                {"form": {"cls": "dog", "method": "alchemy"}},
+                {"form": {"cls": "dog", "seed": "x"}},
+                {"flags": [1]},
+                {"flags": 1},
+                {"steps": "many"},
+                {"steps": None},
+            )
+        ],
+    ],
+)
+def test_a_damaged_job_is_named_and_the_others_are_shown(content: bytes, job: Job, tmp_path: Path):
+    assert read_job(job.folder) == job
+    (tmp_path / "cat-2").mkdir()
+    (tmp_path / "cat-2" / "job.json").write_bytes(content)
+    jobs, (line,) = read_jobs(tmp_path)
+    assert jobs == [job] == list_jobs(tmp_path)
+    assert (
+        line
+        == f"{tmp_path / 'cat-2' / 'job.json'} is not a job of this page: bring it back, or remove its folder"
+    )
+    trainer = Trainer(tmp_path)
+    page = views.training(job, trainer.status(job), [line])
+    assert "left out: " in page and "cat-2/job.json is not a job" in page and "Trained, 2 steps" in page
+    assert trainer.running() is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda job: (job.concept / "log.jsonl").write_text("nonsense\n"), "log.jsonl is not JSON lines"),
+        (lambda job: (job.concept / "log.jsonl").write_text('{"loss": 1}\n'), "a line without a step"),
+        (lambda job: (job.concept / "<new1>.safetensors").write_bytes(b"x"), "cannot read "),
+    ],
+)
+def test_a_job_with_a_damaged_file_says_so(damage: Callable, said: str, job: Job, tmp_path: Path):
+    damage(job)
+    status = Trainer(tmp_path).status(job)
+    page = views.training(job, status) + views.downloads(offers(job))
+    assert said in page.replace("&lt;", "<"), page
+
+
+def test_folders_that_are_no_checkpoints_or_samples_are_passed_over(job: Job):
+    (job.concept / "checkpoint-best").mkdir()
+    (job.concept / "validation" / "step-last").mkdir(parents=True)
+    (job.concept / "validation" / "step-last" / "grid.png").touch()
+    assert job.saved_step() == 2 and job.samples() == []
 
 
 def test_prompts_are_drawn_row_by_row_with_their_settings(job: Job):
