@@ -5,7 +5,7 @@ together apart from the others. With --concept: a fixed set of situations, for t
 base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds; of two
 concepts trained together, the second of them a barn, the first before the second in every place.
 Only what a prompt states is judged; "all" counts the images that obey every stated word. Likeness is CLIP-I
-on the embedded data/toon/clip to the concept's own images: of 16 images for the plain prompt and of those
+on the embedded data/toon/clip to the concept's own images: of --portraits for the plain prompt and of those
 for the situations, where places and other things keep it low; of two concepts, for the plain prompt of each.
 """
 
@@ -105,6 +105,11 @@ class Flags:
         None, "seed of the random prompts (default: prompt-accuracy): settings are chosen on another"
     )
     images: int | None = option(None, "images per prompt (default: 1, with --concept 4)", minimum=1)
+    portraits: int | None = option(
+        None,
+        "with --concept: images of the plain prompt, for their likeness (default: 16)",
+        minimum=1,
+    )
     num_inference_steps: int = option(50, "denoising steps", minimum=1)
     guidance_scale: float = option(3.0, "weight of the prompt", minimum=0)
     batch_size: int = option(16, "images at a time", minimum=1)
@@ -117,6 +122,8 @@ class Flags:
                 raise UserError(
                     f"--{name} has no effect with --concept, whose prompts are fixed: leave it out"
                 )
+        if not self.concept and self.portraits is not None:
+            raise UserError("--portraits has no effect without --concept: leave it out")
 
     @property
     def settings(self) -> dict[str, float]:
@@ -155,6 +162,7 @@ class Likeness:
         from utils.scores.similarity import ClipEncoder
 
         self.settings, self.clip = config.settings, ClipEncoder(CLIP, "cpu")
+        self.portraits = config.portraits or 16
         self.real = self.clip.image_features(map(open_image, list_images(concept.instance_data_dir)[0]))
 
     def of(self, images: list[Image.Image]) -> float:
@@ -163,10 +171,11 @@ class Likeness:
         return clip_i(self.clip.image_features(images), self.real)
 
     def of_portraits(self, pipeline: StableDiffusionPipeline, subject: str) -> float:
-        """Of 16 images for the plain prompt."""
+        """Of images for the plain prompt."""
         from utils.sampling.images import sample
 
-        return self.of([*sample(pipeline, [f"a photo of a {subject}"] * 16, range(16), **self.settings)])
+        prompts = [f"a photo of a {subject}"] * self.portraits
+        return self.of([*sample(pipeline, prompts, range(self.portraits), **self.settings)])
 
 
 def judge_concept(config: Flags, pipeline: StableDiffusionPipeline, concept: Concept) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Which concepts are judged by which prompts."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,3 +68,17 @@ def test_one_concept_or_one_and_a_barn_can_be_judged(tmp_path, monkeypatch):
 def test_a_folder_that_no_training_wrote_is_refused(tmp_path):
     with pytest.raises(UserError, match="holds no training_config.json"):
         trained_concepts(tmp_path)
+
+
+@pytest.mark.parametrize(("flags", "count"), [({}, 16), ({"portraits": 3}, 3)])
+def test_likeness_is_of_as_many_portraits_as_asked(tmp_path, monkeypatch, flags, count):
+    monkeypatch.setattr("utils.scores.similarity.ClipEncoder", lambda *_: encoder)
+    monkeypatch.setattr("utils.sampling.images.sample", lambda _, texts, *more, **_2: texts)
+    monkeypatch.setattr(prompt_accuracy.Likeness, "of", lambda self, images: len(images))
+    likeness = prompt_accuracy.Likeness(Flags(concept=tmp_path, **flags), concept("<a>", "cat"))
+    assert likeness.of_portraits(None, "<a> cat") == count
+
+
+def test_portraits_are_of_a_concept():
+    with pytest.raises(UserError, match="--portraits has no effect without --concept"):
+        Flags(portraits=3)
