@@ -171,7 +171,7 @@ def test_second_run_overwrites_the_first(base, tmp_path):
         ("--prompts_file={tmp}/none.txt", "no prompts file"),
         ("--prompts_file={tmp}/empty.txt", "is empty"),
         ("--prompt=dog --num_images=0", "--num_images 0: give a number of at least 1"),
-        ("--prompts_file={tmp}/latin.txt", "latin.txt is not UTF-8 text (byte 2); save it as UTF-8"),
+        ("--prompts_file={tmp}/latin.txt", "latin.txt is not UTF-8 text (byte 2): save it as UTF-8"),
         ("--prompts_file={tmp}/long.txt", "has 10,000,000 characters; a prompt has at most 1,000"),
         ("--prompt=dog --num_inference_steps=1001 --base={base}", "has 1000 timesteps: give at most that"),
         ("--prompt=dog --num_inference_steps=-1", "--num_inference_steps -1: give a number of at least 1"),

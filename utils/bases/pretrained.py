@@ -58,7 +58,7 @@ def read_config(
         raise UserError(f"{kind} {model} is neither an existing folder nor a Hub id of the form owner/name")
     file = folder / name if folder.is_dir() else _fetched(str(model), kind, name, revision)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(file.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError):
         raise UserError(f"{file} is not JSON; give one that {writer} wrote") from None
     if not isinstance(config, dict):

@@ -33,7 +33,7 @@ def read_flags(config: type, path: Path, ignored: Collection[str] = ()) -> dict[
         content = path.read_bytes()
     saved = path.suffix == ".json"
     try:
-        values = json.loads(content) if saved else tomllib.loads(content.decode("utf-8"))
+        values = json.loads(content) if saved else tomllib.loads(content.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         reason = short(error, 120)
         raise UserError(f"--config {shown(path)} is not {'JSON' if saved else 'TOML'} ({reason})") from error

@@ -1,6 +1,7 @@
 """A user's mistake, reported in one line."""
 
 import errno
+import io
 import os
 import re
 import sys
@@ -146,6 +147,8 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of file names that are no text, and for old locales
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class _Remarks:

@@ -101,7 +101,7 @@ def write_text(path: Path, text: str) -> None:
     """UTF-8, atomically; missing folders are made."""
     with one_line("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    content = text.encode()
+    content = text.encode(errors="backslashreplace")  # a file name that is no UTF-8; JSON reads it back
     write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
@@ -113,12 +113,22 @@ def read_json(path: Path) -> Any:
     """Raises UserError for a file that is no JSON, which this program does not write."""
     try:
         with one_line("read", path):
-            return json.loads(path.read_text(encoding="utf-8"))
+            return json.loads(path.read_text(encoding="utf-8-sig"))
     except UserError:  # itself a ValueError
         raise
     except (ValueError, RecursionError) as error:
         reason = f"{shown(path)} is not valid JSON ({error})"
         raise UserError(f"{reason}; remove it, it will be made again") from error
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without a byte order mark. Raises UserError for any other."""
+    try:
+        with one_line("read", path):
+            return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        reason = f"{shown(path)} is not UTF-8 text (byte {error.start}): save it as UTF-8"
+        raise UserError(reason) from error
 
 
 def read_lines(path: Path, kind: str = "prompts file", what: str = "prompt") -> dict[int, str]:
@@ -129,14 +139,8 @@ def read_lines(path: Path, kind: str = "prompts file", what: str = "prompt") -> 
     """
     if not path.is_file():
         raise UserError(f"no {kind} at {shown(path)}; give a text file with one {what} per line")
-    try:
-        with one_line("read", path):
-            text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{kind} {shown(path)} is not UTF-8 text (byte {error.start}); save it as UTF-8"
-        ) from None
-    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), start=1) if line.strip()}
+    numbered = enumerate(read_text(path).splitlines(), start=1)
+    lines = {number: line.strip() for number, line in numbered if line.strip()}
     if not lines:
         raise UserError(f"{kind} {shown(path)} is empty; write one {what} per line")
     for number, line in lines.items():
@@ -176,13 +180,14 @@ def append_records(path: Path, records: Iterable[dict[str, Any]], durable: bool 
 
     durable: they are on the disk when this returns; else a power cut can take the newest lines.
     """
-    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records).encode()
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    content = lines.encode(errors="backslashreplace")  # as in `write_text`
     with one_line("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b", buffering=0) as file:
             end = _cut_torn_line(file)
             try:
-                rest = memoryview(lines)
+                rest = memoryview(content)
                 while rest:  # a nearly full disk takes a part
                     rest = rest[file.write(rest) :]
                 if durable:

@@ -118,7 +118,7 @@ def save_png(image: Image.Image, path: Path, metadata: Mapping[str, Any]) -> Non
     """Writes a PNG with `metadata` as text chunks; an older file is replaced in one piece or not at all."""
     chunks = PngInfo()
     for key, value in metadata.items():
-        chunks.add_text(key, str(value))
+        chunks.add_text(key, str(value).encode(errors="backslashreplace").decode())
     write_atomically(path, lambda partial: image.save(partial, format="PNG", pnginfo=chunks))
 
 

@@ -121,7 +121,7 @@ def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
 def read_manifest(path: Path) -> dict[str, Any]:
     """concept.json of format 2, or of format 1 as if it were. Raises UserError for anything else."""
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} is not valid JSON ({short(error, 200)}); train or download the concept again"

@@ -35,7 +35,7 @@ def read_concepts_list(path: Path) -> list[dict[str, str]]:
     """
     required, allowed = {"instance_data_dir"}, {"instance_prompt", "class_prompt", "class_data_dir"}
     try:
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"--concepts_list {path} does not exist: give a JSON file") from error
     except (OSError, ValueError, RecursionError) as error:

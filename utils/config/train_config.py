@@ -198,7 +198,7 @@ def read_config(path: Path) -> tuple[TrainConfig, list[str]]:
     Fields that an earlier version lacked have their defaults. Raises UserError for a file that is not one.
     """
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a readable training configuration ({short(error, 200)})") from None
     if not isinstance(saved, dict):

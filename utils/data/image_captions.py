@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from utils.common.errors import UserError, short
-from utils.common.files import one_line, shown
+from utils.common.files import read_text, shown
+from utils.common.limits import LONGEST
 from utils.config.concepts import Concept
 
 METADATA = "metadata.jsonl"
@@ -31,16 +32,8 @@ def read_captions(folder: Path, images: Iterable[Path]) -> dict[Path, tuple[str,
             continue
         if path in captions:
             raise UserError(f"{shown(path)} has a caption in {file.name} and in {METADATA}: remove one")
-        captions[path] = (_checked(_read_text(file), file), file)
+        captions[path] = (_checked(read_text(file), file), file)
     return captions
-
-
-def _read_text(file: Path) -> str:
-    try:
-        with one_line("read", file):
-            return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{shown(file)} is not UTF-8 text: save the caption as UTF-8") from error
 
 
 def _checked(text: Any, file: Path) -> str:
@@ -48,6 +41,10 @@ def _checked(text: Any, file: Path) -> str:
     caption = " ".join(text.split()) if isinstance(text, str) else ""
     if not caption:
         raise UserError(f"{shown(file)} holds an empty caption: write one, or remove it")
+    if len(caption) > LONGEST:
+        raise UserError(
+            f"{shown(file)} holds a caption of {len(caption):,} characters: give at most {LONGEST:,}"
+        )
     return caption
 
 
@@ -56,7 +53,7 @@ def _read_metadata(file: Path) -> dict[str, str]:
     captions: dict[str, str] = {}
     if not file.is_file():
         return captions
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{shown(file)}, line {number}"

@@ -72,6 +72,7 @@ class Subject:
 
 def check_template(template: str, individuals: int, place: str) -> None:
     """Raises UserError, beginning with `place`, unless the template names individuals, and these only."""
+    check_length(template, place)
     try:
         parts = [part for part in Formatter().parse(template) if part[1] is not None]
         plain = all(not field.strip("0123456789") and not spec and not how for _, field, spec, how in parts)
@@ -93,7 +94,6 @@ def read_templates(path: Path, individuals: Sequence[Individual]) -> tuple[str, 
     """
     templates = []
     for number, line in read_lines(path).items():
-        check_length(line, f"{path}, line {number}")
         for index, each in enumerate(individuals):
             field = "{}" if len(individuals) == 1 else f"{{{index}}}"
             line = line.replace(f"{each.token} {each.cls_token}", field).replace(each.token, field)

@@ -26,17 +26,17 @@ from utils.concepts.names import check_apart
 from utils.config.methods import METHODS
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet
-from utils.evaluation.folder import check_settings
+from utils.evaluation.folder import PICTURES, check_settings
 from utils.evaluation.runs import run_job
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds
-from utils.evaluation.sources import IMAGES, Source, source_of
+from utils.evaluation.sources import Source, source_of
 from utils.evaluation.table import as_markdown, build_table
 from utils.evaluation.training_process import check_flags
 from utils.learners.registry import check_has_text_states
 from utils.learners.token_rows import check_within_limit
 from utils.sampling.images import check_scheduler
 from utils.sampling.prompts import classes_of
-from utils.sampling.settings import check_rotation
+from utils.sampling.settings import check_rotation, check_steps
 from utils.scores.judges import KINDS
 from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
 from utils.training.lock import lock_of_run
@@ -145,7 +145,7 @@ def settings_of(
             drawn["embedding_adjustment"] = config.embedding_adjustment
     return {
         "dataset": config.dataset,
-        "source": str(config.data_dir or config.concept or config.generated or IMAGES),
+        "source": str(config.data_dir or config.concept or config.generated or PICTURES),
         "digest": source.digest,
         "base": source.base.name,
         "methods": source.methods,
@@ -169,6 +169,7 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
     base = source.base.path
     check_scheduler(settings["scheduler"], settings["eta"])
     check_base(base)
+    check_steps(settings["num_inference_steps"], base)
     if source.concept is not None and "embedding_adjustment" in settings:
         concept = read_concept(source.concept)
         check_rotation(settings["embedding_adjustment"], classes_of([concept]))

@@ -14,6 +14,7 @@ from utils.common.errors import UserError
 from utils.common.files import read_json
 
 BASE = "base"  # in a method's place: the untouched model, which is given class prompts
+PICTURES = "pictures"  # in a results folder: the images that a benchmark draws itself
 NOT_COMPARED = frozenset({"hardware"})  # a run may go on elsewhere
 MAY_GROW = frozenset({"methods", "train_flags"})  # more methods add to a folder, and change nothing in it
 
@@ -27,6 +28,10 @@ def check_settings(folder: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         return
     before, now = read_json(path), json.loads(json.dumps(settings))
+    if not isinstance(before, dict):
+        raise UserError(f"{path} holds no settings; give another --output_dir, or remove what is in this one")
+    if not any(each.parts[-3] != PICTURES for each in folder.glob("*/*/*")):
+        return  # nothing was trained or drawn with them
     for name in sorted(before.keys() | now.keys()):
         if name in NOT_COMPARED or before.get(name) == now.get(name):
             continue
@@ -42,4 +47,4 @@ def _grown(before: Any, now: Any) -> bool:
     """Whether a list, or a dictionary, holds all that it held before."""
     if isinstance(before, dict) and isinstance(now, dict):
         return all(name in now and now[name] == value for name, value in before.items())
-    return isinstance(before, list) and isinstance(now, list) and set(before) <= set(now)
+    return isinstance(before, list) and isinstance(now, list) and all(each in now for each in before)

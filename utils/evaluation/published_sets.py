@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.common.errors import UserError, short
-from utils.common.files import path_inside, read_lines
+from utils.common.files import path_inside, read_lines, read_text
 from utils.common.limits import check_file_name
 from utils.evaluation.data_sets import (
     DataSet,
@@ -51,7 +51,7 @@ def read_dreambooth(data_dir: Path, names: Sequence[str] = ()) -> list[Subject]:
 
 def _parse_dreambooth(file: Path) -> tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]:
     """({subject: class}, object templates, live templates). The file's Python is read, not executed."""
-    text = file.read_text(encoding="utf-8-sig")
+    text = read_text(file)
     form = r"subject_name,class\n(.+?)\n\s*Prompts\s*\n.*?Object Prompts\s*\n(.+?)\n\s*"
     form += r"Live Subject Prompts\s*\n(.+)"
     found = re.search(form, text, re.DOTALL)
@@ -98,9 +98,11 @@ def _read_json_list(file: Path) -> list[Any]:
     if not file.is_file():
         raise UserError(f"no {file.name} in {file.parent}; give your copy of CustomConcept101")
     try:
-        entries = json.loads(file.read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); take the published file") from error
+        entries = json.loads(read_text(file))
+    except UserError:  # itself a ValueError
+        raise
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{file} is not valid JSON ({short(error, 100)}); take the published file") from error
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{file} holds no list of concepts; take the published file")
     return entries

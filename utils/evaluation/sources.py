@@ -17,12 +17,11 @@ from utils.config.settings import read_setting
 from utils.config.train_config import read_config
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templates
-from utils.evaluation.folder import BASE
+from utils.evaluation.folder import BASE, PICTURES
 from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
 from utils.evaluation.training_process import flags_of
 
-IMAGES = "pictures"  # in a results folder: the images that a benchmark draws itself
 DEFAULT_METHODS = [BASE, "custom_diffusion", "classdiffusion"]
 
 
@@ -75,7 +74,7 @@ def _from_dataset(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
     if data_set.draw is None and config.data_dir is None:
         raise UserError(f"--dataset {config.dataset} needs --data_dir, the folder of your copy")
     names = split(config.subjects)
-    subjects = data_set.read(config.data_dir or config.output_dir / IMAGES, names)
+    subjects = data_set.read(config.data_dir or config.output_dir / PICTURES, names)
     subjects = [_shortened(subject, config.max_prompts) for subject in subjects]
     if data_set.draw is None:
         digest = digest_of(_check_real(subjects))

@@ -67,7 +67,7 @@ def read_results(folder: Path) -> Results:
         if not path.is_file():
             raise UserError(f"no {name} in {folder}: not the folder of a finished run; run {WRITER} first")
         try:
-            parts[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+            parts[path.stem] = json.loads(path.read_text(encoding="utf-8-sig"))
         except (ValueError, RecursionError) as error:
             raise UserError(f"{path} is not JSON ({short(error, 100)}); run {WRITER} again") from error
         if not isinstance(parts[path.stem], kind):

@@ -32,7 +32,7 @@ def write_report(results: Path) -> Path:
     read, path = read_results(results), results / NAME
 
     def write(partial: Path) -> None:
-        with partial.open("w", encoding="utf-8") as file:
+        with partial.open("w", encoding="utf-8", errors="xmlcharrefreplace") as file:
             file.writelines(page(read))
 
     with readable("results folder", results):

@@ -1,6 +1,5 @@
 """Motion adapters: what one says of itself, whether it fits a base model, and the noise levels it wants."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -71,8 +70,8 @@ def _frames_if_it_fits(adapter: str | Path, base: str | Path) -> int:
 
 def recorded_schedule(adapter: str | Path) -> dict[str, Any] | None:
     """The scheduler_config.json of an adapter's folder: the noise levels it was trained on; or None."""
-    file = Path(adapter) / "scheduler_config.json"
-    return json.loads(file.read_text()) if file.is_file() else None
+    name = "scheduler_config.json"
+    return read_config(adapter, "motion adapter", name) if (Path(adapter) / name).is_file() else None
 
 
 def noise_levels(

@@ -125,7 +125,7 @@ def check_rotation(rotation: float, classes: Mapping[str, str | None]) -> None:
         )
 
 
-def check_steps(steps: int, base: str | Path) -> None:
+def check_steps(steps: int, base: str | Path, flag: str = "num_inference_steps") -> None:
     """Raises UserError for more denoising steps than the base was trained on; reads its scheduler's file."""
     from utils.bases.pretrained import read_config
 
@@ -134,4 +134,4 @@ def check_steps(steps: int, base: str | Path) -> None:
     if type(known) is not int:
         raise UserError(f"base model {base}: its scheduler's num_train_timesteps is no number; it is damaged")
     if steps > known:
-        raise UserError(f"--num_inference_steps is {steps}; {base} has {known} timesteps: give at most that")
+        raise UserError(f"--{flag} is {steps}; {base} has {known} timesteps: give at most that")

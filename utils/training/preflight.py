@@ -28,6 +28,7 @@ from utils.losses.contextualizer import check_contextualizer
 from utils.losses.registry import losses_of
 from utils.measures.measures import check_judges
 from utils.measures.selection import check_selection
+from utils.sampling.settings import check_steps
 from utils.training.checkpoints import check_same_run, find_checkpoint
 from utils.training.state import saved_step
 
@@ -60,6 +61,10 @@ def check_settings(config: TrainConfig) -> StableDiffusion:
             f"--resolution {config.resolution}: this base model needs a multiple of {base.latent_factor}"
         )
     check_captions(config, base)
+    if config.validation_prompt:
+        row = base_row(config.pretrained_model_name_or_path)
+        steps = config.validation_inference_steps or row.sampling.num_inference_steps
+        check_steps(steps, row.path, "validation_inference_steps")
     check_judges(config)
     return base
 

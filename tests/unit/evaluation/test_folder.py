@@ -43,6 +43,7 @@ def test_a_json_file_is_replaced_in_one_piece(tmp_path):
 def test_a_folder_goes_on_with_its_own_settings_alone(tmp_path):
     settings = {"methods": ["base"], "seeds": [0, 1], "hardware": {"cpus": 2}, "templates": ["a {}"]}
     check_settings(tmp_path / "new", settings)
+    write_json(tmp_path / "base" / "rex" / "scores.json", {})  # something was done with the settings
     write_json(tmp_path / "settings.json", settings)
     check_settings(tmp_path, settings | {"hardware": {"cpus": 64}})
     check_settings(tmp_path, settings | {"methods": ["base", "custom_diffusion"]})

@@ -22,7 +22,7 @@ def test_prompts_of_flags_and_file_each_once(tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"a dog\ndr\xf6g", "is not UTF-8 text (byte 8); save it as UTF-8"),
+        (b"a dog\ndr\xf6g", "is not UTF-8 text (byte 8): save it as UTF-8"),
         (b"\xff\xfea\x00", "is not UTF-8 text (byte 0)"),
         (b" \n\n", "is empty; write one prompt per line"),
         (b"a dog\n\n" + b"x" * 10_000_000, f"line 3: '{'x' * 59}…' has 10,000,000 characters"),

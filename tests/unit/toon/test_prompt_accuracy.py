@@ -1,7 +1,6 @@
 """Which concepts are judged by which prompts."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
