@@ -65,6 +65,7 @@ def stages(config: AllFlags) -> Iterator[tuple[str, Callable[[], None]]]:
     yield command("tokenizer")
     for name in ("autoencoder", "clip", "recogniser", "blip", "dino"):
         yield command(name, **shared)
+    yield command("part_reader", **shared, bf16=config.bf16)
     yield command("unet", **recipe)
     yield program("pretrain_contextualizer", "--base=toon")
     yield program("toon.prompt_accuracy", f"--output_dir={config.work_dir / 'prompt_accuracy'}")
@@ -87,13 +88,11 @@ SUBCOMMANDS = {
     "dino": model("dino", DinoFlags, "the ViTModel that tells individuals apart"),
     "unet": model("unet", UnetFlags, "the UNet, on cached latents; completes the pipeline data/toon/sd"),
     "motion": model("motion", MotionFlags, "the MotionAdapter, through the frozen UNet"),
-    "part_reader": model(
-        "part_reader", PartReaderFlags, "the reader that part_accuracy judges by; not in all"
-    ),
+    "part_reader": model("part_reader", PartReaderFlags, "the judge that reads an animal's parts"),
     "all": Subcommand(
         AllFlags,
         build_all,
-        "everything but part_reader, in order, with the contextualizer and a judgement of the UNet\n\n"
+        "everything, in order, with the contextualizer and a judgement of the UNet\n\n"
         "--work_dir, --resolution and --seed hold for every model, the other flags for the UNet.",
     ),
 }

@@ -1,8 +1,5 @@
 """How often personalised models draw an individual as it is: its body, belly, ears, collar and marking.
 
-python -m scripts.toon.build part_reader
-python -m scripts.toon.part_accuracy
-
 data/dog and the first individuals of tuning are trained as scripts/settings/toon says, and each is drawn for
 "a photo of a <new1> dog", which the part reader judges, and in the situations that `prompt_accuracy` has, of
 which the recogniser judges the words. The same reader on the individual's own images, and on "a photo of a
@@ -35,7 +32,7 @@ DOG = -1  # the number of data/dog among the individuals
 class Flags:
     """The flags of this command."""
 
-    reader: Path = option(Path("toon_build/part_reader"), "folder of the part reader")
+    reader: Path = option(Path("data/toon/part_reader"), "folder of the part reader")
     method: str = option("classdiffusion", "how concepts are trained", choices=tuple(METHODS))
     individuals: int = option(5, "of tuning, beside data/dog", minimum=1)
     images: int = option(24, "of each individual for the plain prompt", minimum=1)

@@ -1,9 +1,11 @@
 """How many of a prompt's words the images obey, read off them by the recogniser.
 
 Without --concept: random prompts to the base model, those with three words that its training never held
-together apart from the others. With --concept: a fixed set of situations, for the class ("a dog …") on the
-base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds; of two
-concepts trained together, the second of them a barn, the first before the second in every place.
+together apart from the others; then prompts that name parts of an animal, "a photo of a white dog with purple
+ears and a red collar", of which the part reader judges the body's colour and each named part; "all" counts
+the images in which all of these are right. With --concept: a fixed set of situations, for the class ("a
+dog …") on the base model and for the concept ("a <new1> dog …") on the personalised one, with the same seeds;
+of two concepts trained together, the second of them a barn, the first before the second in every place.
 Only what a prompt states is judged; "all" counts the images that obey every stated word. Likeness is CLIP-I
 on the embedded data/toon/clip to the concept's own images: of --portraits for the plain prompt and of those
 for the situations, where places and other things keep it low; of two concepts, for the plain prompt of each.
@@ -12,11 +14,19 @@ for the situations, where places and other things keep it low; of two concepts, 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scripts.toon.world.prompts import Prompt, pair_situations, random_prompts, situations
+from scripts.toon.world.prompts import (
+    PartPrompt,
+    Prompt,
+    pair_situations,
+    part_prompts,
+    random_prompts,
+    situations,
+)
 from scripts.toon.world.world import KINDS
 from utils.common.errors import UserError, exit_on_user_error
 from utils.common.files import check_writable_folder, write_json
@@ -29,41 +39,61 @@ if TYPE_CHECKING:  # imported inside the functions, so that flags are answered b
     from utils.config.concepts import Concept
 
 CLIP = Path("data/toon/clip")
+Shares = dict[str, tuple[float, int]]  # what is judged -> (share of images that are right, of how many)
 
 
 def draw(
     pipeline: StableDiffusionPipeline,
-    prompts: list[Prompt],
+    texts: list[str],
     per_prompt: int,
     grid: Path,
     **settings: float,
 ) -> list[Image.Image]:
-    """`per_prompt` images of each prompt, one prompt's after the other's; the first ones also in `grid`.
+    """`per_prompt` images of each text, one text's after the other's; the first ones also in `grid`.
     settings: of utils.sampling.sample."""
     from tqdm import tqdm
 
     from utils.sampling.grids import save_grid
     from utils.sampling.images import sample
 
-    texts = [text for text, _ in prompts for _ in range(per_prompt)]
-    seeds = [1000 * i + j for i in range(len(prompts)) for j in range(per_prompt)]
-    drawn = sample(pipeline, texts, seeds, **settings)
-    images = list(tqdm(drawn, grid.stem, total=len(texts)))
-    shown = min(len(prompts), 24)
+    repeated = [text for text in texts for _ in range(per_prompt)]
+    seeds = [1000 * i + j for i in range(len(texts)) for j in range(per_prompt)]
+    drawn = sample(pipeline, repeated, seeds, **settings)
+    images = list(tqdm(drawn, grid.stem, total=len(repeated)))
+    shown = min(len(texts), 24)
     grid.parent.mkdir(parents=True, exist_ok=True)
-    save_grid(images[: shown * per_prompt], [text for text, _ in prompts[:shown]], grid)
+    save_grid(images[: shown * per_prompt], texts[:shown], grid)
     return images
 
 
-def obeyed(prompts: list[Prompt], per_prompt: int, images: list[Image.Image]) -> dict[str, tuple[float, int]]:
+def obeyed(prompts: list[Prompt], per_prompt: int, images: list[Image.Image]) -> Shares:
     """attribute -> (share of images that obey it, number of images whose prompt states it)."""
     from scripts.toon.models.recogniser import Recogniser
 
+    asked = [facts for _, facts in prompts for _ in range(per_prompt)]
+    read = Recogniser().read(images)
+    return shares_of(
+        {name: its[name] == value for name, value in facts.items()}
+        for facts, its in zip(asked, read, strict=True)
+    )
+
+
+def parts_obeyed(prompts: list[PartPrompt], per_prompt: int, images: list[Image.Image]) -> Shares:
+    """The same of "body" and each named part, read by the part reader."""
+    from scripts.toon.models.part_reader import PartReader, parts_of, right_parts
+
+    asked = [prompt for prompt in prompts for _ in range(per_prompt)]
+    verdicts = [
+        (prompt, right_parts(read, parts_of(prompt.look)))
+        for prompt, read in zip(asked, PartReader().read(images), strict=True)
+    ]
+    return shares_of({part: right[part] for part in ("body", *prompt.named)} for prompt, right in verdicts)
+
+
+def shares_of(verdicts: Iterable[dict[str, bool]]) -> Shares:
+    """The share of each thing judged in some of the images, and of "all" that is judged in an image."""
     hits: dict[str, list[bool]] = defaultdict(list)
-    for (_, facts), read in zip(
-        [p for p in prompts for _ in range(per_prompt)], Recogniser().read(images), strict=True
-    ):
-        right = {name: read[name] == value for name, value in facts.items()}
+    for right in verdicts:
         for name, hit in (right | {"all": all(right.values())}).items():
             hits[name].append(hit)
     return {name: (sum(h) / len(h), len(h)) for name, h in hits.items()}
@@ -134,23 +164,37 @@ class Flags:
 
 def judge(
     config: Flags, pipeline: StableDiffusionPipeline, name: str, prompts: list[Prompt], per_prompt: int
-) -> tuple[dict[str, tuple[float, int]], list[Image.Image]]:
+) -> tuple[Shares, list[Image.Image]]:
     """The shares that `obeyed` counts, which are printed too, and the images."""
-    drawn = draw(pipeline, prompts, per_prompt, config.output_dir / f"{name}.png", **config.settings)
-    shares = obeyed(prompts, per_prompt, drawn)
+    texts = [text for text, _ in prompts]
+    drawn = draw(pipeline, texts, per_prompt, config.output_dir / f"{name}.png", **config.settings)
+    return told(name, obeyed(prompts, per_prompt, drawn)), drawn
+
+
+def judge_parts(config: Flags, pipeline: StableDiffusionPipeline, prompts: list[PartPrompt]) -> Shares:
+    """The shares that `parts_obeyed` counts, which are printed too."""
+    texts, per_prompt = [prompt.text for prompt in prompts], config.images or 1
+    drawn = draw(pipeline, texts, per_prompt, config.output_dir / "named-parts.png", **config.settings)
+    return told("named parts", parts_obeyed(prompts, per_prompt, drawn))
+
+
+def told(name: str, shares: Shares) -> Shares:
+    """The shares, printed."""
     line = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
     print(f"{name}: {line}", flush=True)
-    return shares, drawn
+    return shares
 
 
 def judge_base(config: Flags, pipeline: StableDiffusionPipeline) -> dict[str, Any]:
-    """Random prompts whose triples training held, and those whose triples it never held together."""
-    results = {}
+    """Random prompts whose triples training held, those whose triples it never held together, and those that
+    name parts."""
+    results: dict[str, Any] = {}
+    seed, count = config.prompt_set or "prompt-accuracy", config.prompts or 240
     for name, held_out in (("seen", False), ("held out", True)):
-        seed, count = config.prompt_set or "prompt-accuracy", config.prompts or 240
         prompts = random_prompts(seed, count, held_out)
         file = name.replace(" ", "-")
         results[name] = judge(config, pipeline, file, prompts, config.images or 1)[0]
+    results["named parts"] = judge_parts(config, pipeline, part_prompts(f"{seed}/parts", count))
     return results
 
 

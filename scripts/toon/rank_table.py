@@ -115,7 +115,8 @@ def drawn(config: Flags, subject: Subject, path: Path, grid: Path) -> Scores:
 
     pipeline = load_pipeline(BASES["toon"].path, "cpu", "fp32")
     load_concept(pipeline, path)
-    images = draw(pipeline, subject.prompts, config.images, grid, **config.settings)
+    texts = [text for text, _ in subject.prompts]
+    images = draw(pipeline, texts, config.images, grid, **config.settings)
     return scores_of(images, subject, config.images)
 
 

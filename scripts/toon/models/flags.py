@@ -37,6 +37,10 @@ def rate_option(default: float):
     return option(default, "highest learning rate", above=0)
 
 
+def bf16_option():
+    return option(False, "autocast: for a GPU, or a CPU with bf16 arithmetic")
+
+
 def init_option():
     return option(None, "start from the model in this folder", exists=True)
 
@@ -114,7 +118,7 @@ class UnetRecipeFlags(TrainingFlags):
     align_weight: float = option(0.5, "of the alignment; 0: none", minimum=0)
     subject_weight: float = option(4.0, "of the loss where the subject is", minimum=1)
     part_emphasis: float = option(2.5, "how much more of it where a part is that captions name", minimum=1)
-    bf16: bool = option(False, "autocast: for a GPU, or a CPU with bf16 arithmetic")
+    bf16: bool = bf16_option()
     low_timesteps: bool = option(False, "most draws at little noise")
     compile: bool = option(False, "a sixth faster, needs a C++ compiler")
 
@@ -146,8 +150,9 @@ class MotionFlags(TrainingFlags):
 
 @dataclass(frozen=True)
 class PartReaderFlags(TrainingFlags):
-    output_dir: Path = option(Path("toon_build/part_reader"), "folder of the model")
+    output_dir: Path = option(Path("data/toon/part_reader"), "folder of the model")
     recogniser: Path = option(Path("data/toon/recogniser"), "what it begins as", exists=True)
     steps: int = steps_option(1500)
     batch_size: int = option(64, "images a step", minimum=2)
     lr: float = rate_option(2e-3)
+    bf16: bool = bf16_option()

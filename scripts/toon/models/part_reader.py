@@ -32,6 +32,7 @@ from scripts.toon.world.world import (
     Scene,
     darker,
     sample_look,
+    with_free_parts,
 )
 from utils.bases.pretrained import readable
 from utils.common.images import to_pixels as image_to_pixels
@@ -45,6 +46,7 @@ CHOICES: Values = {
     "mark": captions.PARTS["ear"],
 }
 UNSEEN = -100  # PyTorch's word for a label that does not count
+FOLDER = Path("data/toon/part_reader")
 SIZE = 64  # images are read at the side that toon draws
 
 
@@ -107,17 +109,20 @@ def build(recogniser: Path) -> ResNetForImageClassification:
 
 
 def portraits(seed: str, count: int) -> list[Scene]:
-    """Random animals in one of the scenes that show an individual, the i-th a function of (seed, i) alone."""
+    """Random animals in one of the scenes that show an individual, the i-th a function of (seed, i) alone;
+    every second one `with_free_parts`."""
     drawn = []
     for i in range(count):
         rng = random.Random(f"{seed}/{i}")
         look = sample_look(rng, rng.choice(ANIMALS))
+        if i % 2:
+            look = with_free_parts(look, rng)
         drawn.append(rng.choice(plain_scenes(look, f"{seed}/{i}")))
     return drawn
 
 
 def loss_at(
-    model: ResNetForImageClassification, size: int, batch_size: int, seed: int
+    model: ResNetForImageClassification, size: int, batch_size: int, seed: int, bf16: bool = False
 ) -> Callable[[int], Tensor]:
     """The loss of a step, a function of (seed, step) alone. A mark counts where there is a marking."""
     data = f"{seed}/part-reader"
@@ -125,7 +130,9 @@ def loss_at(
     def loss_of(step: int) -> Tensor:
         batch = portraits(f"{data}/{step}", batch_size)
         pixels = disturb(to_pixels(batch, size), generator(f"{data}/disturb/{step}"))
-        logits = split(model(prepare(pixels.to(device()))).logits, CHOICES)
+        shown = prepare(pixels.to(device())).to(memory_format=torch.channels_last)
+        with torch.autocast(device().type, torch.bfloat16, enabled=bf16):
+            logits = split(model(shown).logits.float(), CHOICES)
         true = [parts_of(scene.subject) for scene in batch]
         wanted = {
             part: [
@@ -143,12 +150,12 @@ def loss_at(
 
 
 class PartReader:
-    """`PartReader(folder).read(images)` -> a `Reading` of each PIL image.
+    """`PartReader().read(images)` -> a `Reading` of each PIL image.
 
     Raises UserError for a folder whose model cannot be loaded.
     """
 
-    def __init__(self, model: ResNetForImageClassification | Path):
+    def __init__(self, model: ResNetForImageClassification | Path = FOLDER):
         if isinstance(model, Path):
             with readable("part reader", model):
                 model = ResNetForImageClassification.from_pretrained(model, dtype=torch.float32)
@@ -173,8 +180,8 @@ def train(config: PartReaderFlags) -> None:
     """Train the reader on renders alone, save it, and print what it reads rightly off 512 new ones."""
     begin(config, "part_reader")
     torch.manual_seed(config.seed)
-    model = build(config.recogniser).to(device())
-    loss_of = loss_at(model, config.resolution, config.batch_size, config.seed)
+    model = build(config.recogniser).to(device(), memory_format=torch.channels_last)
+    loss_of = loss_at(model, config.resolution, config.batch_size, config.seed, config.bf16)
     fit(model, loss_of, config.steps, config.lr, config.work_dir / "part_reader.pt", warmup=50)
     unseen = portraits("part-reader-test", 512)
     readings = PartReader(model).read([render(scene, config.resolution) for scene in unseen])

@@ -1,11 +1,31 @@
 """What the base model and concepts are asked to draw on toon, and what each prompt states."""
 
-from dataclasses import replace
+import random
+from dataclasses import dataclass, replace
 
-from scripts.toon.world.captions import attributes, describe, subject_words, with_article
-from scripts.toon.world.world import ONE_CHANGE, PLACES, TWO_CHANGES, Look, Scene
+from scripts.toon.world.captions import attributes, describe, part_words, subject_words, with_article
+from scripts.toon.world.individuals import visibly_differ
+from scripts.toon.world.world import (
+    ANIMALS,
+    ONE_CHANGE,
+    PLACES,
+    TWO_CHANGES,
+    Look,
+    Scene,
+    sample_look,
+    with_free_parts,
+)
 
 Prompt = tuple[str, dict[str, str]]  # the text, and the attributes that it states
+
+
+@dataclass(frozen=True)
+class PartPrompt:
+    """A prompt that names parts of an animal: "a photo of a white dog with purple ears and a red collar"."""
+
+    text: str
+    look: Look  # an animal that the prompt describes
+    named: tuple[str, ...]  # of "ear", "belly", "collar" and "marking"
 
 
 def unseen(kind: str) -> Look:
@@ -31,6 +51,22 @@ def random_prompts(seed: str, count: int, held_out: bool) -> list[Prompt]:
         with_article(f"a photo of a {describe(scene, subject_words(scene, colour=True))}") for scene in drawn
     ]
     return [(text, stated(scene, colour=True)) for text, scene in zip(texts, drawn, strict=True)]
+
+
+def part_prompts(seed: str, count: int) -> list[PartPrompt]:
+    """Prompts of any animal in any colour that name one to three of its parts, evenly; the i-th is a function
+    of (seed, i) alone. A marking in the body's colour is not named: nothing would show it."""
+    prompts = []
+    while len(prompts) < count:
+        rng = random.Random(f"{seed}/{len(prompts)}")
+        look = with_free_parts(sample_look(rng, rng.choice(ANIMALS)), rng)
+        words = part_words(look)
+        if not visibly_differ(look.mark, look.body):
+            words.pop("marking", None)
+        named = tuple(rng.sample(list(words), min(len(words), rng.randint(1, 3))))
+        subject = f"{look.colour} {look.kind} with {' and '.join(words[part] for part in named)}"
+        prompts.append(PartPrompt(with_article(f"a photo of a {subject}"), look, named))
+    return prompts
 
 
 def situations(kind: str, subject: str) -> list[Prompt]:

@@ -102,11 +102,12 @@ def test_all_makes_everything_in_order_with_shared_flags_for_all_and_the_unets_o
     build.main(["all", "--seed=3", "--work_dir=made", "--steps=7", "--channels", "16", "32"])
     names = [name for name, _ in made]
     assert names == [
-        *("examples", "tokenizer", "autoencoder", "clip", "recogniser", "blip", "dino", "unet"),
+        *("examples", "tokenizer", "autoencoder", "clip", "recogniser", "blip", "dino"),
+        *("part_reader", "unet"),
         *("scripts.pretrain_contextualizer", "scripts.toon.prompt_accuracy", "motion"),
     ]
     configs = dict(made)
-    for name in ("autoencoder", "clip", "recogniser", "blip", "dino", "unet", "motion"):
+    for name in ("autoencoder", "clip", "recogniser", "blip", "dino", "part_reader", "unet", "motion"):
         assert (configs[name].seed, configs[name].work_dir) == (3, Path("made"))
     assert (configs["unet"].steps, configs["unet"].channels) == (7, (16, 32))
     assert (configs["clip"].steps, configs["motion"].steps) == (2000, 10_000)

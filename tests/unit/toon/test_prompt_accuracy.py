@@ -1,11 +1,23 @@
 """Which concepts are judged by which prompts."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from scripts.toon import prompt_accuracy
-from scripts.toon.prompt_accuracy import Flags, judge_pair, trained_concept, trained_concepts
+from scripts.toon.models.part_reader import parts_of
+from scripts.toon.prompt_accuracy import (
+    Flags,
+    judge_base,
+    judge_pair,
+    parts_obeyed,
+    trained_concept,
+    trained_concepts,
+)
+from scripts.toon.world.examples import EXAMPLES
+from scripts.toon.world.prompts import PartPrompt
 from utils.common.errors import UserError
 from utils.config.concepts import Concept
 
@@ -82,3 +94,36 @@ def test_likeness_is_of_as_many_portraits_as_asked(tmp_path, monkeypatch, flags,
 def test_portraits_are_of_a_concept():
     with pytest.raises(UserError, match="--portraits has no effect without --concept"):
         Flags(portraits=3)
+
+
+def test_named_parts_and_the_body_are_judged_and_nothing_else(monkeypatch):
+    prompts = [
+        PartPrompt("a photo of a white dog with purple ears", EXAMPLES["dog"], ("ear",)),
+        PartPrompt("a photo of a white dog with a red collar", EXAMPLES["dog"], ("collar",)),
+    ]
+    true = parts_of(EXAMPLES["dog"])
+    read = [true, replace(true, ear="red"), replace(true, marking="none"), replace(true, body="grey")]
+    reader = type("Reader", (), {"read": lambda self, images: read})
+    monkeypatch.setattr("scripts.toon.models.part_reader.PartReader", reader)
+    assert parts_obeyed(prompts, 2, [None] * 4) == {
+        "body": (0.75, 4),
+        "ear": (0.5, 2),
+        "all": (0.5, 4),
+        "collar": (1.0, 2),
+    }
+
+
+def test_a_base_is_judged_by_words_seen_and_held_out_and_by_named_parts(tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(pipeline, texts, per_prompt, grid, **settings):
+        drawn.append((grid.name, len(texts), per_prompt))
+        return []
+
+    monkeypatch.setattr(prompt_accuracy, "draw", draw)
+    monkeypatch.setattr(prompt_accuracy, "obeyed", lambda *given: {"all": (0.5, 3)})
+    monkeypatch.setattr(prompt_accuracy, "parts_obeyed", lambda *given: {"ear": (0.25, 3)})
+    results = judge_base(Flags(prompts=3, output_dir=tmp_path), None)
+    assert drawn == [("seen.png", 3, 1), ("held-out.png", 3, 1), ("named-parts.png", 3, 1)]
+    shares = {"all": (0.5, 3)}
+    assert results == {"seen": shares, "held out": shares, "named parts": {"ear": (0.25, 3)}}

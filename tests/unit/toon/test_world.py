@@ -11,7 +11,8 @@ from scripts.toon.models.training import scenes
 from scripts.toon.prompt_accuracy import Flags
 from scripts.toon.world.captions import ATTRIBUTES, attributes, caption, part_facts, part_words, with_article
 from scripts.toon.world.examples import EXAMPLES, plain_scenes
-from scripts.toon.world.prompts import pair_situations, situations, stated
+from scripts.toon.world.individuals import visibly_differ
+from scripts.toon.world.prompts import pair_situations, part_prompts, situations, stated
 from scripts.toon.world.render import render
 from scripts.toon.world.world import (
     BELLIES,
@@ -179,3 +180,17 @@ def test_a_pair_stands_in_every_place_under_its_own_names():
 def test_flags_of_random_prompts_are_refused_where_prompts_are_fixed(tmp_path, flag, value):
     with pytest.raises(UserError, match=f"--{flag} has no effect with --concept"):
         Flags(concept=tmp_path, **{flag: value})
+
+
+def test_part_prompts_name_one_to_three_parts_of_an_animal_that_has_them():
+    prompts = part_prompts("test", 300)
+    assert prompts[:5] == part_prompts("test", 5)
+    counts = Counter(len(prompt.named) for prompt in prompts)
+    assert set(counts) == {1, 2, 3} and min(counts.values()) > 60
+    for prompt in prompts:
+        words = part_words(prompt.look)
+        assert all((with_article(words[part]) in prompt.text) == (part in prompt.named) for part in words)
+        assert f"{prompt.look.colour} {prompt.look.kind} with " in prompt.text
+        assert "marking" not in prompt.named or visibly_differ(prompt.look.mark, prompt.look.body)
+    ears = Counter(part_facts(p.look)["ear"] for p in prompts if "ear" in p.named)
+    assert len(ears) == 12 and max(ears.values()) < 40  # of about 150, evenly in 12 colours
