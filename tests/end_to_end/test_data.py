@@ -57,6 +57,24 @@ def test_says_what_each_image_brings(train, folder, tmp_path, capsys):
     assert not any(line.startswith("skipped") for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [
+        ("classdiffusion", "each is squashed to a square, up to 1.5 : 1"),
+        ("dreambooth", "a random square of each is used, up to 33% cut off"),
+    ],
+)
+def test_says_what_becomes_of_images_that_are_not_square(
+    train, folder, tmp_path, capsys, pictures, method, what
+):
+    Image.new("RGB", (20, 20)).save(folder / "square.png")
+    own = {"class_data_dir": pictures("class"), "num_class_images": 3, "initializer_token": "ktn"}
+    changed = own if method == "dreambooth" else {}
+    train(tmp_path / "out", instance_data_dir=folder, method=method, max_train_steps=1, **changed)
+    line = f"5 of 6 images are not square (one is 24 x 16): {what}; --buckets keeps their proportions"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_masks_that_no_flag_uses_are_mentioned(train, folder, tmp_path, capsys):
     plain = train(tmp_path / "plain", instance_data_dir=folder)
     assert "masks of 1 images are not used: --masked_loss uses them" in capsys.readouterr().out

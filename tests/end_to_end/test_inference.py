@@ -103,7 +103,7 @@ def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["concept.json", "<new1>.safetensors"])
+@pytest.mark.parametrize("name", ["concept.json", "new1.safetensors"])
 def test_a_broken_concept_is_told(name, concept, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     broken = tmp_path / "broken"
@@ -128,7 +128,7 @@ def test_batch_size_changes_nothing_and_the_concept_something(concept, base, tmp
 
 
 def test_a_token_can_be_called_by_another_name(concept, base, tmp_path):
-    row = concept / "<new1>.safetensors"
+    row = concept / "new1.safetensors"
     given = ["--base", base, "--num_images=1"]
     sample_quickly(tmp_path / "own", *given, "--concept", row, "--prompt=a <new1>")
     sample_quickly(tmp_path / "other", *given, "--concept", row, "--token=<rex>", "--prompt=a <rex>")
@@ -200,7 +200,7 @@ def test_second_run_overwrites_the_first(base, tmp_path):
         ("--concept={concept} --embedding_adjustment=1.5", "--embedding_adjustment 1.5: give a share"),
         ("--concept={concept} --embedding_adjustment=nan", "--embedding_adjustment nan: give a finite"),
         (
-            "--concept={concept}/<new1>.safetensors --base={base} --embedding_adjustment=0.5",
+            "--concept={concept}/new1.safetensors --base={base} --embedding_adjustment=0.5",
             "a class for <new1>",
         ),
     ],

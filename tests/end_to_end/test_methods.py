@@ -66,7 +66,7 @@ def test_dreambooth_trains_the_unet_alone_with_class_images(train, runs, tiny_ba
     text = {k.replace("table.", ""): v for k, v in run.base.text_encoder.state_dict().items()}
     assert all(torch.equal(text[name], value) for name, value in base.text_encoder.state_dict().items())
     (ktn,) = base.tokenizer("ktn", add_special_tokens=False).input_ids
-    row = load_file(out / "<new1>.safetensors")["<new1>"]
+    row = load_file(out / "new1.safetensors")["<new1>"]
     assert torch.equal(row, base.text_encoder.get_input_embeddings().weight[ktn])  # the word's, untrained
     for line in log(out):
         assert list(line) == ["step", "loss_denoise", "loss_prior", "loss", "lr_unet"]
@@ -156,8 +156,8 @@ def test_two_stage_trains_the_row_then_the_unet(train, runs, tiny_base, tmp_path
     out = train(tmp_path / "a", max_train_steps=4, **settings)
     rates = [[key for key in line if key.startswith("lr_")] for line in log(out)]
     assert rates == [["lr_token_rows"]] * 2 + [["lr_unet"]] * 2
-    halfway = load_file(out / "checkpoint-2" / "<new1>.safetensors")["<new1>"]
-    assert torch.equal(load_file(out / "<new1>.safetensors")["<new1>"], halfway)  # frozen in stage 2
+    halfway = load_file(out / "checkpoint-2" / "new1.safetensors")["<new1>"]
+    assert torch.equal(load_file(out / "new1.safetensors")["<new1>"], halfway)  # frozen in stage 2
     changes = load_file(out / "checkpoint-2" / "unet.safetensors")
     assert all(not value.any() for value in changes.values())  # and the UNet in stage 1
     early = load_pipeline(tiny_base, "cpu")
@@ -186,5 +186,5 @@ def test_two_stage_resumes_before_at_and_after_the_boundary(train, tmp_path, cut
         tensors = [load_file(state) for state in states]
         assert tensors[0].keys() == tensors[1].keys() and any("exp_avg" in name for name in tensors[0])
         assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
-    for name in ("unet.safetensors", "<new1>.safetensors"):
+    for name in ("unet.safetensors", "new1.safetensors"):
         assert (whole / name).read_bytes() == (rest / name).read_bytes()

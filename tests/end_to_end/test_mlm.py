@@ -73,7 +73,7 @@ def test_weight_0_is_logged_and_changes_nothing(train, tmp_path, pretrained):
     without = train(tmp_path / "without", max_train_steps=4)
     logged = train(tmp_path / "logged", max_train_steps=4, mlm_weight=0)
     trained = train(tmp_path / "trained", max_train_steps=4, mlm_weight=1)
-    rows = [load_file(out / "<new1>.safetensors")["<new1>"] for out in (without, logged, trained)]
+    rows = [load_file(out / "new1.safetensors")["<new1>"] for out in (without, logged, trained)]
     torch.testing.assert_close(rows[0], rows[1], rtol=0, atol=1e-6)
     assert not torch.allclose(rows[0], rows[2], rtol=0, atol=1e-6)
     assert read_records(logged / "log.jsonl")[0]["loss_mlm"] > 1

@@ -93,9 +93,9 @@ def test_trains_saves_reloads_and_samples_at_512_pixels(tmp_path):
     assert len(saved) == 32
     assert sum(value.numel() for value in saved.values()) == 19_169_280
     assert {value.dtype for value in saved.values()} == {torch.float32}
-    row = load_file(output_dir / "<new1>.safetensors")["<new1>"]
+    row = load_file(output_dir / "new1.safetensors")["<new1>"]
     assert row.shape == (768,)
-    assert (output_dir / "<new1>.safetensors").stat().st_size < 10_000
+    assert (output_dir / "new1.safetensors").stat().st_size < 10_000
 
     pipeline = load_pipeline(base, "cpu", "bf16")
     settings = {"num_inference_steps": 2, "guidance_scale": 6.0, "eta": 1.0}

@@ -71,7 +71,7 @@ def test_a_resumed_run_chooses_as_an_unbroken_one(train, tmp_path):
     assert json.loads((whole / "selection.json").read_text()) == json.loads(
         (resumed / "selection.json").read_text()
     )
-    assert load_file(whole / "<new1>.safetensors")["<new1>"].isfinite().all()
+    assert load_file(whole / "new1.safetensors")["<new1>"].isfinite().all()
 
 
 def test_checkpoints_without_the_value_are_refused_before_training_goes_on(train, tmp_path):

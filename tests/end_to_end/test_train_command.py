@@ -57,6 +57,8 @@ def test_command_says_what_trains_on_what_and_where_the_concept_is(official, tin
     assert done.stdout.splitlines() == [
         f"skipped {folder / 'dog' / 'notes.txt'}: not an image",
         f"ClassDiffusion: <new1> dog, 3 images of 16 px, on {tiny_base}, 1 x cpu",
+        "3 of 3 images are not square (one is 24 x 20): each is squashed to a square, up to 1.2 : 1; "
+        "--buckets keeps their proportions",
         "steps 1 to 3: rows 32 at 2e-05, K/V 10,240 at 2e-05; loss L_denoise + 1 · L_spl",
         f"the concept is in {folder / 'out'}, its log in {folder / 'out' / 'log.jsonl'}",
     ]
@@ -91,9 +93,9 @@ def test_no_safe_serialization_writes_the_official_bin_files(official, base_weig
     assert kv.keys() == rename.keys()
     moved = max((kv[key] - base_weights[name]).abs().max().item() for key, name in rename.items())
     assert 1e-5 < moved < 3 * 2.1e-5  # three AdamW steps of at most the learning rate
-    token = torch.load(out / "<new1>.bin", weights_only=True)
+    token = torch.load(out / "new1.bin", weights_only=True)
     assert list(token) == ["<new1>"] and token["<new1>"].shape == (32,)
-    assert (out / "<new1>.bin").stat().st_size < 10_000
+    assert (out / "new1.bin").stat().st_size < 10_000
 
 
 def test_validation_images_at_every_multiple_and_at_the_end(official):
@@ -113,7 +115,7 @@ def test_last_step_is_a_checkpoint_and_the_concept(official, tiny_base):
     concept = {name for name in files_in(out) if "/" not in name and name not in ("log.jsonl", LOCK_FILE)}
     assert concept == {
         "pytorch_custom_diffusion_weights.bin",
-        "<new1>.bin",
+        "new1.bin",
         "concept.json",
         "training_config.json",
     }

@@ -21,7 +21,7 @@ def test_resumed_run_is_the_unbroken_one(train, tmp_path, quick_sampling, prior,
     train(broken, max_train_steps=4, resume_from_checkpoint="latest", **settings)
     assert files_in(whole).keys() == files_in(broken).keys()
     assert (whole / "log.jsonl").read_bytes() == (broken / "log.jsonl").read_bytes()
-    for name in (KV_FILE, "<new1>.safetensors", "checkpoint-4/training_state.safetensors"):
+    for name in (KV_FILE, "new1.safetensors", "checkpoint-4/training_state.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes(), name
     assert [line["lr_cross_attention_kv"] for line in records(broken)] == pytest.approx(
         [0, 1e-3 / 3, 2e-3 / 3, 1e-3]

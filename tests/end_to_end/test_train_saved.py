@@ -20,7 +20,7 @@ from utils.concepts.load import load_concept
 
 def test_saved_concept_is_the_trained_one(train, kept, tiny_base, tmp_path):
     out = train(tmp_path, learning_rate=0.05)
-    assert (out / "<new1>.safetensors").stat().st_size < 10_000
+    assert (out / "new1.safetensors").stat().st_size < 10_000
     ours, stock = load_pipeline(tiny_base, "cpu"), stock_pipeline(tiny_base)
     assert set(load_concept(ours, out).merged) == KV_NAMES
 
@@ -28,7 +28,7 @@ def test_saved_concept_is_the_trained_one(train, kept, tiny_base, tmp_path):
     weights = load_file(out / KV_FILE)
     stock.tokenizer.add_tokens("<new1>")
     stock.text_encoder.resize_token_embeddings(len(stock.tokenizer))
-    row = load_file(out / "<new1>.safetensors")["<new1>"]
+    row = load_file(out / "new1.safetensors")["<new1>"]
     stock.text_encoder.get_input_embeddings().weight.data[-1] = row
     for name, parameter in stock.unet.named_parameters():
         if name in KV_NAMES:
@@ -60,7 +60,7 @@ def drawn(pipeline: StableDiffusionPipeline, prompt: str = PROMPT) -> np.ndarray
 @pytest.mark.parametrize("as_bin", [None, True])
 def test_token_file_is_a_textual_inversion_to_diffusers(train, tiny_base, tmp_path, as_bin):
     out = train(tmp_path, method="textual_inversion", instance_prompt=None, no_safe_serialization=as_bin)
-    file = out / ("<new1>.bin" if as_bin else "<new1>.safetensors")
+    file = out / ("new1.bin" if as_bin else "new1.safetensors")
     row = (torch.load(file, weights_only=True) if as_bin else load_file(file))["<new1>"]
     pipeline = stock_pipeline(tiny_base)
     pipeline.load_textual_inversion(str(file))

@@ -82,16 +82,14 @@ ODD: dict[str, Callable[[Path], None]] = {
     "K/V of other shapes": weights(lambda content: {k: torch.ones(3, 3) for k in content}),
     "K/V of other names": weights(lambda content: {f"x.{k}": v for k, v in content.items()}),
     "K/V a half": weights(lambda content: dict(sorted(content.items())[::2])),
-    "row NaN": weights(
-        lambda content: {k: v * float("nan") for k, v in content.items()}, "<new1>.safetensors"
-    ),
-    "row short": weights(lambda content: {k: v[:5] for k, v in content.items()}, "<new1>.safetensors"),
+    "row NaN": weights(lambda content: {k: v * float("nan") for k, v in content.items()}, "new1.safetensors"),
+    "row short": weights(lambda content: {k: v[:5] for k, v in content.items()}, "new1.safetensors"),
     "row of another token": weights(
-        lambda content: dict.fromkeys(["<x>"], content["<new1>"]), "<new1>.safetensors"
+        lambda content: dict.fromkeys(["<x>"], content["<new1>"]), "new1.safetensors"
     ),
-    "row empty": weights(lambda content: {}, "<new1>.safetensors"),
+    "row empty": weights(lambda content: {}, "new1.safetensors"),
     "K/V a live pickle": live(f"{KV}.bin", f"{KV}.safetensors"),
-    "row a live pickle": live("<new1>.bin", "<new1>.safetensors"),
+    "row a live pickle": live("new1.bin", "new1.safetensors"),
     "delta a live pickle": live("delta.bin", f"{KV}.safetensors"),
     "K/V a pointer": put(f"{KV}.safetensors", b"version https://git-lfs.github.com/spec/v1\n"),
     "K/V twice": lambda folder: shutil.copy(folder / f"{KV}.safetensors", folder / f"{KV}.bin") and None,
@@ -140,7 +138,7 @@ def test_what_cannot_be_read_is_not_called_damaged(what: str, concept: Path, tin
         shutil.copytree(tiny_base, place / "sd")
         file = {
             "K/V": place / "concept" / f"{KV}.safetensors",
-            "row": place / "concept" / "<new1>.safetensors",
+            "row": place / "concept" / "new1.safetensors",
             "manifest": place / "concept" / "concept.json",
             "base": place / "sd" / "unet" / "diffusion_pytorch_model.safetensors",
         }[what]

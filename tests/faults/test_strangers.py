@@ -43,7 +43,7 @@ def test_manifests_of_concepts(concept: Path, examples: int):
 
 
 @examples
-@pytest.mark.parametrize("name", [f"{KV}.safetensors", "<new1>.safetensors"])
+@pytest.mark.parametrize("name", [f"{KV}.safetensors", "new1.safetensors"])
 def test_weights_of_concepts(concept: Path, name: str, examples: int):
     good = (concept / name).read_bytes()
 

@@ -118,7 +118,7 @@ def test_our_bin_is_readable_by_diffusers_and_means_the_same(tmp_path, base, pip
 
 def test_our_token_file_is_readable_by_diffusers(tmp_path, base, pipeline):
     row = torch.linspace(-1, 1, 32)
-    for safe, name in [(True, "<new1>.safetensors"), (False, "<new1>.bin")]:
+    for safe, name in [(True, "new1.safetensors"), (False, "new1.bin")]:
         stock = copy.deepcopy(base)
         save_concept(tmp_path, {}, {"<new1>": row}, safe)
         stock.load_textual_inversion(tmp_path, weight_name=name)

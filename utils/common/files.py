@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,8 +16,9 @@ from stat import S_IMODE
 from typing import Any
 
 from utils.common.errors import UserError, short
-from utils.common.limits import check_file_name, is_unprintable
+from utils.common.limits import LONGEST_NAME, check_file_name, is_unprintable
 
+WINDOWS = sys.platform == "win32"
 _ADVICE = {
     errno.ENOSPC: "make room and run it again",
     errno.EDQUOT: "make room and run it again",
@@ -89,8 +91,13 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Returns when the file's content, or the folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    """Returns when the file's content, or the folder's entries, are on the disk.
+
+    Windows writes the entries by itself, opens no folder, and syncs only what is open for writing.
+    """
+    if WINDOWS and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -235,7 +242,7 @@ def check_writable_folder(path: str | Path, flag: str) -> None:
         if not existing.is_dir():
             what = "a link to nothing" if existing.is_symlink() and not existing.exists() else "a file"
             raise OSError(errno.EEXIST, f"{shown(existing)} is {what}")
-        longest = os.pathconf(existing, "PC_NAME_MAX")
+        longest = os.pathconf(existing, "PC_NAME_MAX") if hasattr(os, "pathconf") else LONGEST_NAME
         if any(len(os.fsencode(part)) > longest for part in folder.parts):
             raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
         with tempfile.TemporaryFile(dir=existing, buffering=0) as probe:

@@ -42,6 +42,12 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     for path in sorted(folder.iterdir(), key=lambda path: path.name):
         (images if is_image(path) else skipped).append(path)
     if not images:
+        found = [(sub, sum(map(is_image, sub.iterdir()))) for sub in skipped if sub.is_dir()]
+        if found := [f"{sub} (images: {count})" for sub, count in found if count]:
+            more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+            raise UserError(
+                f"no images in {folder} itself: give the folder that holds them, {', '.join(found[:3])}{more}"
+            )
         raise UserError(f"no images in {folder}: put some there ({', '.join(sorted(IMAGE_SUFFIXES))})")
     return images, skipped
 

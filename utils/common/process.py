@@ -34,7 +34,8 @@ def start_child(
     environment: all of its variables. at_end: what it gets when this process ends. It has a session of its
     own: Ctrl-C in a terminal reaches a whole process group, so it would count twice.
     """
-    started = [sys.executable, "-P", __file__, str(os.getpid()), str(int(at_end)), *command]
+    wrapped = [sys.executable, "-P", __file__, str(os.getpid()), str(int(at_end)), *command]
+    started = list(command) if sys.platform == "win32" else wrapped  # whose execv ends the caller's process
     with log.open("w") as file:
         how = {"stdin": subprocess.DEVNULL, "stdout": file, "stderr": subprocess.STDOUT}
         how |= {"env": environment, "cwd": cwd, "start_new_session": True}
@@ -47,7 +48,7 @@ def run_child(command: Sequence[str], log: Path, environment: Mapping[str, str])
     When a signal ends this process meanwhile, the command gets SIGTERM to save and end; at a second one, and
     at the SIGKILL of this process, it is killed. Other parameters as in `start_child`.
     """
-    with start_child(command, log, environment, signal.SIGKILL) as process:
+    with start_child(command, log, environment, getattr(signal, "SIGKILL", signal.SIGTERM)) as process:
         try:
             return process.wait()
         except BaseException:

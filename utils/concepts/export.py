@@ -32,10 +32,9 @@ from utils.concepts.lora import (
     rank_for,
 )
 from utils.concepts.lora_error import LORA_ERROR
+from utils.concepts.names import is_device
 from utils.concepts.weights import ConceptWeights
 from utils.learners.registry import LEARNERS
-
-_WINDOWS_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[s
             f"--alias {short(given)} has {len(names)} names for {len(tokens)} tokens; join one each by +"
         )
     for name in names:
-        if not re.fullmatch(r"[A-Za-z0-9][\w-]{,99}", name) or _WINDOWS_DEVICES.fullmatch(name):
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]{,99}", name) or is_device(name):
             raise UserError(
                 f"--alias {short(name)} is no name for every tool: use at most 100 letters, digits, _ and -, "
                 "e.g. dog1"

@@ -79,7 +79,7 @@ def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None)
         files = [f for f in found.values() if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
         return ConceptWeights(weights, rows=_read_token_files(files))
     tokens = manifest["modifier_tokens"]
-    rows = _read_token_files([_one_file(folder, found, token) for token in tokens])
+    rows = _read_token_files([_one_file(folder, found, stem) for stem in manifest["token_files"]])
     if list(rows) != tokens:
         raise UserError(f"{folder}: {MANIFEST} names {tokens}, the files hold {list(rows)}")
     own = {learner: stem for learner, stem in manifest["files"].items() if learner != KV}
@@ -119,7 +119,7 @@ def _read_token_files(files: list[Path]) -> dict[str, Tensor]:
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """concept.json of format 2, or of format 1 as if it were. Raises UserError for anything else."""
+    """concept.json of format 3, or of an earlier one as if it were. Raises UserError for anything else."""
     try:
         manifest = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -127,18 +127,21 @@ def read_manifest(path: Path) -> dict[str, Any]:
             f"{path} is not valid JSON ({short(error, 200)}); train or download the concept again"
         ) from None
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if type(found) is not int or found not in (1, 2):
-        raise UserError(f"{path} has format {short(found)}; this version reads formats 1 and 2")
+    if type(found) is not int or found not in (1, 2, 3):
+        raise UserError(f"{path} has format {short(found)}; this version reads formats 1, 2 and 3")
     if found == 1:
         manifest["files"] = {KV: WEIGHTS_STEM} if manifest.get("kv") else {}
-    words = ("modifier_tokens", "classes")
+    if found < 3:  # a token's file was called by the token
+        manifest["token_files"] = manifest.get("modifier_tokens")
+    words = ("modifier_tokens", "classes", "token_files")
     lists = all(isinstance(manifest.get(key), list) for key in words)
     if not lists or not isinstance(manifest["files"], dict) or "base" not in manifest:
         raise UserError(f"{path} lacks modifier_tokens, classes, files or base; train or download it again")
-    if not all(
-        isinstance(token, str) for token in [*manifest["modifier_tokens"], *manifest["files"].values()]
-    ):
+    tokens, stems = manifest["modifier_tokens"], manifest["token_files"]
+    if not all(isinstance(name, str) for name in [*tokens, *stems, *manifest["files"].values()]):
         raise UserError(f"{path} has a token or a file that is not a name; train or download it again")
+    if len(stems) != len(tokens):
+        raise UserError(f"{path} has not one file for each token; train or download it again")
     _check_words(manifest, path)
     return manifest
 

@@ -1,4 +1,4 @@
-"""What a token may be called: each has a file of its name in a concept's folder, and stands in prompts.
+"""What a token may be called, for it stands in prompts, and the name of its file in a concept's folder.
 
 Nothing here imports torch, for flags are checked with it.
 """
@@ -14,6 +14,35 @@ OWN_FILES = frozenset(
     "pytorch_custom_diffusion_weights training_state delta learned_embeds token_rows layer_rows "
     "mapper cross_attention_kv unet text_encoder spectral".split()
 )
+
+
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # no file names on Windows
+
+
+def file_stems(tokens: Iterable[str]) -> list[str]:
+    """A name for each token's file that every file system can hold: <new1> has new1.safetensors.
+
+    Only letters, digits, _, - and inner dots are kept. Names that are then the same, whatever their case, get
+    a number: <dog> and <DOG> have dog and DOG_2. The token itself is written inside the file.
+    """
+    stems: list[str] = []
+    taken = set(OWN_FILES)
+    for token in tokens:
+        stem = re.sub(r"[^\w.-]+", "", token).strip(".")
+        if not stem or stem.lower() in OWN_FILES or is_device(stem):
+            stem = f"token_{stem}".rstrip("_")
+        number, name = 1, stem
+        while name.lower() in taken:
+            number += 1
+            name = f"{stem}_{number}"
+        taken.add(name.lower())
+        stems.append(name)
+    return stems
+
+
+def is_device(name: str) -> bool:
+    """Whether Windows takes it for a device: CON, nul.txt, …"""
+    return _DEVICES.fullmatch(name) is not None
 
 
 def check_token(where: str, token: str, advice: str = "give a single word like <new1>") -> None:

@@ -15,6 +15,7 @@ from utils.common.files import write_json
 from utils.common.folders import replace_folder
 from utils.common.tensor_files import write_pickle, write_tensors
 from utils.concepts.formats import KV, MANIFEST, SUFFIXES, WEIGHTS_STEM
+from utils.concepts.names import file_stems
 from utils.learners.registry import LEARNERS
 
 
@@ -38,16 +39,18 @@ def save_concept(
     """
     suffix = ".safetensors" if safe_serialization else ".bin"
     parts = parts or {}
-    contents: dict[str, dict[str, Any]] = {token: {token: row} for token, row in rows.items()}
+    stems = file_stems(rows)
+    contents: dict[str, dict[str, Any]] = {
+        stem: {token: row} for stem, (token, row) in zip(stems, rows.items(), strict=True)
+    }
     if kv:
         contents[WEIGHTS_STEM] = {_processor_key(name): value for name, value in kv.items()}
     contents |= parts
-    if bad := [stem for stem in contents if stem != Path(stem).name]:
-        raise ValueError(f"{bad} cannot be file names; choose modifier tokens without a path separator")
     manifest = {
-        "format": 2,
+        "format": 3,
         "base": base,
         "modifier_tokens": list(rows),
+        "token_files": stems,
         "classes": list(classes),
         "files": ({KV: WEIGHTS_STEM} if kv else {}) | {learner: learner for learner in parts},
         **facts,
@@ -58,8 +61,9 @@ def save_concept(
             _write(tensors, staging / (stem + suffix))
         write_json(staging / MANIFEST, manifest)
 
-    # An earlier save in the other format, or of another method, would be a second truth.
-    stale = [stem + other for stem in {*contents, WEIGHTS_STEM, *LEARNERS} for other in SUFFIXES]
+    # An earlier save in the other format, of another method, or by a version that called a token's file by
+    # the token itself, would be a second truth.
+    stale = [stem + other for stem in {*contents, *rows, WEIGHTS_STEM, *LEARNERS} for other in SUFFIXES]
     replace_folder(Path(output_dir), fill, stale)
 
 

@@ -29,7 +29,7 @@ def read_setting(settings: str, method: str, several: bool = False) -> list[str]
     lines: list[str] = []
     for name in ("common", method):
         file = SETTINGS / settings / f"{name}.txt"
-        lines += file.read_text().splitlines() if name == "common" or file.is_file() else []
+        lines += file.read_text(encoding="utf-8").splitlines() if name == "common" or file.is_file() else []
     if several:
         lines += [line.removeprefix(SEVERAL) for line in lines if line.startswith(SEVERAL)]
     stripped = (line.strip() for line in lines)

@@ -20,6 +20,8 @@ from utils.data.dataset import ClassDataset, ImageOptions, InstanceDataset
 from utils.data.image_captions import class_captions, read_captions
 from utils.data.masks import mask_file, unmasked
 
+OBLONG = 0.05  # an image of which a centred square has less than 95 % is called not square
+
 
 def open_instances(config: TrainConfig, base: Any, digests: Mapping[Path, str] = {}) -> InstanceDataset:
     """The concepts' images. base: a StableDiffusion, or its outline. digests: of their files (`sources_of`).
@@ -131,6 +133,23 @@ def describe_data(
         for path, size in zip(images, instances.sizes, strict=True):
             if (share := cut_share(image_size(path), sides(size))) > LOSS:
                 yield f"{shown(path)} is long: {share:.0%} of it is cut off"
+    else:
+        yield from _not_square(config, images)
+
+
+def _not_square(config: TrainConfig, images: list[Path]) -> Iterator[str]:
+    """A line on the images whose shape the method's view changes by more than OBLONG, and on --buckets."""
+    sizes = [image_size(path) for path in images]
+    if oblong := [(w, h) for w, h in sizes if cut_share((w, h), (1, 1)) > OBLONG]:
+        width, height = max(oblong, key=lambda size: cut_share(size, (1, 1)))
+        if config.recipe.view == "crop":
+            done = f"a random square of each is used, up to {cut_share((width, height), (1, 1)):.0%} cut off"
+        else:
+            done = f"each is squashed to a square, up to {max(width / height, height / width):.2g} : 1"
+        yield (
+            f"{len(oblong)} of {len(images)} images are not square (one is {width} x {height}): {done}; "
+            "--buckets keeps their proportions"
+        )
 
 
 def _own_captions(images: list[Path], captions: dict[Path, str], otherwise: str) -> str:

@@ -79,7 +79,9 @@ def _failure(code: int, what: str, log: Path) -> Exception:
     if 0 < number < signal.NSIG:
         ended = f"{what}: ended by {signal.Signals(number).name}"
         return UserError(f"{ended}; the same command goes on from its last checkpoint, or begins anew")
-    last = [line for line in log.read_text().splitlines() if line.strip()][-1:]
+    last = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()][
+        -1:
+    ]
     reason = f"{what}: {''.join(last).removeprefix('error: ')}"
     kinds = {2: UserError, 3: FloatingPointError}
     return kinds[code](reason) if code in kinds else RuntimeError(f"{reason} (all of it in {log})")

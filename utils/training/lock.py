@@ -56,10 +56,11 @@ class RunLock:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             self._lock(descriptor)
-            me = Holder(os.getpid(), socket.gethostname(), f"{datetime.now():%F %T}")
+            me = Holder(os.getpid(), socket.gethostname(), datetime.now().isoformat(" ", "seconds"))
             with one_line("write", self.path):  # in place: the lock belongs to this file
                 os.ftruncate(descriptor, 0)
-                os.pwrite(descriptor, (json.dumps(asdict(me)) + "\n").encode(), 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, (json.dumps(asdict(me)) + "\n").encode())
         except BaseException:
             os.close(descriptor)
             raise

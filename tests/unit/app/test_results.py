@@ -97,7 +97,7 @@ def test_a_damaged_job_is_named_and_the_others_are_shown(content: bytes, job: Jo
     [
         (lambda job: (job.concept / "log.jsonl").write_text("nonsense\n"), "log.jsonl is not JSON lines"),
         (lambda job: (job.concept / "log.jsonl").write_text('{"loss": 1}\n'), "a line without a step"),
-        (lambda job: (job.concept / "<new1>.safetensors").write_bytes(b"x"), "cannot read "),
+        (lambda job: (job.concept / "new1.safetensors").write_bytes(b"x"), "cannot read "),
     ],
 )
 def test_a_job_with_a_damaged_file_says_so(damage: Callable, said: str, job: Job, tmp_path: Path):

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from utils.common.errors import UserError
-from utils.common.images import ImageCache, digest_images, open_image, save_png
+from utils.common.images import ImageCache, digest_images, list_images, open_image, save_png
 
 
 def test_a_png_is_replaced_whole_with_the_umasks_mode(tmp_path: Path):
@@ -68,3 +68,19 @@ def test_a_cache_keeps_what_fits_and_notices_what_has_changed(tmp_path: Path):
         cache(paths[2])
     with pytest.raises(UserError, match="3.png has changed"):  # a file that was not there
         ImageCache(open_image, digest_images(paths[:2])[1])(paths[0].rename(tmp_path / "3.png"))
+
+
+def test_images_one_folder_down_are_named(tmp_path: Path):
+    (tmp_path / "notes").mkdir()
+    for name in ("phone", "camera"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (2, 2)).save(tmp_path / name / f"{number}.png")
+    with pytest.raises(UserError) as raised:
+        list_images(tmp_path)
+    assert str(raised.value) == (
+        f"no images in {tmp_path} itself: give the folder that holds them, "
+        f"{tmp_path}/camera (images: 2), {tmp_path}/phone (images: 2)"
+    )
+    with pytest.raises(UserError, match=r"notes: put some there \(\."):
+        list_images(tmp_path / "notes")

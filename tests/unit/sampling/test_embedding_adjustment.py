@@ -22,7 +22,7 @@ def pipeline(tiny_base, tmp_path):
     pipeline = load_pipeline(tiny_base, "cpu", "fp32")
     row = torch.randn(32, generator=torch.Generator().manual_seed(0))
     save_concept(tmp_path / "concept", {}, {"<new1>": row}, classes=["dog"], parts={})
-    load_concept(pipeline, tmp_path / "concept" / "<new1>.safetensors")
+    load_concept(pipeline, tmp_path / "concept" / "new1.safetensors")
     return pipeline
 
 
