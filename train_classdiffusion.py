@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from utils.common.errors import exit_on_user_error, in_memory
-from utils.config.train_config import TrainConfig, parse_config
+from utils.config.train_config import TrainConfig, parse_with_preset
 
 if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
     from torch import Tensor
 
+    from utils.config.presets import Preset
     from utils.data.dataset import Batch
     from utils.data.noise import Draws
     from utils.training.run import Run, StageRun
@@ -151,7 +152,7 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     return values | rates, stopping
 
 
-def train(config: TrainConfig, checkpoint: Path | None) -> None:
+def train(config: TrainConfig, preset: Preset, checkpoint: Path | None) -> None:
     """The stages, one after the other: update, log, sample, save. Raises SystemExit when a signal ends it."""
     from tqdm import tqdm
 
@@ -171,7 +172,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
     from utils.training.run import begin
 
     run, output_dir = set_up(config), Path(config.output_dir)
-    announce(run)
+    announce(run, preset)
     done = load_weights(run, checkpoint) if checkpoint else 0
     first_rank = run.accelerator.is_main_process
     if config.overwrite and first_rank:
@@ -213,7 +214,7 @@ def train(config: TrainConfig, checkpoint: Path | None) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    config = parse_config(argv)
+    config, preset = parse_with_preset(argv)
     from utils.bases.pretrained import check_named_base
 
     check_named_base(config.pretrained_model_name_or_path, config.revision)
@@ -222,10 +223,10 @@ def main(argv: list[str] | None = None) -> None:
 
     checkpoint = check_run(config)
     if config.dry_run:
-        print(describe_run(config, checkpoint))
+        print(describe_run(config, preset, checkpoint))
         return
     with lock_of_run(config.output_dir), in_memory("setting up or saving the run", config.needs_less):
-        train(config, checkpoint)
+        train(config, preset, checkpoint)
 
 
 if __name__ == "__main__":

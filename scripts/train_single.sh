@@ -2,11 +2,11 @@
 # One concept. On the embedded toon model (default), or in the paper's setting with BASE=sd15 on a GPU:
 #   bash scripts/train_single.sh
 #   BASE=sd15 CLASS=dog INSTANCE_DIR=path/to/images bash scripts/train_single.sh
-# Further arguments go to train_classdiffusion.py, whose relative paths count from the repository's root;
-# NUM_PROCESSES=2 trains in two processes.
-. "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+# NUM_PROCESSES=2 trains in two processes: one GPU each, or on the CPU. Further arguments go to
+# train_classdiffusion.py, whose relative paths count from the repository's root.
+. "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 CLASS="${CLASS:-dog}"
-launch \
+train \
   --instance_data_dir="$(given_path "${INSTANCE_DIR:-}" data/dog)" \
   --modifier_token="<new1>" \
   --cls_token="$CLASS" \

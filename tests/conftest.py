@@ -39,12 +39,13 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def dog_flags(tiny_base: Path, pictures: Callable[..., Path]) -> Callable[..., list[str]]:
     """dog_flags(output_dir, **settings): a command line of 2 steps on a dog, changed by the settings.
 
-    A setting of None removes its flag, True gives the flag without a value.
+    No preset. A setting of None removes its flag, True gives the flag without a value.
     """
 
     def flags(output_dir: Path, **settings: object) -> list[str]:
         merged = {
             "pretrained_model_name_or_path": tiny_base,
+            "preset": "none",
             "instance_data_dir": pictures("dog"),
             "instance_prompt": "a photo of a <new1> dog",
             "cls_token": "dog",

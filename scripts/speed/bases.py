@@ -140,9 +140,10 @@ def random_concepts(folder: Path, side: int, concepts: int, images: int = 5) -> 
 
 
 def training_arguments(base: Path, concepts: Path, count: int) -> list[str]:
-    """The flags of train_classdiffusion.py that name base and concepts."""
+    """The flags of train_classdiffusion.py that name base and concepts; the others have their defaults."""
     return [
         f"--pretrained_model_name_or_path={base}",
+        "--preset=none",
         f"--concepts_list={concepts}",
         f"--modifier_token={'+'.join(f'<new{k + 1}>' for k in range(count))}",
         f"--cls_token={'+'.join(CLASSES[:count])}",

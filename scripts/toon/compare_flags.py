@@ -1,8 +1,8 @@
 """What training flags change on toon: the same individuals with and without them, pair by pair.
 
-python -m scripts.toon.compare_flags --flags="--latent_pool=20" --without=--noaug
+python -m scripts.toon.compare_flags --flags="--latent_pool=20" --both=--no_noaug
 
-Each individual is trained once as scripts/settings/toon says and once with the flags, judged as
+Each individual is trained once by toon's preset and once with the flags, judged as
 scripts/toon/tune.py judges, after all steps. The differences are means over the individuals with 95 %
 paired t intervals. The individuals are those of tuning, from number 10 on, which no setting was chosen on.
 """
@@ -32,23 +32,23 @@ class Flags:
     """The flags of this command."""
 
     flags: str = option(MISSING, 'training flags in one string, as in "--ema_decay=0.99 --hflip"')
-    without: str | None = option(None, "a flag of scripts/settings/toon that both sides leave out")
+    both: str = option("", "training flags of both sides, as in --both=--no_noaug", blank=True)
     method: str = option("kv_only", "the method of both sides", choices=tuple(METHODS))
     individuals: int = option(4, "how many", minimum=2)
     output_dir: Path = option(Path("outputs/compare_flags"), "trainings and numbers")
 
     def __post_init__(self) -> None:
         check_fields(self)
-        try:
-            shlex.split(self.flags)
-        except ValueError as error:
-            raise UserError(f"--flags {short(self.flags)}: {error}") from None
+        for name in ("flags", "both"):
+            try:
+                shlex.split(getattr(self, name))
+            except ValueError as error:
+                raise UserError(f"--{name} {short(getattr(self, name))}: {error}") from None
 
 
 def folder_of(config: Flags, flags: Sequence[str]) -> Path:
     """Where the trainings with these flags lie."""
-    given = [config.method, *filter(None, [config.without]), *flags]
-    return config.output_dir / "_".join(given).replace("/", "-")
+    return config.output_dir / "_".join([config.method, *flags]).replace("/", "-")
 
 
 def shares_of(
@@ -58,7 +58,7 @@ def shares_of(
     record = folder / "judged.json"
     if not record.is_file():
         start = time.monotonic()
-        train(config.method, flags, each, folder, config.output_dir / "class_images", config.without)
+        train(config.method, flags, each, folder, config.output_dir / "class_images")
         seconds = time.monotonic() - start
         write_json(record, judge(config.method, each, folder) | {"seconds": seconds})
     return read_json(record)
@@ -71,15 +71,16 @@ def main(argv: list[str] | None = None) -> None:
     from utils.evaluation.statistics import paired_interval
 
     judge = Judge(BASE)
-    changed = shlex.split(config.flags)
-    sides = {"as_set": (folder_of(config, []), []), "changed": (folder_of(config, changed), changed)}
+    both = shlex.split(config.both)
+    changed = [*both, *shlex.split(config.flags)]
+    sides = {"as_set": (folder_of(config, both), both), "changed": (folder_of(config, changed), changed)}
     shares: dict[str, dict[int, dict[str, float]]] = {side: {} for side in sides}
     for number in range(FIRST, FIRST + config.individuals):
         each = individual(number, config.output_dir)
         for side, (folder, flags) in sides.items():
             shares[side][number] = shares_of(config, judge, each, folder / str(number), flags)
             print(f"{side} {number}: {shares[side][number]}", flush=True)
-    result = {"flags": config.flags, "without": config.without, "method": config.method}
+    result = {"flags": config.flags, "both": config.both, "method": config.method}
     result |= {"steps": steps_of(config.method), "individuals": config.individuals, "seed": 0}
     for share in SHARES:
         columns = {side: {n: one[share] for n, one in every.items()} for side, every in shares.items()}

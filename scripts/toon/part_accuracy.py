@@ -1,6 +1,6 @@
 """How often personalised models draw an individual as it is: its body, belly, ears, collar and marking.
 
-data/dog and the first individuals of tuning are trained as scripts/settings/toon says, and each is drawn for
+data/dog and the first individuals of tuning are trained by toon's preset, and each is drawn for
 "a photo of a <new1> dog", which the part reader judges, and in the situations that `prompt_accuracy` has, of
 which the recogniser judges the words. The same reader on the individual's own images, and on "a photo of a
 dog" by the base, says between what ends the first numbers lie.

@@ -1,7 +1,7 @@
 """Choose each method's training settings on toon by one rule, the same for all, on individuals made for it.
 
 The rule, fixed before its results but for the second sentence of 1 (see scripts/toon/LOG.md):
-1. Every learning rate that scripts/settings/toon names for a method takes three values, a factor of √10
+1. Every learning rate that toon's preset names for a method takes three values, a factor of √10
    apart, round the one that stands there: 3 settings, or 9. ClassDiffusion and Custom Diffusion are K/V only
    with one more loss, so they take its best rates: what they differ in is then that loss.
 2. Each setting personalises the same tuning individuals, which are neither examples nor in the benchmark,
@@ -71,9 +71,9 @@ class Flags:
 
 
 def centre_of(method: str) -> Setting:
-    """The rates that scripts/settings/toon names for a method."""
+    """The rates that toon's preset names for a method."""
     given = given_of(method)
-    return {name: float(given[name]) for name in RATES if name in given}
+    return {name: given[name] for name in RATES if name in given}
 
 
 def grid(centre: Setting) -> list[Setting]:
@@ -95,7 +95,7 @@ def name_of(setting: Setting) -> str:
 
 
 def is_same(one: Setting, other: Setting) -> bool:
-    """Whether two settings differ by no more than the rounding of a rate in scripts/settings/toon."""
+    """Whether two settings differ by no more than the rounding of a rate in toon's preset."""
     return one.keys() == other.keys() and all(
         math.isclose(value, other[flag], rel_tol=0.01) for flag, value in one.items()
     )
@@ -200,10 +200,10 @@ def main(argv: list[str] | None = None) -> None:
     individuals = [individual(i, config.work_dir) for i in range(config.individuals)]
     for method in config.methods.split(","):
         best = tune(method, individuals, config.work_dir, judge, config.output_dir)[0]
-        lines = [f"--{flag}={value:.3g}" for flag, value in best["setting"].items()]
+        lines = [f"{flag} = {value:.3g}" for flag, value in best["setting"].items()]
         print(
-            f"{method}: {' '.join(lines)} --max_train_steps={best['steps']} scores {best['score']:.3f}; "
-            f"these belong into scripts/settings/toon/{method}.txt"
+            f"{method}: score {best['score']:.3f} with {', '.join(lines)}, max_train_steps = "
+            f"{best['steps']}; these belong into [{method}] of scripts/presets/toon.toml"
         )
     charts = draw_points(config.output_dir)
     print(f"every point is in {config.output_dir}, all of them in {charts[0]} and {charts[1]}")

@@ -1,4 +1,4 @@
-"""One step of every method at SD 1.5's shape, with random weights, by the flags of scripts/settings/sd15."""
+"""One step of every method at SD 1.5's shape, with random weights, by its preset."""
 
 import json
 import os
@@ -18,7 +18,6 @@ from utils.bases.registry import REPOSITORY
 from utils.common.images import save_png
 from utils.concepts.formats import read_concept
 from utils.config.methods import METHODS
-from utils.config.settings import read_setting
 
 # On one core half a minute a method, the whole UNet 2 with 17 GB of memory and 20 of disk, SVDiff 14
 pytestmark = pytest.mark.slow
@@ -80,15 +79,13 @@ def run(arguments: list[str], output: Path) -> Done:
 
 def flags(method: str, base: Path, images: Path) -> list[str]:
     """The published settings, but for one step of one image, 256 x 256, a stage."""
-    given = {flag.partition("=")[0]: flag for flag in read_setting("sd15", method)}
-    given.pop("--gradient_accumulation_steps", None)
-    given |= {"--train_batch_size": "--train_batch_size=1"}
-    given |= {"--max_train_steps": f"--max_train_steps={len(METHODS[method].stages)}"}
+    few = ["--train_batch_size=1", "--gradient_accumulation_steps=1"]
+    few.append(f"--max_train_steps={len(METHODS[method].stages)}")
     if any(stage.prior for stage in METHODS[method].stages):
-        given |= {"--num_class_images": "--num_class_images=1", "--class": f"--class_data_dir={images}/class"}
+        few += ["--num_class_images=1", f"--class_data_dir={images}/class"]
     where = [f"--pretrained_model_name_or_path={base}", f"--instance_data_dir={images}/dog"]
     what = [f"--method={method}", "--modifier_token=<new1>", "--cls_token=dog", "--resolution=256"]
-    return [*given.values(), *where, *what, f"--output_dir={images}/concept"]
+    return [*few, *where, *what, f"--output_dir={images}/concept"]
 
 
 def saved(folder: Path, method: str) -> dict[str, dict[str, Tensor]]:

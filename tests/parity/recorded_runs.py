@@ -46,7 +46,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "kv_only": DOG | {"method": "kv_only"},
     "rows_only": DOG | {"method": "rows_only"},
 }
-COMMON = {"max_train_steps": 3, "learning_rate": 1e-3, "seed": 3}
+COMMON = {"preset": "none", "max_train_steps": 3, "learning_rate": 1e-3, "seed": 3}
 
 
 def write_images(folder: Path) -> None:

@@ -4,11 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.bases.registry import base_row
+from utils.bases.registry import base_row, portable
 from utils.common.errors import UserError
 from utils.config.methods import METHODS
-from utils.config.settings import read_setting, training_flags
-from utils.config.train_config import TrainConfig, build_parser, parse_config
+from utils.config.train_config import TrainConfig, parse_config, resolve
 
 TOKEN = "<new1>"
 PARTS = 4  # of a training: after each a checkpoint and samples, so that little is lost and progress shows
@@ -45,9 +44,9 @@ class Form:
 
 
 def default_steps(base: str, method: str) -> int:
-    """The steps that scripts/settings gives the base and the method."""
-    given = build_parser().parse_args(read_setting(base_row(base).settings, method))
-    return getattr(given, "max_train_steps", TrainConfig.max_train_steps)
+    """The steps that the preset gives the base and the method."""
+    _, preset = resolve([f"--pretrained_model_name_or_path={base}", f"--method={method}"])
+    return preset.values.get("max_train_steps", TrainConfig.max_train_steps)
 
 
 def default_prompts(subject: str) -> list[str]:
@@ -56,7 +55,7 @@ def default_prompts(subject: str) -> list[str]:
 
 
 def flags_of(form: Form, images: Path, output: Path) -> list[str]:
-    """The flags: the base's own (as scripts/train_single.sh takes them), then those of the form.
+    """The flags that the form gives; the preset of the base and the method gives the others.
 
     Raises UserError for a form without a class word.
     """
@@ -65,6 +64,7 @@ def flags_of(form: Form, images: Path, output: Path) -> list[str]:
     steps = form.steps or default_steps(form.base, form.method)
     part = max(1, -(-steps // PARTS))
     given = {
+        "pretrained_model_name_or_path": portable(base_row(form.base).path),
         "method": form.method,
         "instance_data_dir": images,
         "modifier_token": form.token,
@@ -79,8 +79,7 @@ def flags_of(form: Form, images: Path, output: Path) -> list[str]:
         "checkpoints_total_limit": 1,
         "resume_from_checkpoint": "latest",  # a new folder has none, and the run begins
     }
-    own = training_flags(base_row(form.base), [f"--method={form.method}"])
-    return [*own, *(f"--{name}={value}" for name, value in given.items())]
+    return [f"--{name}={value}" for name, value in given.items()]
 
 
 def plan(form: Form) -> list[str]:

@@ -15,7 +15,7 @@ from urllib.request import Request, urlopen
 from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
-from utils.bases.registry import base_row
+from utils.bases.registry import BASES, base_row
 from utils.common.errors import REFUSALS, UserError, in_memory, is_out_of_memory, short, system_error
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
@@ -32,8 +32,12 @@ def check_named_base(base: str | None, revision: str | None = None) -> None:
 
     For programs to call before they import what takes seconds: that a model is not here is said at once.
     """
-    if base:
-        pipeline_class(base_row(base).path, revision)
+    if not base:
+        return
+    path = base_row(base).path
+    if "/" not in path and not Path(path).is_dir():
+        raise UserError(f"base model {short(base)} is unknown: give {', '.join(BASES)}, a folder or a Hub id")
+    pipeline_class(path, revision)
 
 
 def read_config(

@@ -43,14 +43,14 @@ class ClipSampling:
 class Base:
     """A base model: what it is called, where it is, and what suits it.
 
-    path: a folder (absolute) or a Hub id. settings: the folder of scripts/settings with its training flags.
+    path: a folder (absolute) or a Hub id. preset: the file of scripts/presets with its training flags.
     class_images: how they are drawn for prior preservation; the defaults are diffusers' own, which the
     official code keeps too.
     """
 
     name: str
     path: str
-    settings: str = "sd15"
+    preset: str = "sd15"
     judges: dict[str, str] = field(default_factory=lambda: dict(JUDGES))
     sampling: Sampling = Sampling()
     class_images: Sampling = Sampling(num_inference_steps=50, guidance_scale=7.5, eta=0.0)
@@ -69,7 +69,7 @@ BASES: dict[str, Base] = {
         Base(
             name="toon",  # embedded in this repository: data/toon/README.md
             path=_embedded("sd"),
-            settings="toon",
+            preset="toon",
             judges={name: _embedded(name) for name in JUDGES},
             # Its captions never spoke of quality; strong guidance frays its images; eta 1 mends early errors.
             sampling=Sampling(num_inference_steps=50, guidance_scale=3.0),

@@ -4,16 +4,17 @@ Nothing here imports torch, so that `--help` and a mistaken flag are answered at
 """
 
 import json
-from argparse import ArgumentParser
+from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from utils.common.config_file import CONFIG_HELP, read_flags
+from utils.bases.registry import base_row
+from utils.common.config_file import CONFIG_HELP, is_saved, read_flags
 from utils.common.errors import UserError, short
-from utils.common.files import write_json
+from utils.common.files import shown, write_json
 from utils.common.flags import check_fields, option, parser_of
 from utils.config.concepts import Concept, ConceptFlags, concepts_of
 from utils.config.data_flags import DataFlags
@@ -22,6 +23,7 @@ from utils.config.method_flags import MethodFlags
 from utils.config.methods import Stage, share_steps
 from utils.config.optimisation_flags import OptimisationFlags
 from utils.config.output_flags import CheckpointFlags, ReportFlags
+from utils.config.presets import PRESET_HELP, Preset, preset_file, preset_values, without_unreached
 from utils.config.replaced_flags import REPLACED_FLAGS
 
 # In a saved configuration: the digest of the images that were learned, the prompts of a --concepts_list.
@@ -174,22 +176,59 @@ class TrainConfig(
 
 
 def build_parser() -> ArgumentParser:
-    """The command line of train_classdiffusion.py: the official flag names, one per field, and --config."""
+    """The command line of train_classdiffusion.py: a flag for each field, --no_NAME for those that a file may
+    switch on, --config and --preset.
+    """
     parser = parser_of(TrainConfig, "Learn one or several concepts from a few images each.", REPLACED_FLAGS)
     parser.add_argument("--config", metavar="path", help=CONFIG_HELP)
+    parser.add_argument("--preset", metavar="path", help=PRESET_HELP)
+    for each in fields(TrainConfig):
+        if each.default is False:
+            parser.add_argument(f"--no_{each.name}", action="store_false", dest=each.name, help=SUPPRESS)
     return parser
 
 
 def parse_config(argv: Sequence[str] | None = None) -> TrainConfig:
-    """The configuration of a command line: its flags, then those of its --config file, then the defaults.
+    """The configuration of a command line, see `parse_with_preset`."""
+    return parse_with_preset(argv)[0]
 
-    Its concepts are checked; no image is read.
+
+def parse_with_preset(argv: Sequence[str] | None = None) -> tuple[TrainConfig, Preset]:
+    """The configuration of a command line, and what the preset gave to it.
+
+    Its flags win over those of its --config file, these over the preset of the base and the method, and that
+    over the defaults. Its concepts are checked; no image is read.
     """
-    given = vars(build_parser().parse_args(argv))
-    file = given.pop("config", None)
-    config = TrainConfig(**((read_flags(TrainConfig, Path(file), FACTS) if file else {}) | given))
+    given, preset = resolve(argv)
+    config = TrainConfig(**preset.values, **given)
     config.concepts()
-    return config
+    return config, preset
+
+
+def resolve(argv: Sequence[str] | None) -> tuple[dict[str, Any], Preset]:
+    """(field -> value as flags and --config give them, what the preset adds); the limits are not checked."""
+    given = vars(build_parser().parse_args(argv))
+    file, name = given.pop("config", None), given.pop("preset", None)
+    if file is not None:
+        given = read_flags(TrainConfig, Path(file), FACTS) | given
+    if file is not None and is_saved(Path(file)):  # it holds every value
+        if name is not None:
+            raise UserError(f"--preset has no effect on --config {shown(file)}, a run's: leave it out")
+        return given, Preset()
+    base = given.get("pretrained_model_name_or_path", TrainConfig.pretrained_model_name_or_path)
+    path = preset_file(name, base_row(base).preset)
+    if path is None:
+        return given, Preset()
+    values = preset_values(
+        TrainConfig,
+        path,
+        given.get("method", TrainConfig.method),
+        several="+" in given.get("modifier_token", ""),
+        use_spl=given.get("use_spl", False),
+    )
+    if given.get("trains") is not None:
+        values = without_unreached(values, given["trains"])
+    return given, Preset(path, {name: value for name, value in values.items() if name not in given})
 
 
 def read_config(path: Path) -> tuple[TrainConfig, list[str]]:

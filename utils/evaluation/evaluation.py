@@ -178,7 +178,7 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
         if "embedding_adjustment" in settings:
             learners = [name for stage in METHODS[method].stages for name in stage.trains]
             check_has_text_states(learners, f"--method {method}")
-        check_flags(source.subjects[0], method, base, source.train_flags, source.base.settings)
+        check_flags(source.subjects[0], method, base, source.train_flags)
     for subject in source.subjects:
         tokenizer = read_tokenizer(base)
         tokens = [individual.token for individual in subject.individuals]

@@ -13,14 +13,13 @@ from utils.common.errors import UserError, short
 from utils.common.images import check_images, list_images
 from utils.concepts.formats import read_concept
 from utils.config.methods import METHODS
-from utils.config.settings import read_setting
 from utils.config.train_config import read_config
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templates
 from utils.evaluation.folder import BASE, PICTURES
 from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
-from utils.evaluation.training_process import flags_of
+from utils.evaluation.training_process import flags_of, preset_flags
 
 DEFAULT_METHODS = [BASE, "custom_diffusion", "classdiffusion"]
 
@@ -46,9 +45,13 @@ class Source:
     word_judge: WordJudge | None = None
 
     def flags(self, method: str) -> list[str]:
-        """The training flags of a method: those that suit the base, then the user's, which win."""
-        several = any(len(subject.individuals) > 1 for subject in self.subjects)
-        return read_setting(self.base.settings, method, several) + flags_of(method, self.train_flags)
+        """The training flags of a method: the preset's, then the user's, which win.
+
+        Raises UserError for a user's flags that are wrong by themselves.
+        """
+        most = max(self.subjects, key=lambda subject: len(subject.individuals))
+        given = flags_of(method, self.train_flags)
+        return preset_flags(most, method, self.base.path, given) + given
 
     @property
     def trained(self) -> list[str]:

@@ -4,7 +4,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,8 +16,7 @@ from utils.common.errors import UserError
 from utils.common.files import remove, write_json
 from utils.common.process import run_child
 from utils.config.methods import METHODS
-from utils.config.settings import read_setting
-from utils.config.train_config import TrainConfig, build_parser
+from utils.config.train_config import TrainConfig, parse_config, resolve
 from utils.evaluation.data_sets import Subject
 from utils.training.preflight import check_settings
 
@@ -26,23 +26,34 @@ LAUNCHER = re.compile(
 )
 
 
-def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str], folder: str) -> None:
-    """Raises UserError for --train_flags that are wrong, or wrong for this base model; nothing is loaded.
-
-    folder: of scripts/settings, whose flags come before these.
-    """
+def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str]) -> None:
+    """Raises UserError for --train_flags that are wrong, or wrong for this base model; nothing is loaded."""
     set_here = {each.name for each in fields(TrainConfig) if each.metadata.get("set_by_evaluation")}
     set_here.add("config")  # a file may set them too
     if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in set_here]:
         raise UserError(f"--train_flags has {mine[0]}, which an evaluation sets itself; leave it out")
     alone = replace(subject, individuals=subject.individuals[:1])  # a concepts list would have to be written
-    given = read_setting(folder, method, len(subject.individuals) > 1) + flags_of(method, flags)
-    given = _concept_flags(alone, method, base, given, Path("unwritten"))
+    given = _concept_flags(alone, method, base, flags_of(method, flags), Path("unwritten"))
+    with _named_in_errors():
+        config = parse_config(given)
+    check_settings(config)
+
+
+def preset_flags(subject: Subject, method: str, base: str, flags: Sequence[str]) -> list[str]:
+    """What the preset adds to the --train_flags of a method. Raises UserError for flags that are wrong."""
+    given = [f"--method={method}", f"--pretrained_model_name_or_path={base}", *flags]
+    tokens = "+".join(each.token for each in subject.individuals)
+    with _named_in_errors():
+        return resolve([*given, f"--modifier_token={tokens}"])[1].flags
+
+
+@contextmanager
+def _named_in_errors() -> Iterator[None]:
+    """A mistake in the block is one of --train_flags."""
     try:
-        config = TrainConfig(**vars(build_parser().parse_args(given)))
+        yield
     except UserError as error:
         raise UserError(f"--train_flags: {error}") from None
-    check_settings(config)
 
 
 def is_trained(concept: Path) -> bool:

@@ -13,6 +13,7 @@ from utils.bases.registry import base_row
 from utils.common.files import one_line
 from utils.concepts.formats import read_concept
 from utils.concepts.save import save_concept
+from utils.config.presets import Preset
 from utils.data.open import describe_data
 from utils.learners.registry import LEARNERS
 from utils.measures.measures import is_candidate
@@ -29,8 +30,8 @@ KV = ("cross_attention_kv", "cross_attention")  # of these a run has one; both h
 ROWS = "token_rows"  # … and so have token rows
 
 
-def announce(run: Run) -> None:
-    """What trains on what, before the first step."""
+def announce(run: Run, preset: Preset) -> None:
+    """What trains on what, before the first step, and which of the flags the preset gave."""
     config, base = run.config, base_row(run.config.pretrained_model_name_or_path)
     sizes = {name: sum(value.numel() for value in each.values()) for name, each in run.learned.items()}
     for entry in run.instances.skipped:
@@ -40,7 +41,7 @@ def announce(run: Run) -> None:
         f"{config.recipe.title}: {subjects}, {len(run.instances)} images of {run.instances.size} px, on "
         f"{base.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
     )
-    for line in describe_data(config, run.instances, run.classes):
+    for line in (*preset.describe(), *describe_data(config, run.instances, run.classes)):
         run.accelerator.print(line)
     if run.encode_images.repeats:
         run.accelerator.print("images that come again unchanged are encoded once")

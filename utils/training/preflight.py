@@ -17,6 +17,7 @@ from utils.common.files import check_writable_folder
 from utils.common.images import digest_images
 from utils.concepts.formats import MANIFEST as CONCEPT
 from utils.concepts.names import check_apart
+from utils.config.presets import Preset
 from utils.config.train_config import IMAGES, PROMPTS, TrainConfig
 from utils.data.augmentation import FAR, LONGEST_PREFIX, NEAR
 from utils.data.captions import captions_of
@@ -207,8 +208,9 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 
 
-def describe_run(config: TrainConfig, checkpoint: Path | None) -> str:
-    """The resolved configuration, the number of trained parameters and the plan, for --dry_run."""
+def describe_run(config: TrainConfig, preset: Preset, checkpoint: Path | None) -> str:
+    """The resolved configuration and what of it the preset gave, the number of trained parameters and the
+    plan, for --dry_run."""
     base = outline_of(config)
     attached = attach_all(base, config)
     sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
@@ -217,6 +219,7 @@ def describe_run(config: TrainConfig, checkpoint: Path | None) -> str:
     return "\n".join(
         [
             json.dumps(asdict(config), indent=2),
+            *preset.describe(),
             f"method: {config.recipe.name} ({config.recipe.source})",
             *describe_stages(config, sizes),
             f"plan: {config.max_train_steps} steps of {images} images, {side} x {side}, per process, "

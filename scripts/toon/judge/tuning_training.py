@@ -3,9 +3,10 @@
 import os
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.toon.world.examples import draw_individual
 from scripts.toon.world.world import Look, sample_look
@@ -13,7 +14,7 @@ from utils.bases.registry import BASES, REPOSITORY
 from utils.common.errors import UserError
 from utils.common.process import run_child
 from utils.config.methods import METHODS
-from utils.config.settings import read_setting
+from utils.config.train_config import resolve
 
 KINDS = ("dog", "cat", "rabbit", "pig")
 QUARTERS = 4  # of a training, each with a checkpoint
@@ -41,34 +42,26 @@ def individual(i: int, folder: Path) -> Individual:
     return Individual(i, look.kind, images)
 
 
-def given_of(method: str) -> dict[str, str]:
-    """The values that scripts/settings/toon gives a method: flag -> value."""
-    return dict(flag.removeprefix("--").split("=") for flag in read_setting("toon", method) if "=" in flag)
+def given_of(method: str) -> Mapping[str, Any]:
+    """The values that toon's preset gives a method: flag -> value."""
+    return resolve([f"--pretrained_model_name_or_path={BASE.name}", f"--method={method}"])[1].values
 
 
 def steps_of(method: str) -> int:
-    """The steps that scripts/settings/toon gives a method."""
-    return int(given_of(method)["max_train_steps"])
+    """The steps that toon's preset gives a method."""
+    return given_of(method)["max_train_steps"]
 
 
-def train(
-    method: str,
-    flags: Sequence[str],
-    each: Individual,
-    folder: Path,
-    classes: Path,
-    without: str | None = None,
-) -> None:
+def train(method: str, flags: Sequence[str], each: Individual, folder: Path, classes: Path) -> None:
     """One training with a checkpoint after every quarter of its steps; a killed one goes on.
 
-    flags: come after those of scripts/settings/toon, of which `without` is left out. What the training
-    prints goes to a file beside the folder. Raises UserError if the training fails.
+    flags: win over toon's preset. What the training prints goes to a file beside the folder. Raises UserError
+    if the training fails.
     """
     caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
     steps = steps_of(method)
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py"), f"--method={method}"]
     command += [f"--pretrained_model_name_or_path={BASE.path}"]
-    command += [flag for flag in read_setting("toon", method) if flag != without]
     command += [f"--instance_data_dir={each.images}", f"--cls_token={each.kind}", "--modifier_token=<new1>"]
     command += [f"--instance_prompt=a photo of a {caption}"] * (METHODS[method].captions == "prompt")
     command += [f"--class_data_dir={classes / each.kind}"] * METHODS[method].stages[-1].prior

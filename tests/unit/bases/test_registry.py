@@ -45,14 +45,14 @@ def test_other_rows():
     assert BASES["toon"].clips == ClipSampling(25, 3.0, 1.0, "", 8)
     assert BASES["sd15"].judges == JUDGES and BASES["sd21"].motion_adapter is None
     for row in BASES.values():
-        assert (REPOSITORY / "scripts" / "settings" / row.settings / "common.txt").is_file()
+        assert (REPOSITORY / "scripts" / "presets" / f"{row.preset}.toml").is_file()
 
 
 def test_any_other_base_has_the_row_of_sd15_and_its_own_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()
     row = base_row("mine")
-    assert (row.path, row.settings, row.sampling) == ("mine", "sd15", BASES["sd15"].sampling)
+    assert (row.path, row.preset, row.sampling) == ("mine", "sd15", BASES["sd15"].sampling)
     assert row.class_images == BASES["sd15"].class_images
     assert describe_base(row) == "base mine (not one of toon, sd15, sd21: the settings of sd15)"
     assert describe_base(BASES["toon"]) == "base toon (data/toon/sd)"

@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_flags_by_name_and_the_command_line_wins(file: Path):
-    config = parse_config(["--config", str(file), "--train_batch_size=5"])
+    config = parse_config(["--config", str(file), "--train_batch_size=5", "--preset=none"])
     assert config == TrainConfig(
         instance_data_dir="data/dog", cls_token="dog", learning_rate=1.0, hflip=True, train_batch_size=5
     )

@@ -82,7 +82,7 @@ def write_list(content: object) -> None:
 
 def single(*more: str) -> TrainConfig:
     flags = ["--instance_data_dir=data/dog", "--instance_prompt=a photo of a <new1> dog", "--cls_token=dog"]
-    return parse_config([*flags, *more])
+    return parse_config(["--preset=none", *flags, *more])
 
 
 def multi(*more: str) -> TrainConfig:
@@ -129,6 +129,7 @@ def test_official_single_command():
 
 def test_official_multi_command():
     config = parse_config(OFFICIAL_MULTI)
+    assert config == parse_config([*OFFICIAL_MULTI, "--preset=none"])  # it gives every value itself
     assert (config.max_train_steps, config.validation_steps, config.spl_weight) == (800, 25, 1.0)
     assert config.validation_prompt == "a <new1> teddybear sitting in front of a <new2> barn"
     teddy, barn = config.concepts()
@@ -139,10 +140,10 @@ def test_official_multi_command():
 
 
 def test_every_field_is_a_flag_with_help():
-    actions = {action.dest: action for action in build_parser()._actions}
+    actions = build_parser()._option_string_actions
     for each in fields(TrainConfig):
-        assert actions[each.name].option_strings == [f"--{each.name}"]
-        assert actions[each.name].help
+        assert actions[f"--{each.name}"].dest == each.name
+        assert actions[f"--{each.name}"].help
     build_parser().format_help()  # a stray % in a help text would raise here
 
 
@@ -228,7 +229,7 @@ def test_trains_replaces_the_learners_of_a_single_stage():
 
 
 def test_what_prompts_call_the_concept():
-    flags = ["--instance_data_dir=data/dog", "--cls_token=dog"]
+    flags = ["--preset=none", "--instance_data_dir=data/dog", "--cls_token=dog"]
     (concept,) = parse_config(flags).concepts()
     assert (concept.subject, concept.instance_prompt) == ("<new1> dog", "a photo of a <new1> dog")
     (concept,) = parse_config([*flags, "--method=textual_inversion"]).concepts()
@@ -243,7 +244,7 @@ def test_what_prompts_call_the_concept():
 
 def test_a_pool_of_views_where_there_is_one_view_is_refused():
     mistake(lambda: single("--noaug", "--latent_pool=4"), "--latent_pool", "--noaug", "leave it out")
-    flags = ["--instance_data_dir=data/dog", "--cls_token=dog", "--latent_pool=4"]
+    flags = ["--preset=none", "--instance_data_dir=data/dog", "--cls_token=dog", "--latent_pool=4"]
     mistake(lambda: parse_config([*flags, "--method=textual_inversion"]), "--latent_pool has no effect")
     assert parse_config([*flags, "--method=dreambooth"]).latent_pool == 4  # its random crops are views
 

@@ -13,8 +13,7 @@ import torch
 from tests.unit.common.test_process import alive
 from utils.bases.registry import BASES
 from utils.common.errors import UserError
-from utils.config.settings import read_setting
-from utils.config.train_config import TrainConfig, build_parser
+from utils.config.train_config import TrainConfig, parse_config
 from utils.evaluation import training_process
 from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.sources import Source
@@ -47,20 +46,7 @@ def commands(monkeypatch) -> list[tuple[list[str], dict[str, str]]]:
 
 def config(command: list[str]) -> TrainConfig:
     assert command[0] == sys.executable and command[1].endswith("train_classdiffusion.py")
-    return TrainConfig(**vars(build_parser().parse_args(command[2:])))
-
-
-def test_settings_are_complete_training_configurations():
-    for name, resolution, rate, spl_weight in (("toon", None, 2e-4, 1.0), ("sd15", None, 1e-5, 1.0)):
-        flags = read_setting(name, "classdiffusion")
-        given = build_parser().parse_args([*flags, "--instance_data_dir=x", "--instance_prompt=<new1>"])
-        found = TrainConfig(**vars(given) | {"cls_token": "dog"})
-        assert (found.train_batch_size, found.scale_lr, found.hflip) == (2, True, True)
-        assert (found.resolution, found.learning_rate) == (resolution, rate)
-        assert found.lambda_spl == spl_weight
-        assert not [flag for flag in flags if "pretrained_model" in flag], "the base is a row of its own"
-        kept = [flag for flag in flags if not flag.startswith("--spl_weight")]
-        assert read_setting(name, "kv_only") == kept != flags
+    return parse_config(command[2:])
 
 
 @pytest.mark.parametrize(("method", "weight"), [("classdiffusion", 1.0), ("custom_diffusion", 0.0)])
@@ -98,7 +84,7 @@ def test_several_individuals_are_trained_together(commands, tmp_path):
 @pytest.mark.parametrize("method, named", [("kv_only", "<new1> dog"), ("textual_inversion", "<new1>")])
 def test_a_checkpoint_is_chosen_among_all_by_images_of_the_subject(commands, tmp_path, method, named):
     chosen = ["--select_checkpoint=validation", "--checkpointing_steps=50", "--validation_prompt=a {} at sea"]
-    check_flags(REX, method, "toon", chosen, "toon")
+    check_flags(REX, method, "toon", chosen)
     for flags in ([], chosen):
         train(REX, method, "toon", flags, tmp_path / "concept", torch.device("cpu"))
     plain, choosing = (config(command) for command, _ in commands)
@@ -162,16 +148,16 @@ def test_a_finished_training_keeps_no_checkpoint(commands, tmp_path):
 def test_flags_are_checked_without_an_image_or_a_model(tiny_base, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for subject in (REX, BOTH):
-        check_flags(subject, "classdiffusion", str(tiny_base), ["--max_train_steps=3"], "toon")
+        check_flags(subject, "classdiffusion", str(tiny_base), ["--max_train_steps=3"])
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match="--train_flags has --cls_token=cat, which an evaluation sets itself"):
-        check_flags(REX, "classdiffusion", str(tiny_base), ["--cls_token=cat"], "toon")
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--cls_token=cat"])
     with pytest.raises(
         UserError, match="--train_flags has --config=run.toml, which an evaluation sets itself"
     ):
-        check_flags(REX, "classdiffusion", str(tiny_base), ["--config=run.toml"], "toon")
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--config=run.toml"])
     with pytest.raises(UserError, match="--train_flags: .*max_train_steps"):
-        check_flags(REX, "classdiffusion", str(tiny_base), ["--max_train_steps=0"], "toon")
+        check_flags(REX, "classdiffusion", str(tiny_base), ["--max_train_steps=0"])
 
 
 PARENT = """

@@ -13,8 +13,8 @@ from scripts.toon.judge.tuning_training import Individual
 def test_both_sides_are_the_same_but_for_the_flags_and_differences_are_paired(tmp_path, monkeypatch):
     trained = []
 
-    def train(method, flags, each, folder, classes, without):
-        trained.append((each.number, tuple(flags), without))
+    def train(method, flags, each, folder, classes):
+        trained.append((each.number, *flags))
         folder.mkdir(parents=True)
 
     def judge_of(base):
@@ -28,12 +28,12 @@ def test_both_sides_are_the_same_but_for_the_flags_and_differences_are_paired(tm
     monkeypatch.setattr(compare_flags, "train", train)
     monkeypatch.setattr(compare_flags, "individual", lambda n, folder: Individual(n, "dog", folder))
     monkeypatch.setattr(tuning_judge, "Judge", judge_of)
-    flags = ["--flags=--ema_decay=0.9", "--without=--noaug", "--individuals=2", f"--output_dir={tmp_path}"]
+    flags = ["--flags=--ema_decay=0.9", "--both=--no_noaug", "--individuals=2", f"--output_dir={tmp_path}"]
     compare_flags.main(flags)
     assert trained == [
-        (number, flags, "--noaug") for number in (10, 11) for flags in ((), ("--ema_decay=0.9",))
+        (number, "--no_noaug", *more) for number in (10, 11) for more in ([], ["--ema_decay=0.9"])
     ]
-    result = json.loads((tmp_path / "kv_only_--noaug_--ema_decay=0.9.json").read_text())
+    result = json.loads((tmp_path / "kv_only_--no_noaug_--ema_decay=0.9.json").read_text())
     assert result["obeyed"]["as_set"] == pytest.approx(0.105)
     assert result["obeyed"]["difference"] == pytest.approx({"mean": 0.25, "low": 0.25, "high": 0.25})
     assert result["likeness"]["difference"]["mean"] == 0
