@@ -1,17 +1,20 @@
 """Images: found in a folder, read as RGB whatever their format, written as PNG with their settings."""
 
 import hashlib
+import io
 import os
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from utils.common.errors import UserError
-from utils.common.files import one_line, write_atomically
+from utils.common.errors import UserError, one_line_of
+from utils.common.files import one_line, shown, write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,13 +67,16 @@ def _decode(path: Path) -> Image.Image:
 
 
 def open_image(path: Path) -> Image.Image:
-    """The image as 8-bit RGB, turned as its EXIF orientation says, transparency composited on white.
+    """The image as 8-bit sRGB, turned as its EXIF orientation says, transparency composited on white.
 
+    Colours are converted by the profile in the file; without one they are sRGB's (CMYK: Pillow's guess). A
+    profile that cannot be used is named on stderr, once for each file.
     Raises UserError naming the file when it cannot be decoded to its last byte.
     """
     image = _decode(path)
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         image = _to_8_bit(image, path)
+    image = _to_srgb(image, path)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -104,7 +110,37 @@ def _to_8_bit(image: Image.Image, path: Path) -> Image.Image:
         raise UserError(
             f"image {path} has {image.mode}-mode values beyond 16 bits: save it with 8 or 16 bits"
         )
-    return Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    grey = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    grey.info = image.info
+    return grey
+
+
+def _to_srgb(image: Image.Image, path: Path) -> Image.Image:
+    """The image in sRGB, transparency kept, if it has a usable colour profile; else as it is, without it."""
+    profile = image.info.pop("icc_profile", None)
+    if not profile:
+        return image
+    whole = image.convert("RGBA") if image.has_transparency_data else image
+    mode = {"CMYK": "CMYK", "1": "L", "L": "L", "LA": "L"}.get(image.mode, "RGB")
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        target = ImageCms.createProfile("sRGB")
+        converted = ImageCms.profileToProfile(whole.convert(mode), source, target, outputMode="RGB")
+    except (ImageCms.PyCMSError, OSError) as error:
+        _say_unusable(path, one_line_of(error))
+        return image
+    if whole is not image:
+        converted.putalpha(whole.getchannel("A"))
+    del converted.info["icc_profile"]
+    return converted
+
+
+@cache  # a training reads its images more than once
+def _say_unusable(path: Path, reason: str) -> None:
+    print(
+        f"{shown(path)}: its colour profile cannot be used ({reason}); its colours are taken as sRGB",
+        file=sys.stderr,
+    )
 
 
 def check_images(paths: Iterable[Path]) -> None:
