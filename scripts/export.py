@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     check_named_base(config.base)
     path = config.concept
     output = config.output or path.with_name(f"{path.stem}_{config.format}")
-    output = Path(os.path.realpath(output)) if output.is_symlink() else output  # of a link its target
+    output = output.resolve() if output.is_dir() else output  # of a link its target
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise UserError(f"{output} exists and is not an empty folder; give a new one")
     check_writable_folder(output, "output")

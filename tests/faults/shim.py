@@ -30,7 +30,7 @@ _fsync = os.fsync
 class Fault:
     """kind: "kill" before operation `number`; "tear": kill at the number-th fsync with half of the file on
     the disk; an errno's name: that operation fails; "full" and "shut": from then on no operation that needs
-    room, or none that changes anything, succeeds.
+    room, or none that changes anything, succeeds; "gone": the folder itself is moved away before it.
     """
 
     kind: str
@@ -72,6 +72,9 @@ class Fault:
         elif self.kind == "full":
             if self.count >= self.number and not reads and not frees:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        elif self.kind == "gone":
+            if self.count == self.number:
+                os.rename(self.root, f"{self.root}.away")
         elif self.kind == "shut":
             if self.count >= self.number and not reads:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))

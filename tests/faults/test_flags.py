@@ -3,9 +3,8 @@
 import importlib
 import os
 import shutil
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import pytest
 
 from tests.faults.commands import Command, as_nobody, call, content_of, no_models
-from tests.faults.programs import COMMANDS, REPOSITORY, fill_place
+from tests.faults.programs import COMMANDS, REPOSITORY
 from tests.faults.shim import survived, tried
 
 LONG = "9" * 10_000
@@ -110,25 +109,6 @@ def trials(command: Command) -> Iterator[tuple[str, str, list[str]]]:
     for each in command.flags:
         for wrong, value in junk_for(each.name, hints[each.name]).items():
             yield each.name, wrong, with_junk(command, each.name, value)
-
-
-@pytest.fixture(scope="module")
-def place(tiny_base: Path, pictures: Callable[..., Path]) -> Iterator[Path]:
-    """A folder of `fill_place`, outside pytest's own, which nobody else can read."""
-    with tempfile.TemporaryDirectory() as name:
-        fill_place(Path(name), tiny_base, pictures("dog"))
-        yield Path(name)
-
-
-@pytest.fixture
-def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place as the working folder, without the network."""
-    import huggingface_hub.constants
-
-    monkeypatch.chdir(place)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
-    return place
 
 
 def test_every_command_is_walked():

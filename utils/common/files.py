@@ -15,8 +15,13 @@ from pathlib import Path, PurePosixPath
 from stat import S_IMODE
 from typing import Any
 
+<<<<<<< Updated upstream
 from utils.common.errors import UserError, short
 from utils.common.limits import LONGEST_NAME, check_file_name, is_unprintable
+=======
+from utils.common.errors import UserError, is_out_of_memory, short
+from utils.common.limits import check_file_name, is_unprintable
+>>>>>>> Stashed changes
 
 WINDOWS = sys.platform == "win32"
 _ADVICE = {
@@ -45,6 +50,8 @@ def one_line(doing: str, path: str | Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_out_of_memory(error):
+            raise
         advice = f"; {_ADVICE[error.errno]}" if error.errno in _ADVICE else ""
         reason = error.strerror or " ".join(str(error).split())
         raise UserError(f"cannot {doing} {shown(path)}: {reason}{advice}") from error
