@@ -15,13 +15,8 @@ from pathlib import Path, PurePosixPath
 from stat import S_IMODE
 from typing import Any
 
-<<<<<<< Updated upstream
-from utils.common.errors import UserError, short
-from utils.common.limits import LONGEST_NAME, check_file_name, is_unprintable
-=======
 from utils.common.errors import UserError, is_out_of_memory, short
-from utils.common.limits import check_file_name, is_unprintable
->>>>>>> Stashed changes
+from utils.common.limits import LONGEST_NAME, check_file_name, is_unprintable
 
 WINDOWS = sys.platform == "win32"
 _ADVICE = {
