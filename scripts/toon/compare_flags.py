@@ -10,7 +10,7 @@ paired t intervals. The individuals are those of tuning, from number 10 on, whic
 import shlex
 import time
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     check_writable_folder(config.output_dir, "output_dir")
     from scripts.toon.judge.tuning_judge import Judge
-    from utils.evaluation.statistics import paired_interval
+    from utils.scores.statistics import paired_interval
 
     judge = Judge(BASE)
     both = shlex.split(config.both)
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
     for share in SHARES:
         columns = {side: {n: one[share] for n, one in every.items()} for side, every in shares.items()}
         means = {side: sum(column.values()) / len(column) for side, column in columns.items()}
-        result[share] = means | {"difference": paired_interval(columns["changed"], columns["as_set"])}
+        result[share] = means | {"difference": asdict(paired_interval(columns["changed"], columns["as_set"]))}
         change = result[share]["difference"]
         print(
             f"{share}: {means['as_set']:.3f} as set, {means['changed']:.3f} with {config.flags}: "

@@ -122,14 +122,14 @@ def drawn(config: Flags, subject: Subject, path: Path, grid: Path) -> Scores:
 
 def row(name: str, mb: float, errors: list[float], found: Scores, exact: Scores) -> str:
     """A line of the table."""
-    from utils.evaluation.statistics import mean_interval
+    from utils.scores.statistics import mean_interval
 
     energy = [1 - error**2 for error in errors]
     cells = [name, f"{mb:.3f}", f"{fmean(errors):.3f}", f"{fmean(energy):.4f}"]
     for score, shown in (("words", "{:.1%}"), ("dino_i", "{:.3f}")):
         cells.append(shown.format(fmean(found[score])))
         apart = mean_interval([a - b for a, b in zip(found[score], exact[score], strict=True)])
-        cells.append("{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**apart))
+        cells.append("{mean:+.3f} [{low:+.3f}, {high:+.3f}]".format(**vars(apart)))
     return "| " + " | ".join(cells) + " |"
 
 

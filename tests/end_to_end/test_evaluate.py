@@ -13,16 +13,21 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from PIL import Image
+from PIL import Image, ImageStat
 
 import train_classdiffusion
 import utils.evaluation.evaluation
 from scripts import evaluate
 from tests.tiny_scorers import write_scorers
+from utils.bases.registry import BASES
 from utils.common.errors import UserError
-from utils.common.images import save_png
+from utils.common.images import open_image, save_png
 from utils.evaluation import runs, training_process
+from utils.evaluation.folder import read_image_records
 from utils.evaluation.sources import base_of_images, source_of
+from utils.report.page import write_report
+from utils.scores.judges import KINDS, Kind
+from utils.scores.table import SCORES, Score
 from utils.training.lock import LOCK_FILE, RunLock
 
 REPOSITORY = Path(__file__).parents[2]
@@ -180,6 +185,56 @@ def test_a_second_run_makes_nothing_again(unbroken, flags, tmp_path, monkeypatch
         monkeypatch.setattr(runs, name, None)
     evaluate.main(flags(tmp_path / "results"))
     assert_same_table(tmp_path / "results", unbroken)
+
+
+class Light:
+    """A judge that came after the run: how light an image is, in [0, 1]."""
+
+    model_id = "a light meter"
+
+    def __init__(self, *_: object):
+        pass
+
+    def lightness(self, images: list[Image.Image]) -> torch.Tensor:
+        return torch.tensor([ImageStat.Stat(image.convert("L")).mean[0] / 255 for image in images])
+
+
+def test_a_judge_that_is_added_scores_an_earlier_folder_and_changes_nothing_else_in_it(
+    unbroken, flags, tmp_path, monkeypatch, on_the_cpu
+):
+    """Two rows, of a judge and of its score; the folder is one that was finished without them."""
+    results = shutil.copytree(unbroken, tmp_path / "results")
+    before = {
+        name: [json.loads(line) for line in (results / name / "records.jsonl").open()] for name in FOLDERS
+    }
+    light = Score(
+        *("lightness", "Lightness", 0, "Mean grey."),
+        judge="light",
+        of_images=lambda images: images.model("light").lightness(images.opened),
+    )
+    monkeypatch.setitem(SCORES, "lightness", light)
+    monkeypatch.setitem(KINDS, "light", Kind("light", "a light meter", Light, lambda *_: None))
+    page = write_report(results)  # readable before it is scored
+    assert "Lightness" not in page.read_text()
+    evaluate.main(flags(results))  # this base has no such judge: the run is as it was
+    assert table_of(results) == table_of(unbroken)
+
+    monkeypatch.setitem(BASES["sd15"].judges, "light", "a light meter")  # a base of no row has sd15's
+    for name in ("train", "sample", "load_pipeline"):
+        monkeypatch.setattr(runs, name, None)
+    evaluate.main(flags(results))
+    table = table_of(results)
+    assert table["metrics"] == [*table_of(unbroken)["metrics"], "lightness"]
+    assert table["models"]["lightness"] == "a light meter"
+    for ours, theirs in zip(table["per_subject"], table_of(unbroken)["per_subject"], strict=True):
+        assert ours["metric"].items() >= theirs["metric"].items()
+        folder = results / ours["method"] / ours["subject"] / "images"
+        values = [ImageStat.Stat(open_image(path).convert("L")).mean[0] / 255 for path in folder.iterdir()]
+        assert ours["metric"]["lightness"] == pytest.approx(sum(values) / len(values), abs=1e-6)
+    for name, records in before.items():
+        after = read_image_records(results / name / "records.jsonl")
+        assert [{key: each[key] for key in each if key != "lightness"} for each in after] == records
+    assert "Lightness" in write_report(results).read_text()
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(unbroken, flags, tmp_path, on_the_cpu):

@@ -7,6 +7,7 @@ from utils.common.errors import UserError, short
 from utils.common.flags import SEEDS, check_fields, option
 from utils.config.methods import METHODS
 from utils.sampling.settings import check_rotation
+from utils.scores.judges import KINDS, judge_flags
 from utils.scores.table import SCORES
 
 MODES = ("dataset", "concept", "generated")  # what there is to evaluate: one of them
@@ -18,8 +19,11 @@ def split(names: str | None) -> list[str]:
     return [name.strip() for name in names.split(",")] if names else []
 
 
+JudgeFlags = judge_flags(KINDS.values())
+
+
 @dataclass(frozen=True)
-class EvaluationConfig:
+class EvaluationConfig(JudgeFlags):
     """Everything an evaluation needs to know. Raises UserError when fields contradict each other.
 
     A field's `modes` are those that look at it: given in another, it would have no effect and is refused.
@@ -88,11 +92,8 @@ class EvaluationConfig:
 
     # scoring
     metrics: str | None = option(
-        None, f"joined by commas (default: those of {','.join(SCORES)} that there are images for)"
+        None, f"joined by commas (default: those of {','.join(SCORES)} that there are judges and images for)"
     )
-    clip: str | None = option(None, "CLIP of CLIP-T and CLIP-I (default: the base model's judge)")
-    dino: str | None = option(None, "DINO of DINO-I, PRES and DIV (default: the base model's judge)")
-    blip: str | None = option(None, "BLIP of BLIP-T (default: the base model's judge)")
     blip_head: str = option("itc", "how BLIP scores: itc or itm")
     output_dir: Path = option(Path("results"), "the results folder")
 

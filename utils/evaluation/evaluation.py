@@ -6,10 +6,10 @@ Under `torchrun` the subjects and methods are dealt out to its processes.
 import os
 import platform
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -20,13 +20,13 @@ from utils.bases.parts import read_tokenizer
 from utils.bases.registry import as_dict, portable
 from utils.bases.sd import check_base
 from utils.common.errors import UserError
-from utils.common.files import check_writable_folder, read_json, write_json, write_text
+from utils.common.files import check_writable_folder, write_json, write_text
 from utils.concepts.formats import read_concept
 from utils.concepts.names import check_apart
 from utils.config.methods import METHODS
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet
-from utils.evaluation.folder import PICTURES, check_settings
+from utils.evaluation.folder import PICTURES, Drawing, Scores, Settings, check_settings
 from utils.evaluation.runs import run_job
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds
 from utils.evaluation.sources import Source, source_of
@@ -65,7 +65,7 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
 
 
 def _carry_out(
-    config: EvaluationConfig, source: Source, settings: dict[str, Any], models: dict[str, str]
+    config: EvaluationConfig, source: Source, settings: Settings, models: dict[str, str]
 ) -> str | None:
     """What `settings` say and is not done yet, dealt out to the processes; then the table."""
     state = PartialState(cpu=on_cpu(), timeout=WAIT)
@@ -73,11 +73,11 @@ def _carry_out(
     if state.is_main_process:
         if source.data_set and source.data_set.draw:
             source.data_set.draw(source.subjects)
-        write_json(results / "settings.json", settings)
+        write_json(results / "settings.json", settings.as_json())
         write_json(results / "subjects.json", [subject.describe() for subject in source.subjects])
     state.wait_for_everyone()
 
-    scorer = Scorer(settings["metrics"], models, config.blip_head, state.device, source.word_judge)
+    scorer = Scorer(settings.metrics, models, config.blip_head, state.device, source.word_judge)
     jobs = [(subject, method) for method in source.methods for subject in source.subjects]
     mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
     for number, (subject, method) in mine:
@@ -101,81 +101,83 @@ def on_cpu() -> bool:
 
 
 def metrics_of(config: EvaluationConfig, source: Source) -> list[str]:
-    """Those of --metrics, else all that there are images for; what is left out is said."""
+    """Those of --metrics, else all that there are judges and images for; what has no images is said."""
     shots = [(shot.subject, shot.prompt_index) for shot, _ in source.images]
     lacking = {}
     if len(set(shots)) == len(shots) if shots else len(config.seeds) < 2:
         lacking[PAIRS] = PAIRS
     if source.images and not source.class_images:
         lacking[CLASS_IMAGES] = f"--generated_class, {CLASS_IMAGES}"
-    chosen = split(config.metrics)
-    for name in chosen or SCORES:
+    chosen, models = split(config.metrics), models_of(config, source)
+    candidates = chosen or [name for name in SCORES if SCORES[name].judge in (None, *models)]
+    for name in candidates:
         if SCORES[name].needs in lacking:
             wanted = lacking[SCORES[name].needs]
             if chosen:
                 raise UserError(f"--metrics has {name}, which needs {wanted}")
             say(f"left out: {name}, which needs {wanted}")
-    return chosen or [name for name in SCORES if SCORES[name].needs not in lacking]
+    return chosen or [name for name in candidates if SCORES[name].needs not in lacking]
 
 
 def models_of(config: EvaluationConfig, source: Source) -> dict[str, str]:
-    """The judges: those of the flags, else of the base's row."""
-    return {kind: getattr(config, kind) or source.base.judges[kind] for kind in KINDS}
+    """The judges: those of the flags, else of the base's row, which may have none of a kind."""
+    models = {kind: getattr(config, kind, None) or source.base.judges.get(kind) for kind in KINDS}
+    return {kind: model for kind, model in models.items() if model}
 
 
 def settings_of(
     config: EvaluationConfig, source: Source, metrics: list[str], models: Mapping[str, str]
-) -> dict[str, Any]:
-    """As settings.json holds them: all that the numbers depend on, and the hardware."""
+) -> Settings:
+    """All that the numbers depend on, and the hardware."""
     device, dtype = choose_device_dtype("cpu" if on_cpu() else None)
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
     seeds = sorted({shot.seed for shot, _ in source.images}) or config.seeds
-    drawn = {}
-    if not source.images:
-        sampling = as_dict(source.base.sampling)
-        given = {name: getattr(config, name) for name in sampling}
-        drawn = {
-            "train_flags": {method: source.flags(method) for method in source.trained},
-            "num_class_images": config.num_class_images or 10,
-            **(sampling | {name: value for name, value in given.items() if value is not None}),
-            "scheduler": "ddim",
-            "dtype": str(dtype),
-        }
-        if config.embedding_adjustment is not None:
-            drawn["embedding_adjustment"] = config.embedding_adjustment
-    return {
-        "dataset": config.dataset,
-        "source": str(config.data_dir or config.concept or config.generated or PICTURES),
-        "digest": source.digest,
-        "base": source.base.name,
-        "methods": source.methods,
-        "subjects": [subject.name for subject in source.subjects],
-        "templates": sorted({template for subject in source.subjects for template in subject.templates}),
-        "metrics": metrics,
-        "models": {kind: portable(models[kind]) for kind in models} | {"blip_head": config.blip_head},
-        "seeds": seeds,
-        **drawn,
-        "versions": {library: version(library) for library in LIBRARIES},
-        "hardware": {"device": gpu or platform.machine(), "cpus": os.cpu_count()},
-    }
+    return Settings(
+        dataset=config.dataset,
+        source=str(config.data_dir or config.concept or config.generated or PICTURES),
+        digest=source.digest,
+        base=source.base.name,
+        methods=source.methods,
+        subjects=[subject.name for subject in source.subjects],
+        templates=sorted({template for subject in source.subjects for template in subject.templates}),
+        metrics=metrics,
+        models={kind: portable(models[kind]) for kind in models} | {"blip_head": config.blip_head},
+        seeds=seeds,
+        versions={library: version(library) for library in LIBRARIES},
+        hardware={"device": gpu or platform.machine(), "cpus": os.cpu_count()},
+        drawing=None if source.images else drawing_of(config, source, str(dtype)),
+    )
 
 
-def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[str, str]) -> None:
+def drawing_of(config: EvaluationConfig, source: Source, dtype: str) -> Drawing:
+    """How the images are drawn: as the flags say, else as suits the base."""
+    sampling = as_dict(source.base.sampling)
+    given = {name: getattr(config, name) for name in sampling}
+    return Drawing(
+        train_flags={method: source.flags(method) for method in source.trained},
+        num_class_images=config.num_class_images or 10,
+        dtype=dtype,
+        embedding_adjustment=config.embedding_adjustment,
+        **(sampling | {name: value for name, value in given.items() if value is not None}),
+    )
+
+
+def check_source(source: Source, settings: Settings, models: Mapping[str, str]) -> None:
     """Raises UserError for a base model, training flags or prompts that the run could not use."""
     texts = sorted({text for subject in source.subjects for text in subject.class_prompts})
-    check_texts(settings["metrics"], models, texts)
+    check_texts(settings.metrics, models, texts)
     if source.images:
         return
-    base = source.base.path
-    check_scheduler(settings["scheduler"], settings["eta"])
+    base, drawing = source.base.path, settings.drawing
+    check_scheduler(drawing.scheduler, drawing.eta)
     check_base(base)
-    check_steps(settings["num_inference_steps"], base)
-    if source.concept is not None and "embedding_adjustment" in settings:
+    check_steps(drawing.num_inference_steps, base)
+    if source.concept is not None and drawing.embedding_adjustment is not None:
         concept = read_concept(source.concept)
-        check_rotation(settings["embedding_adjustment"], classes_of([concept]))
+        check_rotation(drawing.embedding_adjustment, classes_of([concept]))
         check_has_text_states(concept.parts, source.concept)
     for method in source.trained:
-        if "embedding_adjustment" in settings:
+        if drawing.embedding_adjustment is not None:
             learners = [name for stage in METHODS[method].stages for name in stage.trains]
             check_has_text_states(learners, f"--method {method}")
         check_flags(source.subjects[0], method, base, source.train_flags)
@@ -188,15 +190,15 @@ def check_source(source: Source, settings: Mapping[str, Any], models: Mapping[st
             check_within_limit(tokenizer, prompt, [token for token in tokens if token in prompt])
 
 
-def write_table(results: Path, source: Source, settings: Mapping[str, Any]) -> str:
+def write_table(results: Path, source: Source, settings: Settings) -> str:
     """Writes table.json and table.md, and returns the latter."""
     scores = {
-        (subject.name, method): read_json(results / method / subject.name / "scores.json")
+        (subject.name, method): Scores.read(results / method / subject.name)
         for subject in source.subjects
         for method in source.methods
     }
-    table = build_table(scores, [subject.name for subject in source.subjects], source.methods)
-    table |= {name: settings[name] for name in ("seeds", "versions")}
-    write_json(results / "table.json", table)
+    names = [subject.name for subject in source.subjects]
+    table = build_table(scores, names, source.methods, settings.seeds, settings.versions)
+    write_json(results / "table.json", asdict(table))
     write_text(results / "table.md", as_markdown(table))
     return as_markdown(table)

@@ -1,10 +1,8 @@
 """One subject and one method of an evaluation: trained, drawn, scored; nothing of it is done twice."""
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from shutil import copyfile
-from typing import Any
 
 import torch
 
@@ -12,7 +10,7 @@ from utils.bases.sd import load_pipeline
 from utils.common.images import open_image, save_png
 from utils.concepts.load import load_concept
 from utils.evaluation.data_sets import Subject
-from utils.evaluation.folder import BASE
+from utils.evaluation.folder import BASE, Drawing, Settings, is_scored
 from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, class_shots, shots_of
 from utils.evaluation.sources import Source
@@ -26,28 +24,26 @@ def run_job(
     source: Source,
     subject: Subject,
     method: str,
-    settings: Mapping[str, Any],
+    settings: Settings,
     batch_size: int,
     scorer: Scorer,
 ) -> None:
-    """One subject and one method: trained, drawn, scored; what is there already stays as it is.
-
-    settings: as settings.json holds them.
-    """
+    """One subject and one method: trained, drawn, scored; what is there already stays as it is."""
     folder = results / method / subject.name
-    if (folder / "scores.json").is_file():
+    if is_scored(folder, scorer.metrics):
         return
     if source.images:
         shots, of_class = [shot for shot, _ in source.images], [list(source.class_images)]
         take_in(results, source)
     else:
-        shots = shots_of(subject, method, settings["seeds"])
-        seeds = range(settings["seeds"][0], settings["seeds"][0] + settings["num_class_images"])
+        shots = shots_of(subject, method, settings.seeds)
+        first = settings.seeds[0]
+        seeds = range(first, first + settings.drawing.num_class_images)
         groups = class_shots(subject, method, seeds) if "pres" in scorer.metrics else []
         of_class = [[results / shot.image for shot in group] for group in groups]
         concept = None if method == BASE else concept_of(folder, source, subject, method, scorer.device)
         wanted = [*shots, *(shot for group in groups for shot in group)]
-        draw(results, wanted, source, concept, settings, batch_size, scorer.device)
+        draw(results, wanted, source, concept, settings.drawing, batch_size, scorer.device)
     score_subject(results, folder, subject, shots, of_class, scorer)
 
 
@@ -70,7 +66,7 @@ def draw(
     shots: list[Shot],
     source: Source,
     concept: Path | None,
-    settings: Mapping[str, Any],
+    drawing: Drawing,
     batch_size: int,
     device: torch.device,
 ) -> None:
@@ -79,8 +75,7 @@ def draw(
     if not missing:
         return
     pipeline = load_pipeline(source.base.path, device)
-    how = {name: settings[name] for name in ("num_inference_steps", "guidance_scale", "eta", "scheduler")}
-    rotation, turned = settings.get("embedding_adjustment"), None
+    how, rotation, turned = drawing.sampling, drawing.embedding_adjustment, None
     if concept is not None:
         loaded = load_concept(pipeline, concept)
         if rotation is not None:

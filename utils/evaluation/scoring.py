@@ -13,15 +13,18 @@ from PIL import Image
 from torch import Tensor
 
 from utils.bases.registry import portable
-from utils.common.files import append_records, read_records, write_json
+from utils.common.errors import UserError
+from utils.common.files import append_records
 from utils.common.images import list_images, open_image
 from utils.evaluation.data_sets import Subject
+from utils.evaluation.folder import Scores, read_image_records
 from utils.evaluation.shots import Shot
 from utils.scores.encoders import batches
 from utils.scores.judges import KINDS
 from utils.scores.similarity import mean_similarity
 from utils.scores.table import OBEYED, SCORES
 
+OBEYED_WORDS = "obeyed"  # in a record: word -> whether the image obeys it
 DIGITS = 6  # of a recorded score: float32 has no more
 
 
@@ -42,8 +45,10 @@ def needed_kinds(metrics: Iterable[str]) -> list[str]:
 
 
 def check_metrics(metrics: Sequence[str], models: dict[str, str], blip_head: str) -> None:
-    """Raises UserError for a model, needed by one of the scores, that is not of the needed kind."""
+    """Raises UserError for a model that one of the scores needs and that is missing or of another kind."""
     for kind in needed_kinds(metrics):
+        if kind not in models:
+            raise UserError(f"the base has no {kind} judge of its own: give --{kind}")
         KINDS[kind].check(models[kind], blip_head)
 
 
@@ -79,6 +84,12 @@ class Scorer:
         if kind not in self._loaded:
             self._loaded[kind] = KINDS[kind].load(self.models[kind], self.device, self.blip_head)
         return self._loaded[kind]
+
+    @property
+    def per_image(self) -> tuple[str, ...]:
+        """What a record holds of each image: the scores that have a value of each, and the words obeyed."""
+        names = tuple(name for name in self.metrics if SCORES[name].of_images is not None)
+        return names if self.word_judge is None else (*names, OBEYED_WORDS)
 
     def names(self, scores: Iterable[str]) -> dict[str, str]:
         """score -> the model behind it; without the scores that need none."""
@@ -167,17 +178,16 @@ class SubjectImages:
         """(number of class images, D) for each individual."""
         return [self.scorer.encode(kind, files) for files in self.class_files]
 
-    def records(self) -> list[dict[str, Any]]:
-        """The shots of a batch with the scores of each image."""
+    def records(self, names: Iterable[str]) -> list[dict[str, Any]]:
+        """The shots of a batch with these scores of each image, of `Scorer.per_image`."""
         records = [shot.describe() for shot in self.shots]
-        for name in self.scorer.metrics:
-            if SCORES[name].of_images is not None:
-                values = SCORES[name].of_images(self).tolist()
-                for record, value in zip(records, values, strict=True):
-                    record[name] = round(value, DIGITS)
-        if self.scorer.word_judge is not None:
-            for record, obeyed in zip(records, self.scorer.word_judge(self.opened, self.texts), strict=True):
-                record["obeyed"] = obeyed
+        for name in names:
+            if name == OBEYED_WORDS:
+                values = self.scorer.word_judge(self.opened, self.texts)
+            else:
+                values = [round(value, DIGITS) for value in SCORES[name].of_images(self).tolist()]
+            for record, value in zip(records, values, strict=True):
+                record[name] = value
         return records
 
 
@@ -188,24 +198,31 @@ def score_subject(
     shots: Sequence[Shot],
     class_files: Sequence[Sequence[Path]],
     scorer: Scorer,
-) -> dict[str, Any]:
-    """Scores what `folder`, of a method and subject, holds: a record per image, then scores.json.
+) -> Scores:
+    """Scores what `folder`, of a method and subject, holds: records of each image, then scores.json.
 
-    Images with a record are not scored again, but for features that a score of all images needs.
+    What a record holds already is not scored again, but for features that a score of all images needs: a
+    judge that is added later reads all images and leaves the other scores as they are.
     class_files: of PRES, for each individual; unused without it.
     """
     records_file = folder / "records.jsonl"
     images = SubjectImages(scorer, subject, shots, results, class_files)
-    recorded = {record["image"] for record in read_records(records_file)}
-    for batch in batches([shot for shot in shots if shot.image not in recorded], scorer.batch_size):
-        append_records(records_file, images.part(batch).records())
+    known = {record["image"]: record for record in read_image_records(records_file)}
+    lacking: dict[tuple[str, ...], list[Shot]] = {}
+    for shot in shots:
+        names = tuple(name for name in scorer.per_image if name not in known.get(shot.image, {}))
+        if names or shot.image not in known:
+            lacking.setdefault(names, []).append(shot)
+    for names, its in lacking.items():
+        for batch in batches(its, scorer.batch_size):
+            append_records(records_file, images.part(batch).records(names))
     wanted = {shot.image for shot in shots}
-    metric = mean_scores([record for record in read_records(records_file) if record["image"] in wanted])
+    metric = mean_scores([each for each in read_image_records(records_file) if each["image"] in wanted])
     for name in scorer.metrics:
         if SCORES[name].of_subject is not None:
             metric[name] = SCORES[name].of_subject(images)
-    scores = {"metric": metric, "models": scorer.names(metric), "images": len(shots)}
-    write_json(folder / "scores.json", scores)
+    scores = Scores(metric, scorer.names(metric), len(shots))
+    scores.write(folder)
     return scores
 
 
@@ -214,7 +231,7 @@ def mean_scores(records: Sequence[dict[str, Any]]) -> dict[str, float]:
     columns: dict[str, list[float]] = {}
     for record in records:
         flat = {name: record[name] for name in SCORES if name in record}
-        flat |= {f"{OBEYED}{word}": float(hit) for word, hit in record.get("obeyed", {}).items()}
+        flat |= {f"{OBEYED}{word}": float(hit) for word, hit in record.get(OBEYED_WORDS, {}).items()}
         for name, value in flat.items():
             columns.setdefault(name, []).append(value)
     return {name: sum(column) / len(column) for name, column in columns.items()}

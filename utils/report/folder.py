@@ -8,6 +8,7 @@ from typing import Any
 from utils.common.errors import UserError, short
 from utils.common.files import path_inside, read_records
 from utils.common.limits import check_file_name
+from utils.evaluation.folder import read_image_records
 
 FILES = {"settings.json": dict, "subjects.json": list, "table.json": dict}
 WRITER = "scripts.evaluate"
@@ -37,7 +38,7 @@ class Results:
 
     def records(self, method: str, subject: str) -> list[dict[str, Any]]:
         """One dictionary per image; nothing where the method did not draw the subject."""
-        return read_records(self.folder / method / subject / "records.jsonl")
+        return read_image_records(self.folder / method / subject / "records.jsonl")
 
     def image(self, record: dict[str, Any]) -> Path:
         """The file of a record's image. Raises UserError for one that is not in the folder."""

@@ -1,39 +1,103 @@
-"""The kinds of models that judge images: how each is checked before it loads, and loaded."""
+"""The kinds of models that judge images, one row each: its flag, its check before it loads, and its loading.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+A new judge is a row here and a row of utils/scores/table.py for what it scores. The functions import what
+they need when they are called, so that a command can list the judges before it loads any library.
+"""
 
-import torch
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, make_dataclass
+from typing import TYPE_CHECKING, Any
 
-from utils.blip2t import BLIP2T, check_blip, check_prompts
-from utils.scores.encoders import ClipEncoder, DinoEncoder, check_clip, check_clip_prompts, check_dino
+from utils.common.flags import option
 
-Device = str | torch.device | None
+if TYPE_CHECKING:
+    import torch
+
+    Device = str | torch.device | None
 
 
 @dataclass(frozen=True)
 class Kind:
     """A kind of judging model.
 
-    check: raises UserError for a folder or Hub id of another kind. check_texts: for a text longer than the
-    model reads; None where it reads none. Both load a few small files only. head: BLIP's, itc or itm.
+    name: of its flag. meaning: its help. check: raises UserError for a folder or Hub id of another kind.
+    check_texts: for a text longer than the model reads; None where it reads none. Both load a few small files
+    only. head: BLIP's, itc or itm.
     """
 
-    load: Callable[[str, Device, str], Any]  # (model, device, head)
+    name: str
+    meaning: str
+    load: "Callable[[str, Device, str], Any]"  # (model, device, head)
     check: Callable[[str, str], None]  # (model, head)
     check_texts: Callable[[str, Sequence[str]], None] | None = None
 
 
+def _load_clip(model: str, device: "Device", head: str) -> Any:
+    from utils.scores.encoders import ClipEncoder
+
+    return ClipEncoder(model, device)
+
+
+def _check_clip(model: str, head: str) -> None:
+    from utils.scores.encoders import check_clip
+
+    check_clip(model)
+
+
+def _check_clip_texts(model: str, texts: Sequence[str]) -> None:
+    from utils.scores.encoders import check_clip_prompts
+
+    check_clip_prompts(model, texts)
+
+
+def _load_dino(model: str, device: "Device", head: str) -> Any:
+    from utils.scores.encoders import DinoEncoder
+
+    return DinoEncoder(model, device)
+
+
+def _check_dino(model: str, head: str) -> None:
+    from utils.scores.encoders import check_dino
+
+    check_dino(model)
+
+
+def _load_blip(model: str, device: "Device", head: str) -> Any:
+    from utils.blip2t import BLIP2T
+
+    return BLIP2T(model, device, head)
+
+
+def _check_blip(model: str, head: str) -> None:
+    from utils.blip2t import check_blip
+
+    check_blip(model, head)
+
+
+def _check_blip_texts(model: str, texts: Sequence[str]) -> None:
+    from utils.blip2t import check_prompts
+
+    check_prompts(model, texts)
+
+
 KINDS: dict[str, Kind] = {
-    "clip": Kind(
-        load=lambda model, device, head: ClipEncoder(model, device),
-        check=lambda model, head: check_clip(model),
-        check_texts=check_clip_prompts,
-    ),
-    "dino": Kind(
-        load=lambda model, device, head: DinoEncoder(model, device),
-        check=lambda model, head: check_dino(model),
-    ),
-    "blip": Kind(load=BLIP2T, check=check_blip, check_texts=check_prompts),
+    row.name: row
+    for row in (
+        Kind("clip", "CLIP of CLIP-T and CLIP-I", _load_clip, _check_clip, _check_clip_texts),
+        Kind("dino", "DINO of DINO-I, PRES and DIV", _load_dino, _check_dino),
+        Kind("blip", "BLIP of BLIP-T", _load_blip, _check_blip, _check_blip_texts),
+    )
 }
+
+
+def judge_flags(kinds: Iterable[Kind]) -> type:
+    """A dataclass with a flag for each kind: a folder or Hub id, None for the base model's judge."""
+    own = [(kind.name, str | None, option(None, _help(kind))) for kind in kinds]
+    return make_dataclass("JudgeFlags", own, frozen=True, namespace={"heading": "judges"})
+
+
+def _help(kind: Kind) -> Callable[[type], str]:
+    from utils.bases.registry import JUDGES
+
+    default = "the base model's judge" if kind.name in JUDGES else "none"
+    return lambda _: f"{kind.meaning} (default: {default})"

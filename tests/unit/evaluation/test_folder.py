@@ -1,12 +1,13 @@
 """The results folder: settings that must agree, records that survive a kill."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from utils.common.errors import UserError
 from utils.common.files import append_records, read_json, read_records, write_json
-from utils.evaluation.folder import check_settings
+from utils.evaluation.folder import Drawing, Scores, Settings, check_settings
 
 
 def test_a_torn_last_record_is_dropped_and_the_next_starts_a_line_of_its_own(tmp_path):
@@ -40,22 +41,84 @@ def test_a_json_file_is_replaced_in_one_piece(tmp_path):
         read_json(path)
 
 
+SETTINGS = Settings(
+    dataset="toon",
+    source="pictures",
+    digest="",
+    base="toon",
+    methods=["base"],
+    subjects=["rex"],
+    templates=["a {}"],
+    metrics=["clip_t"],
+    models={"clip": "data/toon/clip", "blip_head": "itc"},
+    seeds=[0, 1],
+    versions={"torch": "2"},
+    hardware={"cpus": 2},
+    drawing=Drawing({}, 10, 50, 3.0, 1.0, "torch.float32"),
+)
+# As settings.json was written before its settings were a dataclass.
+EARLIER = {
+    "dataset": "toon",
+    "source": "pictures",
+    "digest": "",
+    "base": "toon",
+    "methods": ["base"],
+    "subjects": ["rex"],
+    "templates": ["a {}"],
+    "metrics": ["clip_t"],
+    "models": {"clip": "data/toon/clip", "blip_head": "itc"},
+    "seeds": [0, 1],
+    "train_flags": {},
+    "num_class_images": 10,
+    "num_inference_steps": 50,
+    "guidance_scale": 3.0,
+    "eta": 1.0,
+    "scheduler": "ddim",
+    "dtype": "torch.float32",
+    "versions": {"torch": "2"},
+    "hardware": {"cpus": 2},
+}
+
+
+def test_settings_are_written_as_before():
+    assert SETTINGS.as_json() == EARLIER
+    turned = replace(SETTINGS, drawing=replace(SETTINGS.drawing, embedding_adjustment=0.5))
+    assert turned.as_json() == EARLIER | {"embedding_adjustment": 0.5}
+    there = replace(SETTINGS, drawing=None).as_json()
+    assert there.keys() == EARLIER.keys() - vars(SETTINGS.drawing).keys()
+
+
 def test_a_folder_goes_on_with_its_own_settings_alone(tmp_path):
-    settings = {"methods": ["base"], "seeds": [0, 1], "hardware": {"cpus": 2}, "templates": ["a {}"]}
-    check_settings(tmp_path / "new", settings)
+    check_settings(tmp_path / "new", SETTINGS)
     write_json(tmp_path / "base" / "rex" / "scores.json", {})  # something was done with the settings
-    write_json(tmp_path / "settings.json", settings)
-    check_settings(tmp_path, settings | {"hardware": {"cpus": 64}})
-    check_settings(tmp_path, settings | {"methods": ["base", "custom_diffusion"]})
-    for change in ({"seeds": [0, 1, 2]}, {"methods": ["custom_diffusion"]}, {"new": 1}):
-        with pytest.raises(
-            UserError, match=f"other settings: {next(iter(change))} was .*another --output_dir"
-        ):
-            check_settings(tmp_path, settings | change)
-    assert json.loads((tmp_path / "settings.json").read_text()) == settings
+    write_json(tmp_path / "settings.json", EARLIER)
+    more = SETTINGS.models | {"siglip": "a SigLIP"}
+    for change in (
+        {"hardware": {"cpus": 64}},
+        {"methods": ["base", "custom_diffusion"]},
+        {"metrics": ["clip_t", "siglip_t"], "models": more},
+    ):
+        check_settings(tmp_path, replace(SETTINGS, **change))
+    for change in (
+        {"seeds": [0, 1, 2]},
+        {"methods": ["custom_diffusion"]},
+        {"metrics": ["clip_i"]},
+        {"models": {"clip": "another", "blip_head": "itc"}},
+        {"drawing": replace(SETTINGS.drawing, embedding_adjustment=0.5)},
+    ):
+        changed = next(iter(change)).replace("drawing", "embedding_adjustment")
+        with pytest.raises(UserError, match=f"other settings: {changed} was .*another --output_dir"):
+            check_settings(tmp_path, replace(SETTINGS, **change))
+    assert json.loads((tmp_path / "settings.json").read_text()) == EARLIER
+
+
+def test_a_file_without_scores_is_told(tmp_path):
+    write_json(tmp_path / "scores.json", {"metric": {}})
+    with pytest.raises(UserError, match="scores.json holds no scores: remove it"):
+        Scores.read(tmp_path)
 
 
 def test_a_file_is_no_results_folder(tmp_path):
     (tmp_path / "results").touch()
     with pytest.raises(UserError, match="is a file; give a folder"):
-        check_settings(tmp_path / "results", {})
+        check_settings(tmp_path / "results", SETTINGS)

@@ -1,6 +1,5 @@
 """The scores of one subject: against the models' own, batch by batch, gone on with after a kill."""
 
-import json
 from itertools import combinations
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from utils.common.errors import UserError
 from utils.common.files import read_records
 from utils.common.images import list_images, open_image
 from utils.evaluation.data_sets import Individual, Subject
+from utils.evaluation.folder import Scores
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, mean_scores, score_subject
 from utils.evaluation.shots import class_shots, shots_of
 from utils.scores.encoders import ClipEncoder, DinoEncoder
@@ -58,7 +58,7 @@ def subject(tmp_path) -> Subject:
     return subject
 
 
-def score(tmp_path: Path, subject: Subject, scorer: Scorer) -> dict:
+def score(tmp_path: Path, subject: Subject, scorer: Scorer) -> Scores:
     results, method = tmp_path / "results", "classdiffusion"
     groups = class_shots(subject, method, [0, 1])
     of_class = [[results / shot.image for shot in group] for group in groups]
@@ -91,7 +91,7 @@ def test_scores_are_those_of_the_encoders_and_a_loop(tmp_path, subject, models):
         )
     assert np.ptp([record["clip_t"] for record in records]) > 0.01, "the images must differ"
 
-    metric = scores["metric"]
+    metric = scores.metric
     for name in ("clip_t", "clip_i", "dino_i", "blip_t"):
         assert metric[name] == pytest.approx(np.mean([record[name] for record in records]), abs=1e-9)
     assert metric["pres"] == pytest.approx(np.mean([float(c @ r) for c in cls for r in own]), abs=2e-6)
@@ -100,9 +100,9 @@ def test_scores_are_those_of_the_encoders_and_a_loop(tmp_path, subject, models):
     dark = [picture.getpixel((0, 0))[0] < 128 for picture in pictures]
     assert [record["obeyed"]["all"] for record in records] == dark
     assert metric["obeyed_place"] == np.mean(dark[:3]) and metric["obeyed_worn"] == np.mean(dark[3:])
-    assert scores["images"] == 6 and json.loads((folder / "scores.json").read_text()) == scores
-    assert scores["models"]["blip_t"] == f"{models['blip']} (BLIP-1 ITC)"
-    assert (scores["models"]["pres"], scores["models"]["obeyed_all"]) == (models["dino"], "eyes")
+    assert scores.images == 6 and Scores.read(folder) == scores
+    assert scores.models["blip_t"] == f"{models['blip']} (BLIP-1 ITC)"
+    assert (scores.models["pres"], scores.models["obeyed_all"]) == (models["dino"], "eyes")
 
 
 def test_a_killed_scoring_goes_on_with_the_images_it_had_not_reached(tmp_path, subject, models, monkeypatch):
@@ -122,7 +122,7 @@ def test_a_killed_scoring_goes_on_with_the_images_it_had_not_reached(tmp_path, s
     again = score(tmp_path, subject, Scorer(SCORES, models, device="cpu", batch_size=2))
     assert asked == ["a dog wearing headphones"] * 3
     assert (folder / "records.jsonl").read_text().splitlines(keepends=True)[:3] == lines[:3]
-    assert again["metric"] == pytest.approx(unbroken["metric"], abs=2e-6)
+    assert again.metric == pytest.approx(unbroken.metric, abs=2e-6)
 
 
 def test_images_are_opened_a_batch_at_a_time_and_real_ones_once(tmp_path, subject, models, monkeypatch):
@@ -162,7 +162,7 @@ def test_only_the_models_of_the_metrics_are_loaded(tmp_path, subject, models):
     scores = score(
         tmp_path, subject, Scorer(["clip_t"], models | {"dino": "none", "blip": "none"}, device="cpu")
     )
-    assert list(scores["metric"]) == ["clip_t"] and scores["models"] == {"clip_t": models["clip"]}
+    assert list(scores.metric) == ["clip_t"] and scores.models == {"clip_t": models["clip"]}
 
 
 def test_a_word_counts_where_the_prompt_states_it():

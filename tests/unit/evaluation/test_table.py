@@ -3,28 +3,29 @@
 import numpy as np
 import pytest
 
-from utils.evaluation.statistics import mean_interval, paired_interval
-from utils.evaluation.table import as_markdown, build_table
+from utils.evaluation.folder import Scores
+from utils.evaluation.table import Table, as_markdown, build_table
+from utils.scores.statistics import Interval, mean_interval, paired_interval
 
 
 def coverage(draw, mean: float, subjects: int, runs: int = 4000) -> float:
     """The share of intervals, each of `subjects` values of draw(size), that hold the true mean."""
     samples = draw((runs, subjects))
     found = [mean_interval(sample) for sample in samples]
-    return float(np.mean([each["low"] <= mean <= each["high"] for each in found]))
+    return float(np.mean([each.low <= mean <= each.high for each in found]))
 
 
 def test_the_interval_is_student_s():
     # Four values, 3 degrees of freedom: t = 3.18245; their standard deviation is 1, so half is t / 2.
     found = mean_interval([0.0, 0.0, 1.5, 1.5])
     deviation = np.std([0.0, 0.0, 1.5, 1.5], ddof=1)
-    assert found["mean"] == 0.75
-    assert found["high"] - 0.75 == pytest.approx(3.182446 * deviation / 2, rel=1e-6)
-    assert found["low"] + found["high"] == pytest.approx(1.5)
+    assert found.mean == 0.75
+    assert found.high - 0.75 == pytest.approx(3.182446 * deviation / 2, rel=1e-6)
+    assert found.low + found.high == pytest.approx(1.5)
 
 
 def test_constant_values_have_an_interval_of_no_width():
-    assert mean_interval([0.25] * 7) == {"mean": 0.25, "low": 0.25, "high": 0.25}
+    assert mean_interval([0.25] * 7) == Interval(0.25, 0.25, 0.25)
 
 
 @pytest.mark.parametrize("subjects", [3, 4, 8, 30])
@@ -43,28 +44,28 @@ def test_skewed_values_are_covered_less_as_the_docstring_says():
 def test_confidence_widens_and_bounds_cut():
     values = list(np.random.default_rng(3).normal(size=20))
     narrow, wide = mean_interval(values, confidence=0.5), mean_interval(values, confidence=0.99)
-    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
+    assert wide.low < narrow.low < narrow.high < wide.high
     share = mean_interval([1.0, 1.0, 0.9, 0.8], bounds=(0, 1))
-    assert share["high"] == 1 and share["low"] == pytest.approx(0.7727, abs=1e-4)
+    assert share.high == 1 and share.low == pytest.approx(0.7727, abs=1e-4)
 
 
 def test_one_subject_has_no_interval():
-    assert mean_interval([0.3]) == {"mean": 0.3, "low": None, "high": None}
+    assert mean_interval([0.3]) == Interval(0.3, None, None)
 
 
 def test_a_constant_difference_is_certain_however_far_the_subjects_lie_apart():
     a, b = {"x": 0.9, "y": 0.1, "z": 0.5}, {"y": 0.05, "x": 0.85, "w": 7.0}
     found = paired_interval(a, b)
-    assert found == pytest.approx({"mean": 0.05, "low": 0.05, "high": 0.05})
+    assert (found.mean, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
 
 
 @pytest.fixture
-def table() -> dict:
+def table() -> Table:
     models = {"clip_t": "a CLIP", "pres": "a DINO", "obeyed_place": "eyes", "obeyed_all": "eyes"}
 
-    def scores(clip_t: float, images: int) -> dict:
+    def scores(clip_t: float, images: int) -> Scores:
         metric = {"clip_t": clip_t, "pres": 0.5, "obeyed_place": 1.0, "obeyed_all": 0.0}
-        return {"metric": metric, "models": models, "images": images}
+        return Scores(metric, models, images)
 
     found = {
         ("rex", "base"): scores(0.2, 8),
@@ -72,44 +73,44 @@ def table() -> dict:
         ("mug", "base"): scores(0.4, 6),
         ("mug", "classdiffusion"): scores(0.5, 6),
     }
-    table = build_table(found, ["rex", "mug"], ["base", "classdiffusion"])
-    return table | {"seeds": [0, 1], "versions": {"torch": "2"}}
+    return build_table(found, ["rex", "mug"], ["base", "classdiffusion"], [0, 1], {"torch": "2"})
 
 
 def test_rows_are_means_over_subjects(table):
-    assert table["metrics"] == ["clip_t", "pres", "obeyed_all", "obeyed_place"]
-    base, personal = table["rows"]
-    assert (base["method"], base["subjects"], base["images"]) == ("base", 2, 14)
-    assert base["metric"]["clip_t"]["mean"] == pytest.approx(0.3)
+    assert table.metrics == ["clip_t", "pres", "obeyed_all", "obeyed_place"]
+    base, personal = table.rows
+    assert (base.method, base.subjects, base.images) == ("base", 2, 14)
+    assert base.metric["clip_t"].mean == pytest.approx(0.3)
     # two subjects, one degree of freedom: t = 12.7062, and the mean's standard error is .1
-    assert base["metric"]["clip_t"]["low"] == pytest.approx(0.3 - 1.27062, abs=1e-5)
-    assert personal["metric"]["clip_t"]["high"] == pytest.approx(0.4 + 1.27062, abs=1e-5)
-    assert base["metric"]["pres"] == {"mean": 0.5, "low": 0.5, "high": 0.5}
+    assert base.metric["clip_t"].low == pytest.approx(0.3 - 1.27062, abs=1e-5)
+    assert personal.metric["clip_t"].high == pytest.approx(0.4 + 1.27062, abs=1e-5)
+    assert base.metric["pres"] == Interval(0.5, 0.5, 0.5)
 
 
 def test_differences_are_paired(table):
-    (pair,) = table["paired"]
-    assert (pair["a"], pair["b"]) == ("classdiffusion", "base")
-    assert pair["metric"]["clip_t"] == pytest.approx({"mean": 0.1, "low": 0.1, "high": 0.1})
+    (pair,) = table.paired
+    assert (pair.a, pair.b) == ("classdiffusion", "base")
+    found = pair.metric["clip_t"]
+    assert (found.mean, found.low, found.high) == pytest.approx((0.1, 0.1, 0.1))
 
 
 def test_every_subject_has_its_row(table):
-    assert [(row["subject"], row["method"]) for row in table["per_subject"]] == [
+    assert [(row.subject, row.method) for row in table.per_subject] == [
         ("rex", "base"),
         ("rex", "classdiffusion"),
         ("mug", "base"),
         ("mug", "classdiffusion"),
     ]
-    assert table["per_subject"][3]["metric"]["clip_t"] == 0.5
+    assert table.per_subject[3].metric["clip_t"] == 0.5
 
 
 def test_a_score_that_some_subjects_lack_is_taken_over_the_others():
-    has = {"metric": {"clip_t": 0.2, "div": 0.1}, "models": {}, "images": 1}
-    lacks = {"metric": {"clip_t": 0.4}, "models": {}, "images": 1}
+    has = Scores({"clip_t": 0.2, "div": 0.1}, {}, 1)
+    lacks = Scores({"clip_t": 0.4}, {}, 1)
     found = {("x", "base"): has, ("y", "base"): lacks, ("x", "m"): lacks, ("y", "m"): lacks}
-    table = build_table(found, ["x", "y"], ["base", "m"])
-    assert table["rows"][0]["metric"]["div"]["mean"] == 0.1
-    assert "div" not in table["rows"][1]["metric"] and "div" not in table["paired"][0]["metric"]
+    table = build_table(found, ["x", "y"], ["base", "m"], [0], {})
+    assert table.rows[0].metric["div"].mean == 0.1
+    assert "div" not in table.rows[1].metric and "div" not in table.paired[0].metric
 
 
 def test_markdown_says_what_the_numbers_are_of(table):

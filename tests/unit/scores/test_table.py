@@ -1,6 +1,7 @@
 """The table of scores: a new score is a row and a function, and nothing else."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -53,18 +54,18 @@ def test_a_score_of_one_s_own_is_computed_and_shown_everywhere(added, tmp_path):
         scores[name, "classdiffusion"] = score_subject(tmp_path, folder, subject, shots, [], scorer)
         records = [json.loads(line) for line in (folder / "records.jsonl").open()]
         assert [record["brightness"] for record in records] == pytest.approx([s / 255 for s in shades])
-    table = build_table(scores, ["rex", "mia"], ["classdiffusion"])
-    assert table["metrics"] == ["contrast", "brightness"] and table["models"] == {}
-    (row,) = table["rows"]
-    assert row["metric"]["brightness"]["mean"] == pytest.approx(0.55)
-    assert row["metric"]["contrast"]["mean"] == pytest.approx(0.1)
+    table = build_table(scores, ["rex", "mia"], ["classdiffusion"], [0, 1], {})
+    assert table.metrics == ["contrast", "brightness"] and table.models == {}
+    (row,) = table.rows
+    assert row.metric["brightness"].mean == pytest.approx(0.55)
+    assert row.metric["contrast"].mean == pytest.approx(0.1)
     assert "| contrast ↓ | brightness |" in as_markdown(table)
 
     results = write_results(tmp_path / "results")
     table = json.loads((results / "table.json").read_text())
     table["metrics"].append("brightness")
     for each in table["rows"]:
-        each["metric"]["brightness"] = row["metric"]["brightness"]
+        each["metric"]["brightness"] = asdict(row.metric["brightness"])
     (results / "table.json").write_text(json.dumps(table))
     page = Path(write_report(results)).read_text()
     assert "Mean light." in page and page.count("Brightness") >= 3 and "55.0 %" in page
