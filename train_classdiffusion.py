@@ -85,7 +85,9 @@ def set_up(config: TrainConfig) -> Run:
         ),
         phrases=phrases_of(base, config),
         prepared=prepare_losses(base, config),
-        measures=prepare_measures(base, config, instances) if accelerator.is_main_process else None,
+        measures=prepare_measures(base, config, instances, accelerator.autocast)
+        if accelerator.is_main_process
+        else None,
         averages=Averages(learned, config.ema_decay) if config.ema_decay is not None else None,
     )
 
@@ -100,10 +102,9 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     from utils.losses.predict import predict
 
     b, noise_scheduler = run.config.train_batch_size, run.base.noise_scheduler
-    latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w)
-    noise = draws.noise.to(latents.dtype)
-    noisy_latents = noise_scheduler.add_noise(latents, noise, draws.timesteps)
-    target = target_of(noise_scheduler, latents, noise, draws.timesteps)
+    latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w), float32
+    noisy_latents = noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
+    target = target_of(noise_scheduler, latents, draws.noise, draws.timesteps)
     prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
 
     mask = batch.mask[:b].to(latents.device)

@@ -15,8 +15,9 @@ RECORD = json.loads((Path(__file__).parent / "golden" / "recorded_runs.json").re
 RATE = {"rows_only": "lr_token_rows"}
 # Images that come again are encoded once since, one by one: the last bits of their latents differ.
 ENCODED_ONCE = {"no_augmentation", "prior"}
-# What multiplied bf16 when it was recorded: AVX-512's instructions for it. AMX adds in another order.
-RECORDED_BF16 = {"avx512_bf16": True, "amx": False}
+# Latents are drawn and noised in float32 since, which moves losses by up to .3 %; before, in bfloat16, the
+# first timesteps got no noise.
+NOISED_IN_FLOAT32 = {"bf16"}
 
 
 @pytest.fixture(scope="module")
@@ -34,16 +35,11 @@ def found(request) -> dict:
         return run_all(train_classdiffusion.main, {})
 
 
-def bf16_units() -> dict[str, bool]:
-    """What this processor has to multiply bf16 with."""
-    return {"avx512_bf16": torch.cpu._is_avx512_bf16_supported(), "amx": torch.cpu._is_amx_tile_supported()}
-
-
 @pytest.mark.parametrize("name", RUNS)
 def test_losses_and_learned_weights_are_the_recorded_ones(found, name):
     recorded, here = RECORD[name], found[name]
     # bf16 has 8 bits: without AVX-512 they are rounded elsewhere, and a sum of both signs shows it most.
-    rel, of_sums = (2e-3, 1e-2) if name == "bf16" else (1e-5, 1e-5)
+    rel, of_sums = (5e-3, 1e-2) if name == "bf16" else (1e-5, 1e-5)
     assert here["tensors"].keys() == recorded["tensors"].keys()
     for then, now in zip(recorded["log"], here["log"], strict=True):
         assert now[RATE.get(name, "lr_cross_attention_kv")] == pytest.approx(then.pop("lr"), rel=1e-9)
@@ -55,9 +51,7 @@ def test_losses_and_learned_weights_are_the_recorded_ones(found, name):
 
 def test_on_the_machine_of_the_record_every_bit_is_the_same(found):
     """Where most runs have the recorded bits, all have: another processor adds in another order."""
-    names = RUNS.keys() - ENCODED_ONCE
-    if bf16_units() != RECORDED_BF16:
-        names -= {"bf16"}
+    names = RUNS.keys() - ENCODED_ONCE - NOISED_IN_FLOAT32
     same = {name: found[name]["sha256"] == RECORD[name]["sha256"] for name in names}
     if sum(same.values()) < len(same) / 2:
         pytest.skip("another processor than that of the record")

@@ -79,16 +79,19 @@ def encode_images(vae: AutoencoderKL, pixels: Tensor, noise: Tensor) -> Tensor:
     """Latents drawn from the autoencoder's posterior: (mean + std * noise) * scaling_factor.
 
     pixels: (B, 3, H, W) in [-1, 1]; noise: (B, 4, h, w) standard normal.
-    Returns (B, 4, h, w) in the autoencoder's dtype, about unit variance. The noise is an argument, so that
+    Returns (B, 4, h, w) float32, about unit variance. The noise is an argument, so that
     a training step's randomness never depends on how the run got there.
     """
     return latents_of(vae, *posterior(vae, pixels), noise)
 
 
 def latents_of(vae: AutoencoderKL, mean: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
-    """(mean + deviation * noise) * scaling_factor, all (B, C, h, w), in the autoencoder's dtype."""
+    """(mean + deviation * noise) * scaling_factor, all (B, C, h, w); float32, whatever the autoencoder's.
+
+    Half precision would round away the noise of the first timesteps: of .029 at t = 0 bfloat16 leaves 0.
+    """
     assert noise.shape == mean.shape, (noise.shape, mean.shape)
-    return (mean + deviation * noise.to(mean)) * vae.config.scaling_factor
+    return (mean.float() + deviation.float() * noise.to(mean.device)) * vae.config.scaling_factor
 
 
 def _pipeline_class() -> type["StableDiffusionPipeline"]:
@@ -240,8 +243,9 @@ class StableDiffusion:
         return [feature_at(layer, ids, place) for layer in states[0].split(ids.shape[1], dim=1)]
 
     def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: tuple[Tensor]) -> Tensor:
-        """What the UNet predicts, (B, C, h, w): the noise or the velocity."""
-        return self.unet(noisy_latents, timesteps, states[0].to(noisy_latents.dtype)).sample
+        """What the UNet predicts, (B, C, h, w): the noise or the velocity. Both inputs take its dtype."""
+        dtype = self.unet.dtype
+        return self.unet(noisy_latents.to(dtype), timesteps, states[0].to(dtype)).sample
 
     def encode_images(self, pixels: Tensor, noise: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w); see `encode_images`."""

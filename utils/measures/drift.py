@@ -90,7 +90,6 @@ def noise_images(base: Any, pixels: Sequence[Tensor], captions: Sequence[str], s
             posterior_noise, noise = (torch.randn(shape, generator=rng).to(base.device) for _ in range(2))
             latents = base.encode_images(image[None], posterior_noise)  # (1, C, h, w)
             timestep = torch.tensor([int((level + 0.5) * steps / LEVELS)], device=base.device)
-            noise = noise.to(latents)
             target = target_of(scheduler, latents, noise, timestep)
             parts.append((scheduler.add_noise(latents, noise, timestep), target, timestep))
     noisy_latents, targets, timesteps = (torch.cat(part) for part in zip(*parts, strict=True))

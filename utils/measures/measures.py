@@ -4,7 +4,8 @@ checkpoints can be compared. Nothing here learns or draws from a shared generato
 K concepts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,8 +64,16 @@ def check_judges(config: TrainConfig) -> None:
         check_dino(judge_path(judges["dino"], "dino"))
 
 
-def prepare_measures(base: Any, config: TrainConfig, instances: InstanceDataset) -> Measures | None:
-    """What the run will measure, None for nothing; before anything has been trained."""
+def prepare_measures(
+    base: Any,
+    config: TrainConfig,
+    instances: InstanceDataset,
+    autocast: Callable[[], AbstractContextManager],
+) -> Measures | None:
+    """What the run will measure, None for nothing; before anything has been trained.
+
+    autocast: the precision in which `measure_run` will measure; in another the base would have drifted.
+    """
     chosen = config.select_checkpoint
     if not config.drift_steps and chosen is None:
         return None
@@ -72,9 +81,9 @@ def prepare_measures(base: Any, config: TrainConfig, instances: InstanceDataset)
     if config.drift_steps or chosen == "drift":
         words = list(dict.fromkeys(config.cls_tokens))
         sampling = base_row(config.pretrained_model_name_or_path).sampling
-        probe = make_probe(
-            base, class_images(base.pipeline, words, CLASS_IMAGES, config.seed, sampling), config.seed
-        )
+        images = class_images(base.pipeline, words, CLASS_IMAGES, config.seed, sampling)
+        with autocast():
+            probe = make_probe(base, images, config.seed)
     if chosen == "error":
         pairs = [
             (centre_square(open_image(path), instances.size), concept.instance_prompt)

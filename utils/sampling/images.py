@@ -27,6 +27,16 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> diffusers.SchedulerM
     return getattr(diffusers, class_name).from_config(config, **overrides)
 
 
+def half_beside_float32(pipeline: diffusers.DiffusionPipeline) -> torch.autocast:
+    """Autocast for a UNet that trains in float32 while the rest is in half precision; else without effect.
+
+    Its latents are float32, which an autoencoder in half precision would refuse.
+    """
+    half = pipeline.vae.dtype
+    mixed = pipeline.unet.dtype == torch.float32 and half != torch.float32
+    return torch.autocast(pipeline.device.type, half if mixed else None, enabled=mixed)
+
+
 @torch.no_grad()
 def sample(
     pipeline: diffusers.DiffusionPipeline,
@@ -60,7 +70,8 @@ def sample(
         texts = [prompt for prompt, _ in batch]
         embeds, negative_embeds = encode(pipeline, texts, negative_prompt, guided=guidance_scale > 1)
         embeds = adjust(texts, embeds) if adjust else embeds
-        with in_memory(f"drawing {len(batch)} images at a time" if len(batch) > 1 else "drawing an image"):
+        what = f"drawing {len(batch)} images at a time" if len(batch) > 1 else "drawing an image"
+        with in_memory(what), half_beside_float32(pipeline):
             images = painter(
                 prompt_embeds=embeds.to(pipeline.unet.dtype),
                 negative_prompt_embeds=None

@@ -49,6 +49,20 @@ def test_without_repetition_a_batch_is_encoded_as_it_comes(base, encoded):
     assert encoded == [2, 2] and not encoder.posteriors
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_the_noise_of_the_first_timesteps_survives_half_precision(base, half):
+    """σ at t = 0, 1, 2 is .029, .041, .051; added in bfloat16 it was 0, 0 and .0625."""
+    base.vae.to(half)
+    latents = LatentEncoder(base, repeats=True)(images(0), torch.zeros(1, 4, 8, 8))
+    assert latents.dtype == torch.float32
+    noise = torch.ones_like(latents)
+    for timestep, sigma in enumerate((0.02916, 0.04126, 0.05056)):
+        t = torch.tensor([timestep])
+        noisy = base.noise_scheduler.add_noise(latents, noise, t)
+        clean = base.noise_scheduler.alphas_cumprod[timestep].sqrt() * latents
+        assert (noisy - clean).mean().item() == pytest.approx(sigma, rel=2e-3)
+
+
 def test_the_oldest_is_forgotten_first(base, encoded, monkeypatch):
     monkeypatch.setattr(module, "CACHED", 2)
     encoder, noise = LatentEncoder(base, repeats=True), torch.randn(1, 4, 8, 8)
