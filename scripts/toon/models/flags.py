@@ -133,7 +133,7 @@ class UnetRecipeFlags(TrainingFlags):
 @dataclass(frozen=True)
 class UnetFlags(UnetRecipeFlags):
     output_dir: Path = option(Path("data/toon/sd"), "pipeline without its UNet", exists=True)
-    features_of: Path = option(Path("data/toon/dino"), "DINO or CLIP whose features to hold", exists=True)
+    features_of: Path = option(Path("data/toon/clip"), "DINO or CLIP whose features to hold", exists=True)
     init_from: Path | None = init_option()
 
 
