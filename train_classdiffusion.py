@@ -135,7 +135,6 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
         batch, draws = at.batches((step - 1) * micro_steps + micro_step)
         with accelerator.accumulate(at.model):
             terms = objective(run, at, batch, draws.to(accelerator.device), texts)
-            check_finite(terms, step)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients:
                 accelerator.clip_grad_norm_(at.parameters, run.config.max_grad_norm)
@@ -148,8 +147,10 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     rates = at.rates()
     at.lr_scheduler.step()
     record["stop"] = torch.tensor(float(stop), device=accelerator.device)
-    values = {name: term.item() for name, term in accelerator.reduce(record, "mean").items()}
+    means = accelerator.reduce(torch.stack(list(record.values())), "mean").tolist()  # the step's only wait
+    values = dict(zip(record, means, strict=True))
     stopping = values.pop("stop") > 0
+    check_finite(values, step)  # of the means, so that all processes stop; nothing of this step is saved
     return values | rates, stopping
 
 

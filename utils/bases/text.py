@@ -28,12 +28,24 @@ def feature_at(last_hidden_state: Tensor, input_ids: Tensor, token_id: int | Ten
 
     last_hidden_state: (B, L, D) after the final layer norm; input_ids: (B, L); token_id: one id for all
     phrases (EOS, the paper's pooling) or (B,) ids, one per phrase (its modifier, as the official code).
-    Returns (B, D). Raises ValueError if a phrase lacks its token.
+    Returns (B, D); each phrase has its token (`check_contains`).
     `pooler_output` is not EOS: with SD 1.5's text config it pools at the largest id, the modifier.
     """
-    token_ids = torch.as_tensor(token_id, device=input_ids.device).reshape(-1, 1)  # (B or 1, 1)
-    found = input_ids == token_ids  # (B, L)
-    if not found.any(dim=1).all():
-        raise ValueError(f"a phrase lacks the token it is pooled at, id {token_ids.flatten().tolist()}")
     rows = torch.arange(len(input_ids), device=input_ids.device)
-    return last_hidden_state[rows, found.int().argmax(dim=1)]
+    return last_hidden_state[rows, _places(input_ids, token_id).int().argmax(dim=1)]
+
+
+def check_contains(input_ids: Tensor, token_id: int | Tensor) -> None:
+    """Raises ValueError if a phrase of (B, L) ids lacks its token, of which `feature_at` reads the feature.
+
+    Apart from it, because a training step reads the same phrases and must not wait for the device.
+    """
+    if not _places(input_ids, token_id).any(dim=1).all():
+        raise ValueError(f"a phrase lacks the token it is pooled at: {token_id}")
+
+
+def _places(input_ids: Tensor, token_id: int | Tensor) -> Tensor:
+    """(B, L), True where a phrase has its token."""
+    if isinstance(token_id, Tensor):
+        token_id = token_id.reshape(-1, 1)
+    return input_ids == token_id

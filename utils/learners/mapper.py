@@ -91,21 +91,24 @@ def _encoded(encoder: nn.Module, unet: nn.Module, args: tuple, kwargs: dict[str,
     """Pre-hook of the UNet: text states (B, L, D) -> (B, G·2·L, D), unless no caption waits."""
     given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
     states, mappers = given["encoder_hidden_states"], encoder.mappers
-    waits = states[:, 0, 0] == MARK  # (B,)
-    if not waits.any():
+    training = torch.is_grad_enabled() and next(mappers.parameters()).requires_grad
+    firsts = [states[:, 0, 0].float()] + [given["sample"].flatten(1)[:, 0].float()] * training
+    marks, *noises = torch.stack(firsts).tolist()  # one wait for the device
+    waits = [i for i, mark in enumerate(marks) if mark == MARK]
+    if not waits:
         return args, kwargs
-    ids, sample = read_ids(states[waits]), given["sample"]
-    timesteps = torch.as_tensor(given["timestep"], device=ids.device).expand(len(states))[waits]
-    if torch.is_grad_enabled() and next(mappers.parameters()).requires_grad:
-        encoded = encode_at(encoder, ids, timesteps, kept_in_training(sample[waits], mappers.layers))
+    places = torch.tensor(waits, device=states.device)  # (M,)
+    ids = read_ids(states[places])
+    timesteps = torch.as_tensor(given["timestep"], device=ids.device).expand(len(states))[places]
+    if training:
+        kept = kept_in_training([noises[0][i] for i in waits], mappers.layers).to(ids.device)
+        encoded = encode_at(encoder, ids, timesteps, kept)
     else:  # one caption of many images, or of all frames, is encoded once
-        asked, places = torch.cat([timesteps[:, None].long(), ids], 1).unique(dim=0, return_inverse=True)
+        asked, which = torch.cat([timesteps[:, None].long(), ids], 1).unique(dim=0, return_inverse=True)
         kept = torch.full((len(asked), mappers.layers), HIDDEN, device=ids.device)
-        encoded = encode_at(encoder, asked[:, 1:], asked[:, 0], kept)[places]
+        encoded = encode_at(encoder, asked[:, 1:], asked[:, 0], kept)[which]
     whole = states.repeat(1, 2 * mappers.layers, 1)
-    given["encoder_hidden_states"] = whole.masked_scatter(
-        waits[:, None, None].expand_as(whole), encoded.to(states)
-    )
+    given["encoder_hidden_states"] = whole.index_copy(0, places, encoded.to(states))
     return (), given
 
 

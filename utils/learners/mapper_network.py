@@ -74,14 +74,15 @@ class Mappers(nn.Module):
         return rows, torch.stack([bypass for _, bypass in pairs])
 
 
-def kept_in_training(noisy_latents: Tensor, layers: int) -> Tensor:
+def kept_in_training(noises: Sequence[float], layers: int) -> Tensor:
     """(M, G): how many hidden numbers count, drawn for each caption and layer by a seed that its noise gives.
 
+    noises: the first of the noisy latents of each caption.
     Nested dropout: half of the time a number in 0 … HIDDEN − 1, else all.
     """
     drawn = []
-    for first in noisy_latents.flatten(1)[:, 0].tolist():
+    for first in noises:
         rng = torch.Generator().manual_seed(seed_of("nested dropout", repr(first)))
         some = torch.randint(HIDDEN, (layers,), generator=rng)
         drawn.append(torch.where(torch.rand(layers, generator=rng) < DROPPED, some, HIDDEN))
-    return torch.stack(drawn).to(noisy_latents.device)
+    return torch.stack(drawn)

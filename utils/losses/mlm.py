@@ -32,7 +32,8 @@ NO_ANSWER = -100  # padding, which cross-entropy ignores
 @dataclass(frozen=True)
 class MaskedPrompts:
     """ids: (N, L), BOS where a token is hidden; answers: (N, L), what stands there, NO_ANSWER for padding;
-    masked: (N, L), True where hidden; contextualizer: who answers."""
+    masked: (N, L), True where hidden, on the CPU: how many there are is asked of no device; contextualizer:
+    who answers."""
 
     ids: Tensor
     answers: Tensor
@@ -80,9 +81,10 @@ class Masker:
 def stack(
     rows: Sequence[tuple[list[int], list[int], list[bool]]], contextualizer: Contextualizer
 ) -> MaskedPrompts:
-    """Rows of `Masker.mask` on the contextualizer's device."""
-    columns = [torch.tensor(column).to(contextualizer.mask_row.device) for column in zip(*rows, strict=True)]
-    return MaskedPrompts(*columns, contextualizer)
+    """Rows of `Masker.mask`; ids and answers on the contextualizer's device."""
+    ids, answers, masked = (torch.tensor(column) for column in zip(*rows, strict=True))
+    device = contextualizer.mask_row.device
+    return MaskedPrompts(ids.to(device), answers.to(device), masked, contextualizer)
 
 
 def draw_fitting(masker: Masker, draw: Callable[[], str]) -> str:

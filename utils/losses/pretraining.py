@@ -39,7 +39,8 @@ def pretraining_loss(model: Contextualizer, text_encoder: CLIPTextModel, batch: 
     """Cross-entropy at all tokens but padding, five-fold at masked ones, divided by B·L, as published."""
     logits = model(text_encoder(batch.ids).last_hidden_state, batch.answers != NO_ANSWER)
     errors = F.cross_entropy(logits, batch.answers[batch.answers != NO_ANSWER], reduction="none")
-    weights = 1 + (MASKED_WEIGHT - 1) * batch.masked[batch.answers != NO_ANSWER]
+    masked = batch.masked.to(batch.answers.device)[batch.answers != NO_ANSWER]
+    weights = 1 + (MASKED_WEIGHT - 1) * masked
     return (weights * errors).sum() / batch.ids.numel()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from utils.config.methods import Stage
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from utils.losses.predict import Prediction
 
 
-def check_finite(terms: dict[str, Tensor], step: int) -> None:
-    """Raise FloatingPointError, naming the step and every term, when one of the scalars is not finite."""
-    if not torch.stack(list(terms.values())).isfinite().all():  # one wait for a GPU, not one a term
-        values = ", ".join(f"{name} {term.item()}" for name, term in terms.items())
+def check_finite(terms: dict[str, float], step: int) -> None:
+    """Raise FloatingPointError, naming the step and every term, when one of the numbers is not finite."""
+    if not all(map(isfinite, terms.values())):
+        values = ", ".join(f"{name} {value}" for name, value in terms.items())
         raise FloatingPointError(f"step {step}: {values}; checkpoints of earlier steps are kept")
 
 

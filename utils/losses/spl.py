@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from utils.bases.text import check_contains
+
 if TYPE_CHECKING:
     from utils.config.train_config import TrainConfig
     from utils.losses.predict import Prediction
@@ -39,6 +41,8 @@ def phrases_of(base: Any, config: TrainConfig) -> Phrases:
         class_features = base.features(base.encode(class_ids), class_ids) if named else []
     modifiers = base.token_ids([concept.modifier_token for concept in named])
     ids = base.tokenize([f"a photo of a {concept.subject}" for concept in named])
+    if config.spl_pool == "modifier":
+        check_contains(ids, modifiers)
     return Phrases(ids, class_features, modifiers if config.spl_pool == "modifier" else None)
 
 

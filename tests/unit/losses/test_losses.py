@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 
 from tests.tiny_models import tiny_pipeline
-from utils.bases.text import feature_at
+from utils.bases.text import check_contains, feature_at
 from utils.learners.token_rows import ModifierTokens, install
 from utils.losses.denoise import loss_denoise, loss_prior, target_of
 from utils.losses.spl import cosine_distance, loss_spl
@@ -105,7 +105,8 @@ def test_feature_at_takes_the_first_place_of_one_id_or_one_id_per_phrase():
     per_phrase = feature_at(hidden, input_ids, torch.tensor([5, 6]))
     assert torch.equal(per_phrase, torch.stack([hidden[0, 1], hidden[1, 2]]))
     with pytest.raises(ValueError, match="lacks"):
-        feature_at(hidden, input_ids, 5)
+        check_contains(input_ids, 5)
+    check_contains(input_ids, torch.tensor([5, 6]))
 
 
 @pytest.fixture(scope="module")
