@@ -118,6 +118,7 @@ class UnetRecipeFlags(TrainingFlags):
     align_weight: float = option(0.5, "of the alignment; 0: none", minimum=0)
     subject_weight: float = option(4.0, "of the loss where the subject is", minimum=1)
     part_emphasis: float = option(2.5, "how much more of it where a part is that captions name", minimum=1)
+    alone: float = option(0.0, "share of scenes that show an animal alone", minimum=0, below=1)
     bf16: bool = bf16_option()
     low_timesteps: bool = option(False, "most draws at little noise")
     compile: bool = option(False, "a sixth faster, needs a C++ compiler")

@@ -38,13 +38,22 @@ from scripts.toon.models.training import (
     to_pixels,
 )
 from scripts.toon.world.captions import caption
-from scripts.toon.world.world import Scene, repainted, with_free_parts, without_subject
+from scripts.toon.world.examples import plain_scenes
+from scripts.toon.world.world import (
+    ANIMALS,
+    Scene,
+    repainted,
+    sample_look,
+    with_free_parts,
+    without_subject,
+)
 from utils.bases.text import tokenize
 from utils.common.files import read_json, write_json
 from utils.losses.denoise import target_of
 
 CAPTION_DROPOUT = 0.1  # the empty caption, for classifier-free guidance
 PARTS_NAMED, MOST_PARTS, BARN_COLOURS = 0.65, 3, 0.5  # of captions, see `caption`
+PARTS_NAMED_ALONE = 0.9  # of animals alone on plain grounds: there is room for many
 FREE_PARTS = 0.7  # of scenes, whose parts are drawn evenly; the others are as `sample_scene` draws them
 PARTS = ("ear", "belly", "collar", "marking")
 
@@ -95,14 +104,26 @@ def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
     assert not strange, f"{folder} has another shape: {strange[:3]}"
 
 
-def training_scenes(seed: str, count: int) -> list[Scene]:
-    """Scenes of training, the i-th a function of (seed, i) alone; most of them `with_free_parts`."""
+def training_scenes(seed: str, count: int, alone: float = 0.0) -> list[Scene]:
+    """Scenes of training, the i-th a function of (seed, i) alone; most of them `with_free_parts`.
+
+    alone: in [0, 1], how many of them are of an animal alone on plain grounds beside those that are anyway.
+    """
     drawn = []
     for i, scene in enumerate(scenes(seed, count)):
         rng = random.Random(f"{seed}/parts/{i}")
         free = rng.random() < FREE_PARTS
+        if rng.random() < alone:
+            animal = sample_look(rng, rng.choice(ANIMALS))
+            scene, free = rng.choice(plain_scenes(animal, f"{seed}/alone/{i}")), True
         drawn.append(replace(scene, subject=with_free_parts(scene.subject, rng)) if free else scene)
     return drawn
+
+
+def is_alone(scene: Scene) -> bool:
+    """Whether it shows an animal on plain grounds with nothing else."""
+    nothing = (scene.place, scene.worn, scene.neighbour) == ("plain", "nothing", "nothing")
+    return nothing and scene.subject.kind in ANIMALS
 
 
 def noise_schedule() -> DDIMScheduler:
@@ -144,11 +165,11 @@ def emphasis(batch: list[Scene], pixels: Tensor, side: int, part_emphasis: float
 
 @torch.no_grad()
 def latents_of(
-    vae: AutoencoderKL, seed: str, count: int, size: int, part_emphasis: float
+    vae: AutoencoderKL, seed: str, count: int, size: int, alone: float, part_emphasis: float
 ) -> Iterator[Tensor]:
     """(64, 9, h, w) fp16 at a time: mean and standard deviation of the scaled latents, and the `emphasis`."""
     for i in tqdm(range(0, count, 64), desc="latents", mininterval=10):
-        batch = training_scenes(f"{seed}/{i}", min(64, count - i))
+        batch = training_scenes(f"{seed}/{i}", min(64, count - i), alone)
         pixels = to_pixels(batch, size)
         with torch.autocast(device().type, torch.bfloat16, enabled=device().type == "cuda"):
             latents = vae.encode(pixels.to(device())).latent_dist
@@ -174,10 +195,12 @@ def patch_model(folder: Path) -> Callable[[Tensor], Tensor]:
     return torch.no_grad()(lambda pixels: states(pixels)[:, 1:])
 
 
-def patches_of(model: Callable[[Tensor], Tensor], seed: str, count: int, size: int) -> Iterator[Tensor]:
+def patches_of(
+    model: Callable[[Tensor], Tensor], seed: str, count: int, size: int, alone: float
+) -> Iterator[Tensor]:
     """(64, V, p, p) fp16 at a time: the features of the clean images. model: of `patch_model`."""
     for i in tqdm(range(0, count, 64), desc="patches", mininterval=10):
-        batch = training_scenes(f"{seed}/{i}", min(64, count - i))
+        batch = training_scenes(f"{seed}/{i}", min(64, count - i), alone)
         features = model(to_pixels(batch, size).to(device()))
         side = math.isqrt(features.shape[1])
         yield features.transpose(1, 2).unflatten(2, (side, side)).half().cpu()
@@ -266,7 +289,13 @@ def aligned_loss(
         captions = [
             ""
             if words.random() < CAPTION_DROPOUT
-            else caption(images[i], words, PARTS_NAMED, MOST_PARTS, BARN_COLOURS)
+            else caption(
+                images[i],
+                words,
+                PARTS_NAMED_ALONE if is_alone(images[i]) else PARTS_NAMED,
+                MOST_PARTS,
+                BARN_COLOURS,
+            )
             for i in chosen
         ]
         noisy = scheduler.add_noise(clean, noise, timesteps).to(memory_format=torch.channels_last)
@@ -288,11 +317,11 @@ def train(config: UnetFlags) -> None:
     vae = AutoencoderKL.from_pretrained(config.output_dir / "vae", torch_dtype=torch.float32)
     features_of = patch_model(config.features_of)
     data, count = f"{config.seed}/unet", config.images
-    shown = (data, count, config.resolution)
+    shown = (data, count, config.resolution, config.alone)
     encoded = latents_of(vae.to(device()).eval(), *shown, config.part_emphasis)
     latents = cached(config.work_dir / "latents.pt", encoded)
     patches = cached(config.work_dir / "patches.pt", patches_of(features_of, *shown))
-    batches = (training_scenes(f"{data}/{i}", min(64, count - i)) for i in range(0, count, 64))
+    batches = (training_scenes(f"{data}/{i}", min(64, count - i), config.alone) for i in range(0, count, 64))
     drawn = [scene for batch in batches for scene in batch]
     unet = build(latents.shape[-1], config.channels)
     if config.init_from:

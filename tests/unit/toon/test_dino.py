@@ -146,7 +146,7 @@ def test_cls_features_are_unit_vectors_of_the_cls_token():
 @pytest.mark.parametrize("name", ["dino", "clip"])
 def test_the_unets_patches_are_a_models_of_images_as_it_learned_them(name):
     folder = Path("data/toon") / name
-    (patches,) = patches_of(patch_model(folder), "patches", 3, 64)
+    (patches,) = patches_of(patch_model(folder), "patches", 3, 64, alone=0)
     pixels = to_pixels(training_scenes("patches/0", 3), 64)
     if name == "dino":
         model = ViTModel.from_pretrained(folder, add_pooling_layer=False, dtype=torch.float32).eval()
@@ -157,7 +157,7 @@ def test_the_unets_patches_are_a_models_of_images_as_it_learned_them(name):
             states = clip.vision_model(pixel_values=pixels).last_hidden_state
     assert patches.shape == (3, 128, 8, 8)
     torch.testing.assert_close(patches[:, :, 2, 5].float(), states[:, 1 + 2 * 8 + 5], atol=4e-3, rtol=2e-3)
-    (larger,) = patches_of(patch_model(folder), "patches", 3, 128)
+    (larger,) = patches_of(patch_model(folder), "patches", 3, 128, alone=0)
     assert larger.shape == (3, 128, 16, 16)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scripts.toon.models import training
 from scripts.toon.models.flags import UnetFlags
-from scripts.toon.models.unet import Recipe, build, emphasis, start_from, training_scenes
+from scripts.toon.models.unet import Recipe, build, emphasis, is_alone, start_from, training_scenes
 from scripts.toon.world.world import without_subject
 from utils.common.errors import UserError
 
@@ -149,6 +149,14 @@ def test_training_scenes_are_a_function_of_seed_and_number():
     plain = training.scenes("a", 200)
     changed = sum(one != two for one, two in zip(training_scenes("a", 200), plain, strict=True))
     assert 120 <= changed <= 160  # FREE_PARTS of 200 is 140
+
+
+def test_as_many_more_training_scenes_as_asked_show_an_animal_alone():
+    before, after = training_scenes("alone", 400), training_scenes("alone", 400, alone=0.5)
+    share = [sum(map(is_alone, drawn)) / 400 for drawn in (before, after)]
+    assert share[0] < 0.1 and share[1] == pytest.approx(0.5 + share[0] / 2, abs=0.06)
+    assert after[:5] == training_scenes("alone", 5, alone=0.5)
+    assert {scene.pose for scene in after if is_alone(scene)} >= {"standing", "sitting", "waving"}
 
 
 def test_a_unet_without_attention_at_its_finest_level_is_taken_over(tmp_path):
