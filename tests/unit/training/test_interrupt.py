@@ -12,7 +12,8 @@ import pytest
 from utils.training.interrupt import Interruption
 
 LOOP = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, and its children inherit that
 from utils.training.interrupt import Interruption
 with Interruption() as interrupted:
     for step in range(1, 1000):
