@@ -1,93 +1,157 @@
 """Time and memory of what this repository does, on this machine.
 
-python -m scripts.benchmark train --base sd15    the training step beside that of the published scripts
-python -m scripts.benchmark growth --base toon   how the step's time and memory grow: a table and a plot
-python -m scripts.benchmark sample               sampling with a concept beside sampling the base
-python -m scripts.benchmark evaluate             1,000 toon images through every metric
+python -m scripts.benchmark train --base sd15
+python -m scripts.benchmark growth --base toon
 
 Bases have random weights, which the command makes: what weights say changes neither time nor memory.
 """
 
 import json
-from dataclasses import MISSING, dataclass, fields
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from scripts.speed.bases import SHAPES, default_resolution
 from utils.bases.registry import base_row
 from utils.common.errors import UserError, exit_on_user_error
 from utils.common.files import append_records, check_writable_folder, read_records, shown
-from utils.common.flags import check_fields, option, parse
+from utils.common.flags import check_fields, option
+from utils.common.subcommands import Subcommand, run_subcommand
+from utils.evaluation.config import JudgeFlags
 from utils.scores.table import SCORES
-
-COMMANDS = ("train", "growth", "sample", "evaluate")
-TOON = base_row("toon")
 
 
 @dataclass(frozen=True)
-class BenchmarkConfig:
-    command: str = option(MISSING, "what to time", choices=COMMANDS, positional=True)
-    base: str = option("toon", "train, growth, sample: whose shape", choices=SHAPES)
-    rounds: int = option(5, "train, growth, sample: timed rounds of each", minimum=1)
-    minutes: float | None = option(None, "train, growth: begin nothing new after this time", above=0)
-    variants: str | None = option(
-        None, "train: words of the variants' names, joined by commas (default: all)"
-    )
-    resolution: int | None = option(None, "train: side of the images (default: the base model's)", minimum=8)
-    batch_size: int = option(2, "train: instance images per step", minimum=1)
-    concepts: int = option(1, "train: concepts that are learned", minimum=1, below=5)
-    json: Path | None = option(None, "train, growth: file to append one line of JSON to (default: printed)")
-    work_dir: Path | None = option(
-        None, "train, growth, sample: folder of the base (default: outputs/benchmark/<base>)"
-    )
-    output_dir: Path = option(Path("results/speed"), "growth: folder of the table and the plot")
-    num_inference_steps: int = option(10, "sample: denoising steps", minimum=1)
-    images: int | None = option(None, "evaluate: images that are scored (default: 1000)", minimum=1)
-    metrics: str = option(",".join(SCORES), "evaluate: joined by commas")
-    clip: str = option(TOON.judges["clip"], "evaluate: CLIP of CLIP-T and CLIP-I")
-    dino: str = option(TOON.judges["dino"], "evaluate: DINO of DINO-I, PRES and DIV")
-    blip: str = option(TOON.judges["blip"], "evaluate: BLIP of BLIP-T")
-    blip_head: str = option("itc", "evaluate: itc or itm")
+class RandomBaseFlags:
+    """The base of every benchmark that trains or samples."""
+
+    base: str = option("toon", "whose shape", choices=SHAPES)
+    rounds: int = option(5, "timed rounds of each", minimum=1)
+    work_dir: Path | None = option(None, "folder of the base (default: outputs/benchmark/<base>)")
 
     def __post_init__(self) -> None:
         check_fields(self)
-        for each in fields(self):
-            only = each.metadata["help"].partition(":")[0].split(", ")
-            other = set(only) <= set(COMMANDS) and self.command not in only
-            if other and getattr(self, each.name) != each.default:
-                raise UserError(f"--{each.name} has no effect on {self.command}: leave it out")
+        if self.work_dir is not None:
+            check_writable_folder(self.work_dir, "work_dir")
+
+    @property
+    def side(self) -> int:
+        """Of the images, in pixels."""
+        return default_resolution(self.base)
+
+
+@dataclass(frozen=True)
+class StepFlags(RandomBaseFlags):
+    """Of benchmarks that time training steps and keep their records."""
+
+    minutes: float | None = option(None, "begin nothing new after this time", above=0)
+    json: Path | None = option(None, "file to append one line of JSON to (default: printed)")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.json is not None:
+            check_writable_folder(self.json.parent, "json")
+            if self.json.is_dir():
+                raise UserError(f"--json {shown(self.json)} is a folder: give a file")
+            read_records(self.json)  # a file of something else is refused, not appended to
+
+
+@dataclass(frozen=True)
+class TrainFlags(StepFlags):
+    variants: str | None = option(None, "words of the variants' names, joined by commas (default: all)")
+    resolution: int | None = option(None, "side of the images (default: the base model's)", minimum=8)
+    batch_size: int = option(2, "instance images per step", minimum=1)
+    concepts: int = option(1, "concepts that are learned", minimum=1, below=5)
 
     @property
     def side(self) -> int:
         return self.resolution or default_resolution(self.base)
 
 
-def main(argv: list[str] | None = None) -> None:
-    config = parse(BenchmarkConfig, argv, __doc__)
-    for flag in ("work_dir", "output_dir"):
-        if getattr(config, flag) is not None:
-            check_writable_folder(getattr(config, flag), flag)
-    if config.json is not None:
-        check_writable_folder(config.json.parent, "json")
-        if config.json.is_dir():
-            raise UserError(f"--json {shown(config.json)} is a folder: give a file")
-        read_records(config.json)  # a file of something else is refused, not appended to
-    if config.command == "evaluate":
-        from scripts.speed.scoring import benchmark_evaluate
+@dataclass(frozen=True)
+class GrowthFlags(StepFlags):
+    output_dir: Path = option(Path("results/speed"), "folder of the table and the plot")
 
-        benchmark_evaluate(config)
-    elif config.command == "sample":
-        from scripts.speed.sampling import compare_sampling
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_writable_folder(self.output_dir, "output_dir")
 
-        compare_sampling(config)
+
+@dataclass(frozen=True)
+class SampleFlags(RandomBaseFlags):
+    num_inference_steps: int = option(10, "denoising steps", minimum=1)
+
+
+@dataclass(frozen=True)
+class EvaluateFlags(JudgeFlags):
+    images: int = option(1000, "images that are scored", minimum=1)
+    metrics: str | None = option(
+        None, f"joined by commas (default: those of {','.join(SCORES)} that toon has judges for)"
+    )
+    blip_head: str = option("itc", "itc or itm")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The judges: those of the flags, else toon's."""
+        return base_row("toon").judges | {name: value for name in JUDGES if (value := getattr(self, name))}
+
+
+JUDGES = tuple(JudgeFlags.__dataclass_fields__)
+
+
+def train(config: TrainFlags) -> None:
+    from scripts.speed.compare import compare
+
+    _record(config, compare, config.batch_size)
+
+
+def growth(config: GrowthFlags) -> None:
+    from scripts.speed.growth import growth
+
+    _record(config, growth, None)
+
+
+def _record(
+    config: StepFlags, measure: Callable[[Any], list[dict[str, Any]]], batch_size: int | None
+) -> None:
+    """Measures, then prints or appends the line of JSON. batch_size: None where it varies."""
+    from scripts.speed.compare import as_record
+
+    record = as_record(config, measure(config), batch_size)
+    if config.json is None:
+        print(json.dumps(record))
     else:
-        from scripts.speed.compare import as_record, compare
-        from scripts.speed.growth import growth
+        append_records(config.json, [record])
 
-        record = as_record(config, (compare if config.command == "train" else growth)(config))
-        if config.json is None:
-            print(json.dumps(record))
-        else:
-            append_records(config.json, [record])
+
+def sample(config: SampleFlags) -> None:
+    from scripts.speed.sampling import compare_sampling
+
+    compare_sampling(config)
+
+
+def evaluate(config: EvaluateFlags) -> None:
+    from scripts.speed.scoring import benchmark_evaluate
+
+    benchmark_evaluate(config)
+
+
+SUBCOMMANDS = {
+    "train": Subcommand(TrainFlags, train, "the training step beside that of the published scripts"),
+    "growth": Subcommand(GrowthFlags, growth, "how the step's time and memory grow: a table and a plot"),
+    "sample": Subcommand(SampleFlags, sample, "sampling with a concept beside sampling the base"),
+    "evaluate": Subcommand(EvaluateFlags, evaluate, "images of toon through every metric"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    run_subcommand(SUBCOMMANDS, argv, __doc__, "python -m scripts.benchmark")
 
 
 if __name__ == "__main__":

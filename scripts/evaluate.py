@@ -1,14 +1,14 @@
 """Scores: a trained concept, a folder of images, or a whole benchmark -> table and report.
 
-python -m scripts.evaluate --concept ckpt/dog
-python -m scripts.evaluate --generated outputs --real data/dog --cls_token dog
-python -m scripts.evaluate --dataset toon --methods base,custom_diffusion,classdiffusion --num_images 2
-python -m scripts.evaluate --dataset toon --subjects dog_0,cat_1 --max_prompts 5
+python -m scripts.evaluate concept ckpt/dog
+python -m scripts.evaluate generated outputs --real data/dog --cls_token dog
+python -m scripts.evaluate dataset toon --methods base,custom_diffusion,classdiffusion --num_images 2
+python -m scripts.evaluate dataset toon --subjects dog_0,cat_1 --max_prompts 5
 
 A killed run goes on where it was when it is started again. Several processes share the subjects and methods,
 on as many GPUs, or on a CPU with ACCELERATE_USE_CPU=true in the environment:
 
-torchrun --standalone --nproc_per_node 2 -m scripts.evaluate --dataset toon
+torchrun --standalone --nproc_per_node 2 -m scripts.evaluate dataset toon
 """
 
 import os
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING
 
 from utils.common.errors import MORE_MEMORY, exit_on_user_error, in_memory
 from utils.common.flags import option
-from utils.common.flags import parse as parse_flags
-from utils.evaluation.config import EvaluationConfig
+from utils.common.subcommands import Subcommand, parse_subcommand, run_subcommand
+from utils.evaluation.config import EvaluationConfig, without_effect
 from utils.training.interrupt import catch
 
 if TYPE_CHECKING:
@@ -33,13 +33,15 @@ class Flags(EvaluationConfig):
 
     dataset: str | None = option(
         None,
-        "train, sample and score a benchmark: toon, dreambooth, customconcept101 or customconcept101_pairs",
+        "toon, dreambooth, customconcept101 or customconcept101_pairs",
         modes=("dataset",),
+        positional=True,
     )
 
 
 def parse(argv: list[str] | None = None) -> Flags:
-    return parse_flags(Flags, argv, __doc__)
+    argv = sys.argv[1:] if argv is None else argv
+    return parse_subcommand(SUBCOMMANDS, argv, __doc__, PROGRAM)[1]
 
 
 def benchmarks() -> "dict[str, DataSet]":
@@ -64,8 +66,8 @@ def benchmarks() -> "dict[str, DataSet]":
 
 
 @in_memory("evaluating", less=f"give a smaller --batch_size; {MORE_MEMORY}")
-def main(argv: list[str] | None = None) -> None:
-    config = parse(argv)
+def run(config: Flags) -> None:
+    """Evaluates, prints the table and writes the report."""
     # Imported when the flags are known to be right: a mistake is answered at once.
     from utils.bases.pretrained import check_named_base
 
@@ -79,6 +81,22 @@ def main(argv: list[str] | None = None) -> None:
         print(table)
         page = write_report(config.output_dir)
         print(f"the table and all behind it are in {config.output_dir}, to look at in {page}")
+
+
+PROGRAM = "python -m scripts.evaluate"
+SUBCOMMANDS = {
+    mode: Subcommand(Flags, run, text, hidden=without_effect(Flags, mode))
+    for mode, text in (
+        ("concept", "sample and score a trained concept"),
+        ("generated", "score images that are there, of any program"),
+        ("dataset", "train, sample and score a benchmark with several methods"),
+    )
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    run_subcommand(SUBCOMMANDS, argv, __doc__, PROGRAM)
 
 
 def stop(number: int, _: object) -> None:

@@ -9,16 +9,19 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.speed.bases import random_base, random_concepts, training_arguments
 from scripts.speed.variants import VARIANTS, Variant, Worker, ceiling, work_folder
 from utils.common.errors import UserError
 
+if TYPE_CHECKING:
+    from scripts.benchmark import StepFlags, TrainFlags
+
 ENCODED_FOR = 500  # optimizer steps over which encoding the images is spread
 
 
-def compare(config: Any) -> list[dict[str, Any]]:
+def compare(config: "TrainFlags") -> list[dict[str, Any]]:
     """Runs the variants and prints a line each as it is measured; returns their records.
 
     config: scripts/benchmark.py's. Ctrl-C, or the end of the time budget, ends it with what there is.
@@ -65,7 +68,7 @@ def chosen(names: str | None) -> list[Variant]:
     return [each for each in VARIANTS if each.name in needed]
 
 
-def prepare(config: Any, folder: Path) -> list[str]:
+def prepare(config: "TrainFlags", folder: Path) -> list[str]:
     """The base, the images; the arguments that all variants share."""
     base = random_base(config.base, work_folder(config.work_dir, config.base))
     images = random_concepts(folder, config.side, config.concepts)
@@ -171,11 +174,12 @@ def line(record: dict[str, Any]) -> str:
     return text
 
 
-def as_record(config: Any, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """What one line of JSON holds, for machines."""
+def as_record(config: "StepFlags", records: list[dict[str, Any]], batch_size: int | None) -> dict[str, Any]:
+    """What one line of JSON holds, for machines. batch_size: None where the records say it."""
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    facts = {"base": config.base, "resolution": config.side, "batch_size": config.batch_size}
+    facts: dict[str, Any] = {"base": config.base, "resolution": config.side}
+    facts |= {} if batch_size is None else {"batch_size": batch_size}
     facts |= {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     return facts | {"records": records}

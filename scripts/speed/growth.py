@@ -10,12 +10,15 @@ import sys
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scripts.speed.bases import random_base, random_concepts, training_arguments
 from scripts.speed.variants import Variant, Worker, work_folder
 from utils.bases.registry import REPOSITORY
 from utils.common.files import read_json
+
+if TYPE_CHECKING:
+    from scripts.benchmark import GrowthFlags
 
 BATCHES, CONCEPTS, PROCESSES = (1, 2, 4, 8), (1, 2, 3, 4), (1, 2)
 SIDES = {"sd15": (256, 384, 512, 768), "toon": (32, 64, 128), "tiny": (16, 32)}
@@ -29,7 +32,7 @@ def points(base: str, side: int) -> list[dict[str, Any]]:
     return [middle | {"axis": axis, axis: value} for axis, values in series.items() for value in values]
 
 
-def growth(config: Any) -> list[dict[str, Any]]:
+def growth(config: "GrowthFlags") -> list[dict[str, Any]]:
     """Measures every point until the time is up, then writes growth_BASE.md and growth_BASE.svg."""
     base = random_base(config.base, work_folder(config.work_dir, config.base))
     until = time.monotonic() + 60 * config.minutes if config.minutes else float("inf")

@@ -4,7 +4,7 @@ import statistics
 import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 import train_classdiffusion
 from scripts.speed.bases import random_base, random_concepts, training_arguments
@@ -13,8 +13,11 @@ from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.sampling.images import sample
 
+if TYPE_CHECKING:
+    from scripts.benchmark import SampleFlags
 
-def compare_sampling(config: Any) -> None:
+
+def compare_sampling(config: "SampleFlags") -> None:
     """Trains one step, loads the concept, and prints both times and their ratio."""
     base = random_base(config.base, work_folder(config.work_dir, config.base))
     with TemporaryDirectory() as folder:

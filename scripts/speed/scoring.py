@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -19,18 +19,22 @@ from scripts.toon.world.render import render
 from utils.bases.registry import base_row
 from utils.common.errors import UserError, short
 from utils.common.images import save_png
+from utils.evaluation.config import split
 from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds, score_subject
 from utils.evaluation.shots import class_shots, shots_of
 from utils.scores.table import SCORES
+
+if TYPE_CHECKING:
+    from scripts.benchmark import EvaluateFlags
 
 SIDE = 64  # of toon's images
 TOON = base_row("toon")
 
 
-def benchmark_evaluate(config: Any) -> None:
+def benchmark_evaluate(config: "EvaluateFlags") -> None:
     """Seconds per metric, and whether memory grows with the images: a quarter of them first, then all."""
-    metrics, models = config.metrics.split(","), {kind: getattr(config, kind) for kind in TOON.judges}
-    images = config.images or 1000
+    models, images = config.models, config.images
+    metrics = split(config.metrics) or [name for name in SCORES if SCORES[name].judge in (None, *models)]
     if unknown := [name for name in metrics if name not in SCORES]:
         raise UserError(f"unknown metric '{short(unknown[0])}'; choose of {', '.join(SCORES)}")
     check_metrics(metrics, models, config.blip_head)

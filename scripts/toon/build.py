@@ -58,8 +58,8 @@ def stages(config: AllFlags) -> Iterator[tuple[str, Callable[[], None]]]:
     def command(name: str, **given: Any) -> tuple[str, Callable[[], None]]:
         return name, lambda: SUBCOMMANDS[name].run(SUBCOMMANDS[name].config(**given))
 
-    def program(name: str, *flags: str) -> tuple[str, Callable[[], None]]:
-        return name, lambda: import_module(f"scripts.{name}").main([*flags])
+    def program(name: str, *words: str) -> tuple[str, Callable[[], None]]:
+        return name, lambda: import_module(f"scripts.{name}").main([*words])
 
     yield command("examples")
     yield command("tokenizer")
@@ -67,7 +67,7 @@ def stages(config: AllFlags) -> Iterator[tuple[str, Callable[[], None]]]:
         yield command(name, **shared)
     yield command("part_reader", **shared, bf16=config.bf16)
     yield command("unet", **recipe)
-    yield program("pretrain_contextualizer", "--base=toon")
+    yield program("contextualizer", "pretrain", "--base=toon")
     yield program("toon.prompt_accuracy", f"--output_dir={config.work_dir / 'prompt_accuracy'}")
     yield command("motion", **shared)
 

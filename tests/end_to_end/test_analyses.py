@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import inference
-from scripts import attention_maps, conditional_spread, evaluate, semantic_space
+from scripts import analyse, evaluate
 from tests.tiny_scorers import write_scorers
 from utils.bases import registry
 from utils.bases.registry import Base, Sampling
@@ -49,7 +49,7 @@ def test_semantic_space_over_steps(concept, train, tiny, tmp_path, capsys):
     )
     out = tmp_path / "out"
     flags = ["--other_classes", "cat,barn", "--num_class_images", "1", "--output_dir", str(out)]
-    semantic_space.main([str(concept), str(inversion), *flags])
+    analyse.main(["semantic_space", str(concept), str(inversion), *flags])
     results = read(out, "semantic_space")
     assert results["classes"] == ["dog", "cat", "barn"] and results["seed"] == 0
     dog = [record for record in results["records"] if record["concept"] == "dog"]
@@ -83,7 +83,7 @@ def test_attention_maps_of_scenes_and_samples(concept, tmp_path, capsys):
     (scenes / "scenes.json").write_text(json.dumps({"class": "dog", "scenes": [scene]}))
     out = tmp_path / "out"
     asked = ["--prompt", "a {} on the beach", "--num_images", "1", "--output_dir", str(out)]
-    attention_maps.main([str(concept), "--scenes", str(scenes), *asked])
+    analyse.main(["attention_maps", str(concept), "--scenes", str(scenes), *asked])
     results = read(out, "attention_maps")
     (of_base,), (of_dog,) = (results["scenes"]["records"][name] for name in ("base", "dog"))
     assert (
@@ -100,7 +100,7 @@ def test_attention_maps_of_scenes_and_samples(concept, tmp_path, capsys):
         f"{name}.png" for name in ("scenes", "scenes_heat", "samples", "samples_heat")
     }
     again = tmp_path / "again"
-    attention_maps.main([str(concept), "--scenes", str(scenes), *asked[:-1], str(again)])
+    analyse.main(["attention_maps", str(concept), "--scenes", str(scenes), *asked[:-1], str(again)])
     assert (again / "attention_maps.json").read_bytes() == (out / "attention_maps.json").read_bytes()
     assert "scenes, dog: share: " in capsys.readouterr().out
 
@@ -110,7 +110,7 @@ def test_attention_maps_of_rows_of_each_layer(train, tiny, tmp_path, method):
     settings = {"method": method, "instance_prompt": None, "pretrained_model_name_or_path": tiny}
     concept = train(tmp_path / method, **settings)
     out = tmp_path / "out"
-    attention_maps.main([str(concept), "--num_images", "1", "--output_dir", str(out)])
+    analyse.main(["attention_maps", str(concept), "--num_images", "1", "--output_dir", str(out)])
     (record,) = read(out, "attention_maps")["samples"]["records"][method]
     assert record["prompt"] == "a photo of a <new1> wearing headphones on the beach"
     assert record["class"] is None and 0 < record["share"]["<new1>"] < 1
@@ -121,11 +121,11 @@ def test_a_token_without_text_states_is_refused_where_they_are_read(train, tiny,
     concept, out = train(tmp_path / "neti", **settings), tmp_path / "out"
     drawing = [f"--output_dir={out}", "--embedding_adjustment=0.5"]
     for command in (
-        lambda: semantic_space.main([str(concept), "--output_dir", str(out)]),
-        lambda: conditional_spread.main([str(concept), "--output_dir", str(out)]),
+        lambda: analyse.main(["semantic_space", str(concept), "--output_dir", str(out)]),
+        lambda: analyse.main(["conditional_spread", str(concept), "--output_dir", str(out)]),
         lambda: inference.main([f"--concept={concept}", "--prompt=a <new1>", *drawing]),
-        lambda: evaluate.main([f"--concept={concept}", *drawing]),
-        lambda: evaluate.main(["--dataset=toon", "--methods=neti", *drawing]),
+        lambda: evaluate.main(["concept", str(concept), *drawing]),
+        lambda: evaluate.main(["dataset", "toon", "--methods=neti", *drawing]),
     ):
         with pytest.raises(UserError, match="there are no text states to read"):
             command()
@@ -135,7 +135,7 @@ def test_a_token_without_text_states_is_refused_where_they_are_read(train, tiny,
 def test_conditional_spread_of_text_and_images(concept, tmp_path, capsys):
     out = tmp_path / "out"
     flags = ["--num_phrases", "12", "--num_images", "8", "--other_classes", "cat", "--output_dir", str(out)]
-    conditional_spread.main([str(concept), *flags])
+    analyse.main(["conditional_spread", str(concept), *flags])
     results = read(out, "conditional_spread")
     numbers = results["text"]["numbers"]["dog"]
     names = ["class in the base", "cat in the base", "concept before training"]
@@ -166,7 +166,7 @@ def test_conditional_spread_of_text_and_images(concept, tmp_path, capsys):
 )
 def test_a_mistake_is_one_line_and_exit_2(command, flags, words, tmp_path):
     run = subprocess.run(
-        [sys.executable, "-m", f"scripts.{command}", *flags, "--output_dir", str(tmp_path)],
+        [sys.executable, "-m", "scripts.analyse", command, *flags, "--output_dir", str(tmp_path)],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,
@@ -175,15 +175,16 @@ def test_a_mistake_is_one_line_and_exit_2(command, flags, words, tmp_path):
 
 
 def test_what_only_the_folders_tell_is_refused_before_a_model_loads(concept, train, tmp_path, monkeypatch):
-    for command in (semantic_space, attention_maps, conditional_spread):
-        monkeypatch.setattr(command, "open_model", None)
+    monkeypatch.setattr(analyse, "open_model", None)
     with pytest.raises(UserError, match="given twice"):
-        semantic_space.main([str(concept), str(concept)])
+        analyse.main(["semantic_space", str(concept), str(concept)])
     with pytest.raises(UserError, match="own class; add another"):
-        semantic_space.main([str(concept), "--other_classes", "dog", "--output_dir", str(tmp_path / "o")])
+        analyse.main(
+            ["semantic_space", str(concept), "--other_classes", "dog", "--output_dir", str(tmp_path / "o")]
+        )
     barn = train(tmp_path / "barn", cls_token="barn", instance_prompt="a <new1> barn", method="kv_only")
     with pytest.raises(UserError, match="classes barn, dog; compare those of one class"):
-        attention_maps.main([str(concept), str(barn), "--base", "tiny"])
+        analyse.main(["attention_maps", str(concept), str(barn), "--base", "tiny"])
     (barn / "training_config.json").unlink()
     with pytest.raises(UserError, match="has no training_config.json"):
-        conditional_spread.main([str(barn), "--base", "tiny"])
+        analyse.main(["conditional_spread", str(barn), "--base", "tiny"])

@@ -61,7 +61,7 @@ def flags(dataset, tiny_base, scorers):
 
     def command(output_dir: Path, **changes: object) -> list[str]:
         merged = {
-            "dataset": "dreambooth",
+            "dataset": "dreambooth",  # after the command
             "data_dir": dataset,
             "base": tiny_base,
             "methods": METHODS,
@@ -69,7 +69,10 @@ def flags(dataset, tiny_base, scorers):
             **scorers,
             "output_dir": output_dir,
         } | changes
-        return SAMPLING + [f"--{name}={value}" for name, value in merged.items() if value is not None]
+        given = [f"--{name}={value}" for name, value in merged.items() if value is not None]
+        (named,) = [each for each in given if each.startswith("--dataset=")] or [""]
+        rest = [each for each in given if each != named]
+        return ["dataset", *filter(None, [named.removeprefix("--dataset=")]), *SAMPLING, *rest]
 
     return command
 
@@ -280,7 +283,7 @@ def test_two_processes_give_the_table_of_one(unbroken, flags, tmp_path):
 
 
 def test_a_mistake_is_one_line_and_exit_2(tmp_path):
-    done = run("-m", "scripts.evaluate", f"--concept={tmp_path}", f"--output_dir={tmp_path / 'out'}")
+    done = run("-m", "scripts.evaluate", "concept", tmp_path, f"--output_dir={tmp_path / 'out'}")
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert done.stderr == (
         f"error: {tmp_path} holds no training_config.json; give a folder of train_classdiffusion.py\n"
@@ -290,11 +293,11 @@ def test_a_mistake_is_one_line_and_exit_2(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"dataset": None}, "none of them given; give one of --dataset, --concept, --generated"),
-        ({"concept": "ckpt/dog"}, "--dataset and --concept given"),
-        ({"dataset": "imagenet"}, "unknown --dataset imagenet; choose one of toon, dreambooth"),
-        ({"dataset": "toon"}, "--data_dir has no effect with --dataset toon"),
-        ({"data_dir": None}, "needs --data_dir"),
+        ({"dataset": None}, "nothing to evaluate: name a benchmark, a concept's folder"),
+        ({"concept": "ckpt/dog"}, "unknown flag --concept=ckpt/dog; see --help"),
+        ({"dataset": "imagenet"}, "unknown benchmark imagenet; choose one of toon, dreambooth"),
+        ({"dataset": "toon"}, "--data_dir has no effect on benchmark toon"),
+        ({"data_dir": None}, "benchmark dreambooth needs --data_dir"),
         ({"data_dir": "{tmp}"}, "no prompts_and_classes.txt in"),
         ({"subjects": "cat2,rex"}, "no subject rex; it has cat2, dog"),
         ({"methods": "base,lora"}, "unknown method 'lora'"),
@@ -309,7 +312,7 @@ def test_a_mistake_is_one_line_and_exit_2(tmp_path):
         ({"num_images": 0}, "--num_images 0: give a number of at least 1"),
         ({"seed": -1}, "--seed -1: give a number of at least 0"),
         ({"eta": 2}, "eta is 2"),
-        ({"real": "data/dog"}, "--real has no effect with --dataset"),
+        ({"real": "data/dog"}, "unknown flag --real=data/dog; see --help"),
         ({"base": "{tmp}"}, "has no model_index.json"),
         ({"clip": "{tmp}"}, "has no config.json"),
         ({"dino": "{clip}"}, "is a clip; give a ViTModel"),
@@ -348,8 +351,9 @@ def test_other_settings_need_another_folder(unbroken, flags):
 def test_a_trained_concept_is_scored_beside_its_base(unbroken, scorers, tmp_path, on_the_cpu):
     concept, prompts = unbroken / "classdiffusion" / "dog" / "concept", tmp_path / "prompts.txt"
     prompts.write_text("a {} on the beach\na <new1> dog wearing headphones\n")
-    given = [f"--concept={concept}", f"--prompts_file={prompts}", *(f"--{n}={m}" for n, m in scorers.items())]
-    evaluate.main([*SAMPLING, *given, f"--output_dir={tmp_path / 'results'}"])
+    given = ["concept", str(concept), f"--prompts_file={prompts}"]
+    given += [f"--{n}={m}" for n, m in scorers.items()]
+    evaluate.main([*given, *SAMPLING, f"--output_dir={tmp_path / 'results'}"])
     ours, theirs = table_of(tmp_path / "results"), table_of(unbroken)
     assert [row["method"] for row in ours["rows"]] == ["base", "classdiffusion"]
     expected = [row["metric"] for row in theirs["per_subject"] if row["subject"] == "dog"]
@@ -365,12 +369,13 @@ def test_embedding_adjustment_turns_what_shows_the_concept(
 ):
     concept, prompts = unbroken / "classdiffusion" / "dog" / "concept", tmp_path / "prompts.txt"
     prompts.write_text("a {} on the beach\na {} wearing headphones\n")
-    given = [f"--concept={concept}", f"--prompts_file={prompts}", *(f"--{n}={m}" for n, m in scorers.items())]
+    given = ["concept", str(concept), f"--prompts_file={prompts}"]
+    given += [f"--{n}={m}" for n, m in scorers.items()]
     monkeypatch.setattr("utils.evaluation.runs.score_subject", lambda *_: None)
     monkeypatch.setattr("utils.evaluation.evaluation.write_table", lambda *_: None)
     utils.evaluation.evaluation.evaluate(
         evaluate.parse(
-            [*SAMPLING, *given, "--embedding_adjustment=1", f"--output_dir={tmp_path / 'results'}"]
+            [*given, *SAMPLING, "--embedding_adjustment=1", f"--output_dir={tmp_path / 'results'}"]
         ),
         {},
     )
@@ -384,12 +389,12 @@ def test_embedding_adjustment_turns_what_shows_the_concept(
     settings = json.loads((tmp_path / "results" / "settings.json").read_text())
     assert settings["embedding_adjustment"] == 1.0
     with pytest.raises(UserError, match="--embedding_adjustment 2: give a share"):
-        evaluate.parse(["--dataset=toon", "--embedding_adjustment=2"])
+        evaluate.parse(["dataset", "toon", "--embedding_adjustment=2"])
 
 
 def test_images_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tmp_path, on_the_cpu):
     folder = unbroken / "classdiffusion" / "dog"
-    given = [f"--generated={folder / 'images'}", f"--generated_class={folder / 'class'}"]
+    given = ["generated", str(folder / "images"), f"--generated_class={folder / 'class'}"]
     given += [f"--real={dataset / 'dog'}", "--cls_token=dog", *(f"--{n}={m}" for n, m in scorers.items())]
     evaluate.main([*given, f"--output_dir={tmp_path / 'results'}"])
     (row,) = table_of(tmp_path / "results")["per_subject"]
@@ -400,7 +405,7 @@ def test_images_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tm
         if (r["subject"], r["method"]) == ("dog", "classdiffusion")
     )
     assert row["metric"] == pytest.approx(expected, abs=2e-6)
-    with pytest.raises(UserError, match="--eta has no effect with --generated"):
+    with pytest.raises(UserError, match="unknown flag --eta=1"):
         evaluate.main([*given, "--eta=1", f"--output_dir={tmp_path / 'results'}"])
 
 
@@ -432,7 +437,7 @@ def test_images_of_the_embedded_model_get_its_judges_and_photographs_the_field_s
 
 def test_judges_are_named_before_anything_loads(dataset, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(utils.evaluation.evaluation, "check_metrics", lambda *_: sys.exit("stopped"))
-    given = [f"--generated={drawn_by(tmp_path / 'x', a=None)[0].parent}", f"--real={dataset / 'dog'}"]
+    given = ["generated", str(drawn_by(tmp_path / "x", a=None)[0].parent), f"--real={dataset / 'dog'}"]
     for base, clip in (((), "openai/clip-vit-base-patch32"), (("--base=toon",), "data/toon/clip")):
         with pytest.raises(SystemExit, match="stopped"):
             evaluate.main([*given, *base, "--metrics=clip_t", f"--output_dir={tmp_path / 'out'}"])
@@ -443,7 +448,7 @@ def test_a_benchmark_can_be_shortened(flags, tmp_path):
     config = evaluate.parse(flags(tmp_path, subjects="dog", max_prompts=1))
     (subject,) = source_of(config, evaluate.benchmarks()).subjects
     assert (subject.name, subject.prompts) == ("dog", ["a <new1> dog on the beach"])
-    config = evaluate.parse(["--dataset=toon", "--subjects=cat_1,dog_0", "--max_prompts=3"])
+    config = evaluate.parse(["dataset", "toon", "--subjects=cat_1,dog_0", "--max_prompts=3"])
     source = source_of(config, evaluate.benchmarks())
     assert [(s.name, len(s.templates)) for s in source.subjects] == [("cat_1", 3), ("dog_0", 3)]
     assert source.word_judge is not None and source.base.name == "toon"
@@ -451,6 +456,6 @@ def test_a_benchmark_can_be_shortened(flags, tmp_path):
 
 def test_help_is_quick_to_come():
     """No library but the standard one is imported before the flags are known to be right."""
-    code = "import sys; from scripts import evaluate; evaluate.parse(['--dataset=toon']); "
+    code = "import sys; from scripts import evaluate; evaluate.parse(['dataset', 'toon']); "
     done = run("-c", code + "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers') if m in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts import pretrain_contextualizer
+from scripts.contextualizer import PretrainFlags, main, read_text_encoder
 from utils.bases.registry import base_row
 from utils.common.errors import UserError
 from utils.common.files import read_records
@@ -30,11 +30,11 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def pretrained(places: Path, tiny_base: Path) -> None:
-    pretrain_contextualizer.main([f"--base={tiny_base}", "--steps=1"])
+    main(["pretrain", f"--base={tiny_base}", "--steps=1"])
 
 
 def test_without_a_contextualizer_the_command_that_makes_one_is_named(train, tmp_path, places, tiny_base):
-    with pytest.raises(UserError, match=rf"scripts\.pretrain_contextualizer --base {tiny_base}$"):
+    with pytest.raises(UserError, match=rf"scripts\.contextualizer pretrain --base {tiny_base}$"):
         train(tmp_path / "out", mlm_weight=1e-3)
     assert not (tmp_path / "out").exists()
 
@@ -96,7 +96,7 @@ def test_pre_training_goes_on_where_it_was_interrupted(places, tiny_base, tmp_pa
     save = pretraining.save_state
     monkeypatch.setattr(pretraining, "CHECKPOINT_EVERY", 2)
     flags = [f"--base={tiny_base}", "--steps=3"]
-    pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'whole'}"])
+    main(["pretrain", *flags, f"--output_dir={tmp_path / 'whole'}"])
     next(Path("outputs/pretrain_contextualizer").glob("*.pt")).unlink()
 
     def killed(state, settings, step, *parts):
@@ -105,9 +105,9 @@ def test_pre_training_goes_on_where_it_was_interrupted(places, tiny_base, tmp_pa
 
     monkeypatch.setattr(pretraining, "save_state", killed)
     with pytest.raises(KeyboardInterrupt):
-        pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'broken'}"])
+        main(["pretrain", *flags, f"--output_dir={tmp_path / 'broken'}"])
     monkeypatch.setattr(pretraining, "save_state", save)
-    pretrain_contextualizer.main([*flags, f"--output_dir={tmp_path / 'broken'}"])
+    main(["pretrain", *flags, f"--output_dir={tmp_path / 'broken'}"])
     for name in ("model.safetensors", "config.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
 
@@ -116,7 +116,7 @@ def test_a_base_whose_text_encoder_changed_is_pre_trained_anew(places, tiny_base
     base, made = Path(shutil.copytree(tiny_base, tmp_path / "base")), {}
     file = base / "text_encoder" / "model.safetensors"
     for name in ("before", "after"):
-        pretrain_contextualizer.main([f"--base={base}", "--steps=1", f"--output_dir={tmp_path / name}"])
+        main(["pretrain", f"--base={base}", "--steps=1", f"--output_dir={tmp_path / name}"])
         made[name] = load_file(tmp_path / name / "model.safetensors")
         write_tensors(file, {key: value * 1.5 for key, value in load_file(file).items()})
     assert any(not made["before"][key].equal(made["after"][key]) for key in made["before"])
@@ -129,10 +129,10 @@ def test_the_loss_is_a_row():
 def test_toon_s_contextualizer_knows_more_than_frequencies():
     """On 200 held-out prompts: the shares of hidden tokens that it, and two baselines, name rightly."""
     row = base_row("toon")
-    text_encoder, tokenizer = pretrain_contextualizer.read_text_encoder(row, torch.device("cpu"))
+    text_encoder, tokenizer = read_text_encoder(row, torch.device("cpu"))
     model = load_contextualizer(row, text_encoder)
     show_mask_row(text_encoder, model.mask_row, tokenizer.bos_token_id)
-    config = pretrain_contextualizer.Config(base="toon")
+    config = PretrainFlags(base="toon")
     scores = pretraining.accuracy(model, text_encoder, Masker(tokenizer), config.source, 200)
     assert scores["contextualizer"] > max(scores["unigram"], scores["no_context"]) + 0.3, scores
     files = list(folder_of(row).iterdir())

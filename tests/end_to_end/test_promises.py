@@ -90,7 +90,7 @@ def test_the_new_method_is_evaluated(output_bias, train, tmp_path, monkeypatch):
     out = train(tmp_path / "dog", method="bias_last", max_train_steps=2, learning_rate=1e-2)
     (tmp_path / "prompts.txt").write_text("a {} on the beach\n")
     scorers = write_scorers(tmp_path / "scorers")
-    flags = [f"--concept={out}", f"--prompts_file={tmp_path / 'prompts.txt'}", "--metrics=clip_t,dino_i"]
+    flags = ["concept", str(out), f"--prompts_file={tmp_path / 'prompts.txt'}", "--metrics=clip_t,dino_i"]
     flags += ["--num_images=1", "--num_inference_steps=2", *(f"--{n}={m}" for n, m in scorers.items())]
     AcceleratorState._reset_state(reset_partial_state=True)  # it lives as long as the process
     evaluate.main([*flags, f"--output_dir={tmp_path / 'results'}"])

@@ -32,7 +32,9 @@ class Command:
     @property
     def flags(self) -> list[Any]:
         """The fields behind the flags."""
-        return list(fields(getattr(importlib.import_module(self.module), self.config)))
+        module = importlib.import_module(self.module)
+        hidden = module.SUBCOMMANDS[self.subcommand].hidden if self.subcommand else ()
+        return [each for each in fields(getattr(module, self.config)) if each.name not in hidden]
 
     @property
     def main(self) -> Callable[[list[str]], None]:

@@ -71,35 +71,43 @@ COMMANDS = {
     "blip2t": Command(
         "blip2t", "ScoreConfig", ("--image=dog", "--prompt=a photo of a dog", "--model=scorers/blip")
     ),
-    "evaluate, dataset": Command("scripts.evaluate", "Flags", ("--dataset=toon", "--output_dir=out")),
+    "evaluate, dataset": Command("scripts.evaluate", "Flags", ("toon", "--output_dir=out"), "dataset"),
     "evaluate, concept": Command(
         "scripts.evaluate",
         "Flags",
-        ("--concept=concept1", "--num_inference_steps=2", "--output_dir=out", *JUDGES.split()),
+        ("concept1", "--num_inference_steps=2", "--output_dir=out", *JUDGES.split()),
+        "concept",
     ),
     "evaluate, generated": Command(
         "scripts.evaluate",
         "Flags",
-        ("--generated=drawn", "--real=dog", "--output_dir=out", *JUDGES.split()),
+        ("drawn", "--real=dog", "--output_dir=out", *JUDGES.split()),
+        "generated",
     ),
     "report": Command("scripts.report", "ReportConfig", ("results",)),
     "export": Command("scripts.export", "ExportConfig", ("concept1", "out")),
     "merge_concepts": Command(
         "scripts.merge_concepts", "MergeConfig", ("concept1", "concept2", "--output=out")
     ),
-    "benchmark, evaluate": Command("scripts.benchmark", "BenchmarkConfig", ("evaluate", "--images=1")),
-    "benchmark, train": Command(
-        "scripts.benchmark",
-        "BenchmarkConfig",
-        ("train", "--base=tiny", "--rounds=1", "--minutes=1e-9", "--work_dir=out"),
-    ),
-    "semantic_space": Command("scripts.semantic_space", "Config", ("concept1", "--output_dir=out")),
-    "attention_maps": Command("scripts.attention_maps", "Config", ("concept1", "--output_dir=out")),
-    "conditional_spread": Command(
-        "scripts.conditional_spread", "Config", ("concept1", "--output_dir=out", "--num_images=0")
-    ),
-    "context_prompts": Command("scripts.context_prompts", "Config", ()),
-    "pretrain_contextualizer": Command("scripts.pretrain_contextualizer", "Config", ("--base=sd",)),
+    "benchmark, evaluate": Command("scripts.benchmark", "EvaluateFlags", ("--images=1",), "evaluate"),
+    **{
+        f"benchmark, {name}": Command("scripts.benchmark", config, ("--base=tiny", "--rounds=1", *more), name)
+        for name, config, more in (
+            ("train", "TrainFlags", ("--minutes=1e-9", "--work_dir=out")),
+            ("growth", "GrowthFlags", ("--minutes=1e-9", "--work_dir=out", "--output_dir=out")),
+            ("sample", "SampleFlags", ("--work_dir=out",)),
+        )
+    },
+    **{
+        name: Command("scripts.analyse", config, ("concept1", "--output_dir=out", *more), name)
+        for name, config, more in (
+            ("semantic_space", "SpaceFlags", ()),
+            ("attention_maps", "AttentionFlags", ()),
+            ("conditional_spread", "SpreadFlags", ("--num_images=0",)),
+        )
+    },
+    "context prompts": Command("scripts.contextualizer", "PromptsFlags", (), "prompts"),
+    "pretrain contextualizer": Command("scripts.contextualizer", "PretrainFlags", ("--base=sd",), "pretrain"),
 }
 TOON = {
     "benchmark_set": "--output_dir=out",

@@ -65,7 +65,7 @@ def test_broken_judges(kind: str, name: str, content: bytes, tmp_path: Path, pic
     save_png(Image.new("RGB", (16, 16)), tmp_path / "drawn" / "0.png", {"prompt": "a <new1> dog"})
     (tmp_path / "judges" / kind / name).write_bytes(content)
     tried(f"broken judge: {kind}")
-    given = [f"--generated={tmp_path / 'drawn'}", f"--real={pictures('dog')}", "--cls_token=dog"]
+    given = ["generated", str(tmp_path / "drawn"), f"--real={pictures('dog')}", "--cls_token=dog"]
     given += [f"--metrics={kind}_i", *(f"--{name}={folder}" for name, folder in judges.items())]
     AcceleratorState._reset_state(reset_partial_state=True)
     end = call(evaluate.main, [*given, f"--output_dir={out}"])

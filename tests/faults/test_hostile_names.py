@@ -141,7 +141,7 @@ def test_subjects_of_a_benchmark_stay_in_the_results_folder(name: str, tmp_path:
     with pytest.raises(UserError, match=r"subject '.+' (has a path separator|begins with a dot)"):
         read_dreambooth(tmp_path / "set")
     out = tmp_path / "results"
-    given = ["--dataset=dreambooth", f"--data_dir={tmp_path / 'set'}", f"--output_dir={out}"]
+    given = ["dataset", "dreambooth", f"--data_dir={tmp_path / 'set'}", f"--output_dir={out}"]
     end = call(evaluate.main, given)
     assert end.refused and not out.exists(), end
     survived("hostile name: benchmark")

@@ -37,8 +37,8 @@ def flags(tmp_path_factory: pytest.TempPathFactory, tiny_base: Path, pictures: C
 
     def command(output_dir: Path, steps: int, every: int = 1) -> list[str]:
         train = f"--train_flags=--resolution=16 --max_train_steps={steps} --checkpointing_steps={every}"
-        given = ["--dataset=dreambooth", f"--data_dir={folder}", f"--base={tiny_base}", train]
-        return [*few, *judges, *given, "--methods=base,classdiffusion", f"--output_dir={output_dir}"]
+        given = ["dataset", "dreambooth", f"--data_dir={folder}", f"--base={tiny_base}", train]
+        return [*given, *few, *judges, "--methods=base,classdiffusion", f"--output_dir={output_dir}"]
 
     return command
 

@@ -113,7 +113,7 @@ def test_no_program_opens_a_socket(tmp_path: Path, tiny_base: Path, pictures, do
         "inference": [f"--base={tiny_base}", f"--concept={out}", f"--output_dir={tmp_path / 'images'}", *few],
         "blip2t": [f"--model={judges['blip']}", f"--image={pictures('dog')}", "--prompt=a photo of a dog"],
         "scripts.evaluate": [
-            *(f"--concept={out}", f"--output_dir={tmp_path / 'results'}", "--metrics=clip_t,dino_i", *few),
+            *("concept", str(out), f"--output_dir={tmp_path / 'results'}", "--metrics=clip_t,dino_i", *few),
             *(f"--{name}={folder}" for name, folder in judges.items()),
         ],
         "scripts.export": [str(out), str(tmp_path / "lora"), "--format=lora"],

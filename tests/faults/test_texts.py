@@ -100,7 +100,7 @@ def test_copies_of_benchmarks(kind: str, tmp_path: Path):
         (read_customconcept101 if name == "dataset.json" else read_dreambooth)(tmp_path)
     assert "\n" not in str(caught.value)
     out = tmp_path / "out"
-    end = call(evaluate.main, [f"--dataset={dataset}", f"--data_dir={tmp_path}", f"--output_dir={out}"])
+    end = call(evaluate.main, ["dataset", dataset, f"--data_dir={tmp_path}", f"--output_dir={out}"])
     assert end.refused and not out.exists(), end
     survived("odd benchmark")
 
@@ -129,7 +129,7 @@ def evaluation(concept: Path, pictures: Callable[..., Path], tmp_path: Path) -> 
         },
     )
     (tmp_path / "prompts.txt").write_text("a {} asleep\n")
-    given = [f"--concept={concept}", f"--prompts_file={tmp_path / 'prompts.txt'}", "--num_images=1"]
+    given = ["concept", str(concept), f"--prompts_file={tmp_path / 'prompts.txt'}", "--num_images=1"]
     given += ["--methods=base", "--metrics=clip_t", f"--output_dir={tmp_path / 'results'}"]
     return lambda *more: [*given, *(f"--{n}={path}" for n, path in judges.items()), *more]
 

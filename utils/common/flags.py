@@ -25,7 +25,7 @@ from argparse import (
     RawDescriptionHelpFormatter,
     _ArgumentGroup,
 )
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -68,10 +68,16 @@ def parse(
     return given
 
 
-def parser_of(config: type, description: str, replaced: Mapping[str, str] | None = None) -> ArgumentParser:
+def parser_of(
+    config: type,
+    description: str,
+    replaced: Mapping[str, str] | None = None,
+    hidden: Collection[str] = (),
+) -> ArgumentParser:
     """One flag per field of the dataclass `config`; a flag that is not given leaves the field's default.
 
     replaced: flags of other programs, without dashes -> one line on what to use here instead.
+    hidden: fields that are not flags here.
     """
     parser = _Parser(
         description=description,
@@ -81,7 +87,7 @@ def parser_of(config: type, description: str, replaced: Mapping[str, str] | None
     )
     parser.replaced = dict(replaced or {})
     hints, sections = get_type_hints(config), {}
-    for each in fields(config):
+    for each in (each for each in fields(config) if each.name not in hidden):
         heading = _heading(config, each.name)
         if heading not in sections:
             sections[heading] = parser.add_argument_group(heading) if heading else parser

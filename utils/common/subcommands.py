@@ -1,6 +1,6 @@
 """A program with subcommands, each with flags and help of its own: `python -m scripts.x NAME --flag`."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -12,17 +12,26 @@ from utils.common.flags import check_fields, parser_of
 @dataclass(frozen=True)
 class Subcommand:
     """config: the dataclass of its flags. run: called with them. text: its help, whose first line is also in
-    the list of subcommands."""
+    the list of subcommands. hidden: fields of `config` that are not flags of this one."""
 
     config: type
     run: Callable[[Any], None]
     text: str
+    hidden: Collection[str] = ()
 
 
 def run_subcommand(
     commands: Mapping[str, Subcommand], argv: Sequence[str], description: str, program: str
 ) -> None:
-    """Run the subcommand that argv[0] names with the flags after it; --help lists the subcommands.
+    """Run the subcommand that a command line names, with its flags; parameters as in `parse_subcommand`."""
+    command, config = parse_subcommand(commands, argv, description, program)
+    command.run(config)
+
+
+def parse_subcommand(
+    commands: Mapping[str, Subcommand], argv: Sequence[str], description: str, program: str
+) -> tuple[Subcommand, Any]:
+    """The subcommand that argv[0] names, and its configuration of the flags after it; --help lists them all.
 
     program: what stands before the subcommand on a command line, for the help. Raises UserError for a missing
     or an unknown subcommand and for wrong flags.
@@ -34,11 +43,11 @@ def run_subcommand(
     if name not in commands:
         raise UserError(_refusal(commands, name, program))
     command = commands[name]
-    parser = parser_of(command.config, command.text)
+    parser = parser_of(command.config, command.text, hidden=command.hidden)
     parser.prog = f"{program} {name}"
     config = command.config(**vars(parser.parse_args(argv[1:])))
     check_fields(config)  # also for a configuration that checks nothing else
-    command.run(config)
+    return command, config
 
 
 def _list(commands: Mapping[str, Subcommand], description: str, program: str) -> str:

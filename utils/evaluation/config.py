@@ -22,20 +22,28 @@ def split(names: str | None) -> list[str]:
 JudgeFlags = judge_flags(KINDS.values())
 
 
+def without_effect(config: type, mode: str) -> frozenset[str]:
+    """The fields of an EvaluationConfig that a mode does not look at."""
+    return frozenset(each.name for each in fields(config) if mode not in each.metadata.get("modes", MODES))
+
+
 @dataclass(frozen=True)
 class EvaluationConfig(JudgeFlags):
     """Everything an evaluation needs to know. Raises UserError when fields contradict each other.
 
-    A field's `modes` are those that look at it: given in another, it would have no effect and is refused.
+    A field's `modes` are those that look at it: in another it is no flag (`without_effect`).
     """
 
     # what to evaluate
-    dataset: str | None = option(None, "a benchmark by name: train, sample, score", modes=("dataset",))
+    dataset: str | None = option(None, "the benchmark", modes=("dataset",), positional=True)
     concept: Path | None = option(
-        None, "a folder that train_classdiffusion.py wrote: sample, score", modes=("concept",)
+        None, "a folder that train_classdiffusion.py wrote", modes=("concept",), positional=True
     )
     generated: Path | None = option(
-        None, "a folder of images: score; prompts are in PNG metadata or file names", modes=("generated",)
+        None,
+        "a folder of images; their prompts are in PNG metadata or file names",
+        modes=("generated",),
+        positional=True,
     )
     data_dir: Path | None = option(None, "your copy of the benchmark", modes=("dataset",))
     methods: str | None = option(
@@ -55,7 +63,7 @@ class EvaluationConfig(JudgeFlags):
     base: str | None = option(
         None,
         "Stable Diffusion, by name, folder or Hub id, to train and sample (default: the benchmark's); "
-        "with --generated: what drew the images (default: as their metadata says)",
+        "of generated images: what drew them (default: as their metadata says)",
         modes=("dataset", "generated"),
     )
     real: Path | None = option(None, "the subject's own images", modes=("generated",))
@@ -99,13 +107,8 @@ class EvaluationConfig(JudgeFlags):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        given = [name for name in MODES if getattr(self, name) is not None]
-        if len(given) != 1:
-            flags = " and ".join(f"--{name}" for name in given) or "none of them"
-            raise UserError(f"{flags} given; give one of {', '.join(f'--{name}' for name in MODES)}")
-        for each in fields(self):
-            if getattr(self, each.name) is not None and self.mode not in each.metadata.get("modes", MODES):
-                raise UserError(f"--{each.name} has no effect with --{self.mode}; leave it out")
+        if all(getattr(self, name) is None for name in MODES):
+            raise UserError("nothing to evaluate: name a benchmark, a concept's folder or a folder of images")
         if self.embedding_adjustment is not None:
             check_rotation(self.embedding_adjustment, {})
         self._check_names("methods")

@@ -48,7 +48,7 @@ def run_job(
 
 
 def concept_of(folder: Path, source: Source, subject: Subject, method: str, device: torch.device) -> Path:
-    """The trained concept: --concept, whose log is copied, or the one that is trained here."""
+    """The trained concept: the one that was given, whose log is copied, or the one that is trained here."""
     concept = folder / "concept"
     if source.concept is not None:
         concept.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ class Source:
 
     base: what is trained and sampled, whose row names the judges. train_flags: given by the user, for all
     methods. concept: trained already. images: those that are there, their shots and files; class_images: of
-    the class alone. digest: of the files it rests on. data_set: the benchmark, with --dataset.
+    the class alone. digest: of the files it rests on. data_set: the benchmark, if it is one.
     """
 
     subjects: list[Subject]
@@ -68,14 +68,12 @@ def source_of(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Sou
 
 def _from_dataset(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
     if config.dataset not in data_sets:
-        raise UserError(f"unknown --dataset {short(config.dataset)}; choose one of {', '.join(data_sets)}")
+        raise UserError(f"unknown benchmark {short(config.dataset)}; choose one of {', '.join(data_sets)}")
     data_set, digest = data_sets[config.dataset], ""  # what is drawn here is made from seeds
     if data_set.draw is not None and config.data_dir is not None:
-        raise UserError(
-            f"--data_dir has no effect with --dataset {config.dataset}, which draws its own images"
-        )
+        raise UserError(f"--data_dir has no effect on benchmark {config.dataset}, which draws its own images")
     if data_set.draw is None and config.data_dir is None:
-        raise UserError(f"--dataset {config.dataset} needs --data_dir, the folder of your copy")
+        raise UserError(f"benchmark {config.dataset} needs --data_dir, the folder of your copy")
     names = split(config.subjects)
     subjects = data_set.read(config.data_dir or config.output_dir / PICTURES, names)
     subjects = [_shortened(subject, config.max_prompts) for subject in subjects]
@@ -131,7 +129,7 @@ def _from_concept(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
 
 def _from_folder(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> Source:
     if config.real is None:
-        raise UserError("--generated needs --real, the folder of the subject's own images")
+        raise UserError("generated images need --real, the folder of the subject's own images")
     token, name = config.modifier_token or "<new1>", config.real.resolve().name
     images = shots_of_folder(config.generated, config.prompts_file, name, token, config.cls_token)
     texts = {shot.prompt_index: shot.text.replace("{", "{{").replace("}", "}}") for shot, _ in images}

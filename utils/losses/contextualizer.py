@@ -1,7 +1,7 @@
 """The contextualizer of masked language modelling: names hidden tokens from the text encoder's states.
 
 Kim et al. 2024, arXiv:2410.10058. It is pre-trained for one text encoder, then frozen, so that its error
-shows how well a concept's token leaves room for the words around it (scripts/pretrain_contextualizer.py).
+shows how well a concept's token leaves room for the words around it (scripts/contextualizer.py).
 
 N prompts, L tokens, D text width, V rows of the token table, M masked tokens.
 """
@@ -110,7 +110,7 @@ def check_contextualizer(row: Base) -> None:
 
 
 def _how_to_make(row: Base) -> str:
-    return f"make one: python -m scripts.pretrain_contextualizer --base {row.name}"
+    return f"make one: python -m scripts.contextualizer pretrain --base {row.name}"
 
 
 def save_contextualizer(

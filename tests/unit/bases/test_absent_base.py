@@ -17,13 +17,11 @@ COMMANDS = {
     "inference": [f"--base={ABSENT}"],
     "videogen": [f"--base={ABSENT}"],
     "blip2t": [f"--model={ABSENT}"],
-    "scripts.evaluate": [f"--base={ABSENT}", "--dataset=toon"],
+    "scripts.evaluate": ["dataset", "toon", f"--base={ABSENT}"],
     "scripts.export": ["data/dog", f"--base={ABSENT}"],
     "scripts.merge_concepts": ["data/dog", "data/dog", "--output=x", f"--base={ABSENT}"],
-    "scripts.pretrain_contextualizer": [f"--base={ABSENT}"],
-    "scripts.semantic_space": ["data/dog", f"--base={ABSENT}"],
-    "scripts.attention_maps": ["data/dog", "--prompt=a {}", f"--base={ABSENT}"],
-    "scripts.conditional_spread": ["data/dog", f"--base={ABSENT}"],
+    "scripts.contextualizer": ["pretrain", f"--base={ABSENT}"],
+    "scripts.analyse": ["attention_maps", "data/dog", "--prompt=a {}", f"--base={ABSENT}"],
 }
 CODE = """
 import importlib, sys

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from scripts.context_prompts import main
+from scripts.contextualizer import main
 from utils.common.errors import UserError
 from utils.losses.context_prompts import HEADS, KINDS, TYPES, draw_parts, draw_prompt, kind_of, prompts_of
 
@@ -48,10 +48,10 @@ def test_the_last_word_of_a_class_decides_its_kind():
 
 
 def test_the_command(capsys):
-    main(["--kind", "pets", "--type", "worn", "--count", "20"])
+    main(["prompts", "--kind", "pets", "--type", "worn", "--count", "20"])
     lines = capsys.readouterr().out.splitlines()
     assert len(set(lines)) == 20 and all(line.startswith("a <new1> dog wearing ") for line in lines)
-    main(["--summary"])
+    main(["prompts", "--summary"])
     assert capsys.readouterr().out.splitlines()[-1].split() == ["all", "46,036", "44,144"]
     with pytest.raises(UserError, match="--type foo is unknown: choose from backgrounds, relations"):
-        main(["--type", "foo"])
+        main(["prompts", "--type", "foo"])

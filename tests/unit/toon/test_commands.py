@@ -97,19 +97,19 @@ def test_all_makes_everything_in_order_with_shared_flags_for_all_and_the_unets_o
     for name, command in build.SUBCOMMANDS.items():
         noted = replace(command, run=lambda config, name=name: made.append((name, config)))
         monkeypatch.setitem(build.SUBCOMMANDS, name, noted if name != "all" else command)
-    for module in ("scripts.pretrain_contextualizer", "scripts.toon.prompt_accuracy"):
+    for module in ("scripts.contextualizer", "scripts.toon.prompt_accuracy"):
         monkeypatch.setattr(f"{module}.main", lambda argv, module=module: made.append((module, argv)))
     build.main(["all", "--seed=3", "--work_dir=made", "--steps=7", "--channels", "16", "32"])
     names = [name for name, _ in made]
     assert names == [
         *("examples", "tokenizer", "autoencoder", "clip", "recogniser", "blip", "dino"),
         *("part_reader", "unet"),
-        *("scripts.pretrain_contextualizer", "scripts.toon.prompt_accuracy", "motion"),
+        *("scripts.contextualizer", "scripts.toon.prompt_accuracy", "motion"),
     ]
     configs = dict(made)
     for name in ("autoencoder", "clip", "recogniser", "blip", "dino", "part_reader", "unet", "motion"):
         assert (configs[name].seed, configs[name].work_dir) == (3, Path("made"))
     assert (configs["unet"].steps, configs["unet"].channels) == (7, (16, 32))
     assert (configs["clip"].steps, configs["motion"].steps) == (2000, 10_000)
-    assert configs["scripts.pretrain_contextualizer"] == ["--base=toon"]
+    assert configs["scripts.contextualizer"] == ["pretrain", "--base=toon"]
     assert configs["scripts.toon.prompt_accuracy"] == ["--output_dir=made/prompt_accuracy"]

@@ -1,14 +1,13 @@
-"""Pre-train the contextualizer of masked language modelling, which --mlm_weight needs, for a base.
+"""The contextualizer of masked language modelling, which --mlm_weight needs: its pre-training, its prompts.
 
-python -m scripts.pretrain_contextualizer --base toon
-
-On the prompts of scripts.context_prompts about common words, and on captions where there are any. When
-interrupted, it goes on where it was. Ends with its accuracy on held-out prompts.
+python -m scripts.contextualizer pretrain --base toon
+python -m scripts.contextualizer prompts --kind pets --type worn --count 20
 """
 
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -20,7 +19,9 @@ from scripts.toon.world.world import sample_scene
 from utils.bases.registry import Base, base_row
 from utils.common.errors import UserError, exit_on_user_error
 from utils.common.files import check_writable_folder, read_lines
-from utils.common.flags import check_fields, option, parse, seed_option
+from utils.common.flags import check_fields, option, seed_option
+from utils.common.subcommands import Subcommand, run_subcommand
+from utils.losses.context_prompts import KINDS, TYPES, prompts_of
 from utils.losses.pretraining_prompts import (
     HELD_OUT,
     PUBLISHED,
@@ -39,7 +40,7 @@ CAPTIONS: dict[str, Callable[[random.Random], str]] = {"toon": lambda rng: capti
 
 
 @dataclass(frozen=True)
-class Config:
+class PretrainFlags:
     base: str = option("toon", "base model: a name, a folder or a Hub id")
     captions: str | None = option(None, "text file with a caption in every line, e.g. COCO's")
     steps: int | None = option(None, "steps (default: the base's, else the published 100,000)", minimum=1)
@@ -93,8 +94,8 @@ def read_text_encoder(row: Base, device: torch.device) -> tuple[CLIPTextModel, C
     return encoder.to(device).eval().requires_grad_(False), read_tokenizer(row.path)
 
 
-def main(argv: list[str] | None = None) -> None:
-    config = parse(Config, argv, __doc__)
+def pretrain(config: PretrainFlags) -> None:
+    """Trains it, keeping a checkpoint to go on from, saves it, and prints its accuracy."""
     from utils.bases.pretrained import check_named_base
 
     check_named_base(config.base)
@@ -123,6 +124,54 @@ def main(argv: list[str] | None = None) -> None:
     for name, score in scores.items():
         print(f"{name:15} {score:.1%} of masked tokens right, on held-out prompts")
     print(f"the contextualizer is in {folder}")
+
+
+@dataclass(frozen=True)
+class PromptsFlags:
+    kind: str = option("pets", "kind of concept", choices=KINDS)
+    type: str = option("relations", "type of prompt", choices=TYPES)
+    count: int = option(20, "prompts to print", minimum=1)
+    seed: int = seed_option("seed of the choice")
+    subject: str = option("<new1> dog", "the concept in the prompts")
+    summary: bool = option(False, "print the number of prompts of each kind and type instead")
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+def summary() -> str:
+    """The number of distinct prompts: a line a type, a column a kind."""
+    counts = {kind: [len(set(prompts_of(kind, name))) for name in TYPES] for kind in KINDS}
+    lines = [" " * 12 + "".join(f"{kind:>8}" for kind in KINDS)]
+    for row, name in enumerate(TYPES):
+        lines.append(f"{name:12}" + "".join(f"{counts[kind][row]:8,}" for kind in KINDS))
+    return "\n".join([*lines, f"{'all':12}" + "".join(f"{sum(counts[kind]):8,}" for kind in KINDS)])
+
+
+def show_prompts(config: PromptsFlags) -> None:
+    if config.summary:
+        print(summary())
+        return
+    prompts = prompts_of(config.kind, config.type)
+    chosen = random.Random(config.seed).sample(prompts, min(config.count, len(prompts)))
+    print("\n".join(prompt.format(config.subject) for prompt in chosen))
+
+
+SUBCOMMANDS = {
+    "pretrain": Subcommand(
+        PretrainFlags,
+        pretrain,
+        "train a base's contextualizer\n\n"
+        "It learns from context-rich prompts about common words, and from captions where there are any.\n"
+        "When interrupted, it goes on where it was. It ends with its accuracy on held-out prompts.",
+    ),
+    "prompts": Subcommand(PromptsFlags, show_prompts, "show the context-rich prompts, or count them"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    argv = sys.argv[1:] if argv is None else argv
+    run_subcommand(SUBCOMMANDS, argv, __doc__, "python -m scripts.contextualizer")
 
 
 if __name__ == "__main__":
