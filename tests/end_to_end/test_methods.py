@@ -139,7 +139,7 @@ def test_a_trained_text_encoder_is_in_effect_without_the_token(
 def test_a_saved_concept_predicts_what_the_trained_model_does(train, runs, tiny_base, tmp_path, trains):
     out = train(tmp_path, method="kv_only", trains=trains, learning_rate=1e-2)
     files = {path.stem for path in out.glob("*.safetensors")}
-    assert files == {"<new1>"} | set(trains.split("+")) - {"token_rows"}
+    assert files == {"new1"} | set(trains.split("+")) - {"token_rows"}
     prompt, base = "a photo of a <new1> dog", load_pipeline(tiny_base, "cpu")
     untrained = predicted(base, "a photo of a ktn dog")
     concept = load_concept(base, out)

@@ -31,12 +31,13 @@ def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, capfd):
     said = capfd.readouterr()
     plan = said.out.splitlines()
     assert json.loads("\n".join(plan[: plan.index("}") + 1]))["token_learning_rate"] == 1e-2
-    assert plan[plan.index("}") + 1 : -1] == [
+    assert plan[plan.index("}") + 1 : -2] == [
         "method: classdiffusion (Huang et al. 2024, arXiv:2405.17532)",
         "steps 1 to 2: rows 32 at 0.02, K/V 10,240 at 0.002; loss L_denoise + 1 · L_spl",
         "plan: 2 steps of 2 images, 16 x 16, per process, from the beginning",
     ]
-    assert plan[-1].startswith("concept: <new1> from ") and plan[-1].endswith(PROMPT)
+    assert plan[-2].startswith("concept: <new1> from ") and plan[-2].endswith(PROMPT)
+    assert "images are not square (one is 24 x 20)" in plan[-1]
     assert said.err == "" and list(tmp_path.iterdir()) == []
     train(tmp_path / "out", dry_run=True, method="two_stage", initializer_token="ktn", max_train_steps=10)
     plan = capfd.readouterr().out.splitlines()
