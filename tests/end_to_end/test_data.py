@@ -116,7 +116,7 @@ def test_saved_configuration_starts_the_same_run(train, folder, tmp_path, dog_fl
     names = dict.fromkeys(
         ("pretrained_model_name_or_path", "instance_data_dir", "instance_prompt", "cls_token")
     )
-    names |= dict.fromkeys(("max_train_steps", "learning_rate", "preset"))  # nothing but --config and --output_dir
+    names |= dict.fromkeys(("max_train_steps", "learning_rate", "preset"))  # --config and --output_dir alone
     train(again, config=first / "training_config.json", **names)
     assert records(again) == records(first) and apart(learned(again), learned(first)) == 0
 
