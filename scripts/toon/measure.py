@@ -17,14 +17,14 @@ SIZE = 64
 class Flags:
     """The flags of this command."""
 
-    models: Path = option(Path("data/toon"), "folder with sd, clip, recogniser, blip and dino")
+    models: Path = option(Path("data/toon"), "folder with sd, clip, recogniser, part_reader, blip and dino")
 
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     from scripts.toon.models.training import check_present
 
-    for name in ("sd", "clip", "recogniser", "blip", "dino"):
+    for name in ("sd", "clip", "recogniser", "part_reader", "blip", "dino"):
         check_present(config.models / name, "python -m scripts.toon.build all")
     measure(config.models)
 
@@ -42,7 +42,7 @@ def measure(models: Path) -> None:
         ViTModel,
     )
 
-    from scripts.toon.models import autoencoder, blip, clip, dino, recogniser
+    from scripts.toon.models import autoencoder, blip, clip, dino, part_reader, recogniser
 
     vae = AutoencoderKL.from_pretrained(models / "sd" / "vae", torch_dtype=torch.float32).eval()
     print(f"autoencoder: {autoencoder.psnr(vae, SIZE):.2f} dB on 512 held-out renders", flush=True)
@@ -55,6 +55,9 @@ def measure(models: Path) -> None:
     model = ResNetForImageClassification.from_pretrained(models / "recogniser", dtype=torch.float32).eval()
     shares = recogniser.accuracy(model, SIZE)
     print("recogniser: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()), flush=True)
+
+    shares = part_reader.accuracy(models / "part_reader", SIZE)
+    print("part reader: " + ", ".join(f"{name} {share:.1%}" for name, share in shares.items()), flush=True)
 
     model = BlipForImageTextRetrieval.from_pretrained(models / "blip", dtype=torch.float32).eval()
     words = BertTokenizer.from_pretrained(models / "blip")

@@ -176,6 +176,13 @@ def shares(readings: Sequence[Reading], truths: Sequence[Reading]) -> dict[str, 
     return {part: sum(each[part] for each in verdicts) / len(verdicts) for part in verdicts[0]}
 
 
+def accuracy(model: ResNetForImageClassification | Path, size: int, count: int = 512) -> dict[str, float]:
+    """The `shares` on renders that training has not seen."""
+    unseen = portraits("part-reader-test", count)
+    readings = PartReader(model).read([render(scene, size) for scene in unseen])
+    return shares(readings, [parts_of(scene.subject) for scene in unseen])
+
+
 def train(config: PartReaderFlags) -> None:
     """Train the reader on renders alone, save it, and print what it reads rightly off 512 new ones."""
     begin(config, "part_reader")
@@ -183,9 +190,7 @@ def train(config: PartReaderFlags) -> None:
     model = build(config.recogniser).to(device(), memory_format=torch.channels_last)
     loss_of = loss_at(model, config.resolution, config.batch_size, config.seed, config.bf16)
     fit(model, loss_of, config.steps, config.lr, config.work_dir / "part_reader.pt", warmup=50)
-    unseen = portraits("part-reader-test", 512)
-    readings = PartReader(model).read([render(scene, config.resolution) for scene in unseen])
-    for part, share in shares(readings, [parts_of(scene.subject) for scene in unseen]).items():
+    for part, share in accuracy(model, config.resolution).items():
         print(f"part reader: {part} {share:.2%}")
     save(model, config.output_dir)
     print(f"saved {config.output_dir}")
