@@ -41,7 +41,7 @@ class Fault:
     def hook(self, event: str, args: tuple[Any, ...]) -> None:
         if event in _EVENTS and self._concerns(event, args):
             reads = event == "open" and not (args[2] or 0) & _WRITING
-            self._operation(reads, frees=event in ("os.remove", "os.rmdir"))
+            self._operation(reads, event in ("os.remove", "os.rmdir"), args[0])
 
     def _concerns(self, event: str, args: tuple[Any, ...]) -> bool:
         path = args[0]
@@ -59,10 +59,12 @@ class Fault:
                     os.truncate(link, os.path.getsize(link) // 2)
                 os.kill(os.getpid(), signal.SIGKILL)
         else:
-            self._operation(reads=False, frees=False)
+            self._operation(reads=False, frees=False, path=None)
         _fsync(descriptor)
 
-    def _operation(self, reads: bool, frees: bool) -> None:
+    def _operation(self, reads: bool, frees: bool, path: Any) -> None:
+        """path: which the system names in its error, except of an open file."""
+        named = () if path is None or isinstance(path, int) else (path,)
         if self.kind == "tear":
             return
         self.count += 1
@@ -71,16 +73,16 @@ class Fault:
                 os.kill(os.getpid(), signal.SIGKILL)
         elif self.kind == "full":
             if self.count >= self.number and not reads and not frees:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)
         elif self.kind == "gone":
             if self.count == self.number:
                 os.rename(self.root, f"{self.root}.away")
         elif self.kind == "shut":
             if self.count >= self.number and not reads:
-                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), *named)
         elif self.count == self.number:
             code = getattr(errno, self.kind)
-            raise OSError(code, os.strerror(code))
+            raise OSError(code, os.strerror(code), *named)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from typing import Any
 
-# What the system says of paths that it keeps from us, rather than of mistakes in this program.
+# What the system says of paths that it keeps from us, and of disks that fail or are gone, rather than of
+# mistakes in this program.
 REFUSALS = frozenset(
     getattr(errno, name)
-    for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG ENAMETOOLONG ELOOP ENOTDIR".split()
+    for name in "EACCES EPERM EROFS ENOSPC EDQUOT EFBIG ENAMETOOLONG ELOOP ENOTDIR ENOENT EIO ESTALE "
+    "ENODEV ENXIO ENOTCONN".split()
+    if hasattr(errno, name)
 )
 
 # What libraries say when memory runs out: torch's two allocators, cuBLAS, cuDNN, the system.
