@@ -33,7 +33,7 @@ class Flags(EvaluationConfig):
 
     dataset: str | None = option(
         None,
-        "toon, dreambooth, customconcept101 or customconcept101_pairs",
+        "toon, dreambooth, customconcept101, customconcept101_pairs or dreambench_plus",
         modes=("dataset",),
         positional=True,
     )

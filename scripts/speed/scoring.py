@@ -92,6 +92,7 @@ def _time_parts(scorer: Scorer, spent: dict[str, float]) -> None:
         ),
         "dino": (("image_features", "DINO (DINO-I, PRES, DIV)"),),
         "blip": (("scores", "BLIP (BLIP-T)"),),
+        "siglip": (("image_features", "SigLIP images"), ("text_features", "SigLIP prompts")),
     }
     for kind in needed_kinds(scorer.metrics):
         model = scorer.model(kind)

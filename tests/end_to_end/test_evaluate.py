@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from PIL import Image, ImageStat
+from PIL import Image, ImageChops, ImageStat
 
 import train_classdiffusion
 import utils.evaluation.evaluation
@@ -407,6 +407,42 @@ def test_images_from_elsewhere_are_scored_as_ours(unbroken, scorers, dataset, tm
     assert row["metric"] == pytest.approx(expected, abs=2e-6)
     with pytest.raises(UserError, match="unknown flag --eta=1"):
         evaluate.main([*given, "--eta=1", f"--output_dir={tmp_path / 'results'}"])
+
+
+def test_dreambench_plus_is_evaluated_and_written_for_its_own_evaluation(
+    tiny_base, scorers, tmp_path, on_the_cpu
+):
+    """Two toon renders in its layout; then read as its evaluation reads: files by collection and prompt."""
+    data, results = tmp_path / "copy" / "data", tmp_path / "results"
+    nouns = {"live_subject/animal/00": "dog", "object/01": "barn"}
+    for (place, noun), kind in zip(nouns.items(), ("dog", "barn"), strict=True):
+        for part in ("images", "captions"):
+            (data / part / place).parent.mkdir(parents=True, exist_ok=True)
+        render = open_image(REPOSITORY / "data" / kind / "0.png")
+        render.resize((32, 32)).save(data / "images" / f"{place}.jpg")
+        prompts = [f"a {noun} in place {i}" for i in range(9)]
+        (data / "captions" / f"{place}.txt").write_text("\n".join([noun, *prompts]) + "\n")
+    given = [f"--{n}={m}" for n, m in scorers.items()]
+    given += ["--num_images=1", "--num_inference_steps=1", "--methods=base", "--metrics=clip_t,dino_i"]
+    given += [f"--base={tiny_base}", f"--data_dir={tmp_path / 'copy'}", f"--output_dir={results}"]
+    evaluate.main(["dataset", "dreambench_plus", *given])
+    table = table_of(results)
+    assert {name: rows[0]["subjects"] for name, rows in table["categories"].items()} == {
+        "animal": 1,
+        "object": 1,
+    }
+    assert "Category object:" in (results / "table.md").read_text()
+    for name in ("live_subject_animal_00_dog", "object_01_barn"):
+        for prompt in range(9):
+            method_dir, place = results / "dreambench_plus" / "base", f"{name}/{prompt}_0"
+            assert (method_dir / "text" / f"{place}.txt").read_text() == (
+                f"a {name.rpartition('_')[2]} in place {prompt}"
+            )
+            ours = open_image(results / "base" / name / "images" / f"{prompt:02d}_0.png")
+            theirs = open_image(method_dir / "tgt_image" / f"{place}.jpg")
+            difference = ImageStat.Stat(ImageChops.difference(ours, theirs)).mean
+            assert max(difference) < 12  # JPEG's loss
+            assert open_image(method_dir / "src_image" / f"{place}.jpg").size == (32, 32)
 
 
 def drawn_by(folder: Path, **bases: str | None) -> list[Path]:

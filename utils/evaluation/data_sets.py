@@ -1,14 +1,15 @@
 """What a benchmark of personalisation is made of: subjects, their images and prompts."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from shutil import copyfile
 from string import Formatter
 from typing import Any
 
 from utils.common.errors import UserError, short
-from utils.common.files import read_lines
+from utils.common.files import read_lines, write_atomically
 from utils.common.images import is_image, list_images
 from utils.sampling.prompts import check_length
 
@@ -17,12 +18,16 @@ NAMED = 40  # subjects that an error lists at most
 
 @dataclass(frozen=True)
 class Individual:
-    """One thing to learn: its token, its class word, its images' folder and the caption they train with."""
+    """One thing to learn: its token, its class word, its images' folder and the caption they train with.
+
+    picture: its only image, where that lies among those of others; an evaluation copies it into a folder.
+    """
 
     token: str
     cls_token: str
     folder: Path
     instance_prompt: str
+    picture: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -31,12 +36,14 @@ class Subject:
 
     templates: prompts with `{}` where the individual stands, `{0}` and `{1}` for two.
     live: whether it is an animal, None where the benchmark makes no difference.
+    category: the benchmark's; a table also gives the scores of each.
     """
 
     name: str
     individuals: tuple[Individual, ...]
     templates: tuple[str, ...]
     live: bool | None = None
+    category: str | None = None
 
     @property
     def cls(self) -> str:
@@ -64,6 +71,7 @@ class Subject:
             "name": self.name,
             "class": self.cls,
             "live": self.live,
+            **({"category": self.category} if self.category else {}),
             "folder": str(self.individuals[0].folder),
             "pictures": [str(p) for each in self.individuals for p in list_images(each.folder)[0]],
             "prompts": self.prompts,
@@ -143,6 +151,8 @@ class DataSet:
     base: the name of the base model that it is run on unless another is given.
     word_judge: what reads off images which words of these subjects' prompts they obey, None if nothing can.
     templates: ready prompts for a subject of this class word, none for a word that they do not suit.
+    write: (results, subjects, methods, seeds) -> folder; writes the images as the benchmark's own evaluation
+    reads them.
     """
 
     read: Callable[[Path, Sequence[str]], list[Subject]]
@@ -150,3 +160,27 @@ class DataSet:
     draw: Callable[[Sequence[Subject]], None] | None = None
     word_judge: Callable[[Sequence[Subject]], Any] | None = None
     templates: Callable[[str], tuple[str, ...]] | None = None
+    write: Callable[[Path, Sequence[Subject], Sequence[str], Sequence[int]], Path] | None = None
+
+
+def in_folders(subjects: Sequence[Subject], parent: Path) -> list[Subject]:
+    """The subjects, where `copy_pictures` puts each `picture`: a folder of its own in `parent`."""
+
+    def placed(subject: Subject, number: int, each: Individual) -> Individual:
+        name = subject.name if len(subject.individuals) == 1 else f"{subject.name}_{number}"
+        return each if each.picture is None else replace(each, folder=parent / name)
+
+    return [
+        replace(s, individuals=tuple(placed(s, i, each) for i, each in enumerate(s.individuals)))
+        for s in subjects
+    ]
+
+
+def copy_pictures(subjects: Iterable[Subject]) -> None:
+    """Copies each `picture` into its individual's folder, as 0.jpg; those that are there stay."""
+    for each in (individual for subject in subjects for individual in subject.individuals):
+        if each.picture is not None:
+            copy = each.folder / f"0{each.picture.suffix}"
+            if not copy.is_file():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(copy, lambda partial, each=each: copyfile(each.picture, partial))

@@ -25,7 +25,7 @@ from utils.concepts.formats import read_concept
 from utils.concepts.names import check_apart
 from utils.config.methods import METHODS
 from utils.evaluation.config import EvaluationConfig, split
-from utils.evaluation.data_sets import DataSet
+from utils.evaluation.data_sets import DataSet, copy_pictures
 from utils.evaluation.folder import PICTURES, Drawing, Scores, Settings, check_settings
 from utils.evaluation.runs import run_job
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds
@@ -73,6 +73,7 @@ def _carry_out(
     if state.is_main_process:
         if source.data_set and source.data_set.draw:
             source.data_set.draw(source.subjects)
+        copy_pictures(source.subjects)
         write_json(results / "settings.json", settings.as_json())
         write_json(results / "subjects.json", [subject.describe() for subject in source.subjects])
     state.wait_for_everyone()
@@ -84,7 +85,12 @@ def _carry_out(
         print(f"[{number}/{len(jobs)}] {subject.name}, {method}", flush=True)
         run_job(results, source, subject, method, settings, config.batch_size or 8, scorer)
     state.wait_for_everyone()
-    table = write_table(results, source, settings) if state.is_main_process else None
+    table = None
+    if state.is_main_process:
+        table = write_table(results, source, settings)
+        if source.data_set and source.data_set.write:
+            folder = source.data_set.write(results, source.subjects, source.methods, settings.seeds)
+            say(f"the images as the benchmark's own evaluation reads them are in {folder}")
     state.destroy_process_group()
     return table
 
@@ -198,7 +204,11 @@ def write_table(results: Path, source: Source, settings: Settings) -> str:
         for method in source.methods
     }
     names = [subject.name for subject in source.subjects]
-    table = build_table(scores, names, source.methods, settings.seeds, settings.versions)
+    categories: dict[str, list[str]] = {}
+    for subject in source.subjects:
+        if subject.category is not None:
+            categories.setdefault(subject.category, []).append(subject.name)
+    table = build_table(scores, names, source.methods, settings.seeds, settings.versions, categories)
     write_json(results / "table.json", asdict(table))
     write_text(results / "table.md", as_markdown(table))
     return as_markdown(table)

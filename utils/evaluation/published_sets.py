@@ -20,6 +20,7 @@ from utils.evaluation.data_sets import (
     check_template,
     chosen,
 )
+from utils.evaluation.dreambench_plus import read_dreambench_plus, write_dreambench_plus
 
 DREAMBOOTH_FILE = "prompts_and_classes.txt"
 LIVE_CLASSES = ("cat", "dog")  # the classes of the DreamBooth set's 9 live subjects; its file does not say so
@@ -151,4 +152,5 @@ DATA_SETS: dict[str, DataSet] = {
     "dreambooth": DataSet(read_dreambooth),
     "customconcept101": DataSet(read_customconcept101),
     "customconcept101_pairs": DataSet(read_customconcept101_pairs),
+    "dreambench_plus": DataSet(read_dreambench_plus, write=write_dreambench_plus),
 }

@@ -15,7 +15,7 @@ from utils.concepts.formats import read_concept
 from utils.config.methods import METHODS
 from utils.config.train_config import read_config
 from utils.evaluation.config import EvaluationConfig, split
-from utils.evaluation.data_sets import DataSet, Individual, Subject, read_templates
+from utils.evaluation.data_sets import DataSet, Individual, Subject, in_folders, read_templates
 from utils.evaluation.folder import BASE, PICTURES
 from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
@@ -75,7 +75,8 @@ def _from_dataset(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
     if data_set.draw is None and config.data_dir is None:
         raise UserError(f"benchmark {config.dataset} needs --data_dir, the folder of your copy")
     names = split(config.subjects)
-    subjects = data_set.read(config.data_dir or config.output_dir / PICTURES, names)
+    pictures = config.output_dir / PICTURES
+    subjects = in_folders(data_set.read(config.data_dir or pictures, names), pictures)
     subjects = [_shortened(subject, config.max_prompts) for subject in subjects]
     if data_set.draw is None:
         digest = digest_of(_check_real(subjects))
@@ -215,7 +216,8 @@ def _methods(given: str | None, allowed: Sequence[str], default: list[str]) -> l
 
 def _check_real(subjects: Sequence[Subject]) -> list[Path]:
     """The subjects' own images, each decoded once; UserError for one that cannot be."""
-    paths = [path for s in subjects for each in s.individuals for path in list_images(each.folder)[0]]
+    individuals = [each for subject in subjects for each in subject.individuals]
+    paths = [path for i in individuals for path in ([i.picture] if i.picture else list_images(i.folder)[0])]
     check_images(paths)
     return paths
 

@@ -43,7 +43,8 @@ class SubjectRow:
 
 @dataclass(frozen=True)
 class Table:
-    """table.json: metrics in the order of their columns, and the model behind each."""
+    """table.json: metrics in the order of their columns, and the model behind each; categories: of subjects,
+    where a benchmark has some -> its rows."""
 
     metrics: list[str]
     models: dict[str, str]
@@ -52,6 +53,7 @@ class Table:
     per_subject: list[SubjectRow]
     seeds: list[int]
     versions: dict[str, str]
+    categories: dict[str, list[MethodRow]]
     confidence: float = CONFIDENCE
     interval: str = "t"
 
@@ -62,12 +64,14 @@ def build_table(
     methods: Sequence[str],
     seeds: Sequence[int],
     versions: Mapping[str, str],
+    categories: Mapping[str, Sequence[str]] | None = None,
 ) -> Table:
-    """scores: of each (subject, method). The differences are a - b, a after b in `methods`."""
+    """scores: of each (subject, method). The differences are a - b, a after b in `methods`. categories:
+    name -> its subjects."""
     metrics = in_order(name for each in scores.values() for name in each.metric)
 
-    def row(method: str) -> MethodRow:
-        mine = [scores[subject, method] for subject in subjects]
+    def row(method: str, of: Sequence[str]) -> MethodRow:
+        mine = [scores[subject, method] for subject in of]
         values = {name: [each.metric[name] for each in mine if name in each.metric] for name in metrics}
         means = {name: _interval(name, column) for name, column in values.items() if column}
         return MethodRow(method, len(mine), sum(each.images for each in mine), means)
@@ -87,7 +91,7 @@ def build_table(
         models={
             name: each.models[name] for name in metrics for each in scores.values() if name in each.models
         },
-        rows=[row(method) for method in methods],
+        rows=[row(method, subjects) for method in methods],
         paired=[difference(a, b) for b, a in combinations(methods, 2)],
         per_subject=[
             SubjectRow(subject, method, dict(scores[subject, method].metric))
@@ -96,6 +100,9 @@ def build_table(
         ],
         seeds=list(seeds),
         versions=dict(versions),
+        categories={
+            name: [row(method, of) for method in methods] for name, of in sorted((categories or {}).items())
+        },
     )
 
 
@@ -110,10 +117,6 @@ def as_markdown(table: Table) -> str:
     names = [name + (" ↓" if score_row(name).good < 0 else "") for name in metrics]
     intervals = any(cell.low is not None for row in table.rows for cell in row.metric.values())
     spread = f" [{level} {table.interval} interval over subjects]"
-    scores = [
-        [row.method, row.subjects, row.images, *(_cell(row.metric.get(name)) for name in metrics)]
-        for row in table.rows
-    ]
     differences = [
         [f"{pair.a} − {pair.b}", *(_cell(pair.metric.get(name), "+") for name in metrics)]
         for pair in table.paired
@@ -125,8 +128,13 @@ def as_markdown(table: Table) -> str:
     parts = [
         f"Mean over subjects{spread if intervals else ', of which there is one: no intervals'}; "
         "↓: low is good. Scores of other models or evaluators are not comparable with these.",
-        _grid(["method", "subjects", "images", *names], scores),
+        _grid(["method", "subjects", "images", *names], _cells(table.rows, metrics)),
     ]
+    for category, rows in table.categories.items():
+        parts += [
+            f"Category {category}:",
+            _grid(["method", "subjects", "images", *names], _cells(rows, metrics)),
+        ]
     if differences:
         parts += ["Paired differences, over the same subjects:", _grid(["difference", *names], differences)]
     parts += ["Per subject:", _grid(["subject", "method", *names], subjects)]
@@ -134,6 +142,13 @@ def as_markdown(table: Table) -> str:
     made.append("- seeds: " + ", ".join(map(str, table.seeds)))
     made.append("- " + ", ".join(f"{name} {version}" for name, version in table.versions.items()))
     return "\n\n".join([*parts, "\n".join(made)]) + "\n"
+
+
+def _cells(rows: Sequence[MethodRow], metrics: Sequence[str]) -> list[list[Any]]:
+    return [
+        [row.method, row.subjects, row.images, *(_cell(row.metric.get(name)) for name in metrics)]
+        for row in rows
+    ]
 
 
 def _number(value: float | None, sign: str = "") -> str:

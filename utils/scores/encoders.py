@@ -48,7 +48,7 @@ class ClipEncoder:
         check_clip(model)
         self.device, dtype = choose_device_dtype(device)
         self.model_id = str(model)
-        self.model = _load(CLIPModel, model, dtype=dtype).to(self.device).eval()
+        self.model = load_judge(CLIPModel, model, dtype=dtype).to(self.device).eval()
         with readable("CLIP model", model):
             self.processor = CLIPImageProcessorPil.from_pretrained(model)
             self.tokenizer = CLIPTokenizer.from_pretrained(model)
@@ -58,10 +58,10 @@ class ClipEncoder:
         an iterator is read batch by batch, so memory does not grow with N."""
 
         def encode(batch: list[Image.Image]) -> Tensor:
-            pixels = _pixel_values(self.processor, batch).to(self.device, self.model.dtype)
+            pixels = pixel_values(self.processor, batch).to(self.device, self.model.dtype)
             return self.model.get_image_features(pixel_values=pixels).pooler_output
 
-        return _unit_features(encode, images, batch_size, self.model.config.projection_dim)
+        return unit_features(encode, images, batch_size, self.model.config.projection_dim)
 
     def text_features(self, prompts: Iterable[str], batch_size: int = 256) -> Tensor:
         """(N, P) float32 unit vectors on the CPU.
@@ -76,7 +76,7 @@ class ClipEncoder:
             tokens = _tokens(self.tokenizer, batch, limit, self.model_id).to(self.device)
             return self.model.get_text_features(**tokens).pooler_output
 
-        return _unit_features(encode, prompts, batch_size, self.model.config.projection_dim)
+        return unit_features(encode, prompts, batch_size, self.model.config.projection_dim)
 
 
 class DinoEncoder:
@@ -93,7 +93,7 @@ class DinoEncoder:
         check_dino(model)
         self.device, dtype = choose_device_dtype(device)
         self.model_id = str(model)
-        self.model = _load(ViTModel, model, dtype=dtype, add_pooling_layer=False).to(self.device).eval()
+        self.model = load_judge(ViTModel, model, dtype=dtype, add_pooling_layer=False).to(self.device).eval()
         published = self.model.config.image_size == DINO_SIZE
         with readable("DINO model", model):
             self.processor = dino_processor() if published else ViTImageProcessorPil.from_pretrained(model)
@@ -102,10 +102,10 @@ class DinoEncoder:
         """(N, D) float32 unit vectors on the CPU; an iterator is read batch by batch."""
 
         def encode(batch: list[Image.Image]) -> Tensor:
-            pixels = _pixel_values(self.processor, batch).to(self.device, self.model.dtype)
+            pixels = pixel_values(self.processor, batch).to(self.device, self.model.dtype)
             return self.model(pixel_values=pixels).last_hidden_state[:, 0]  # CLS
 
-        return _unit_features(encode, images, batch_size, self.model.config.hidden_size)
+        return unit_features(encode, images, batch_size, self.model.config.hidden_size)
 
 
 def dino_processor() -> BaseImageProcessor:
@@ -158,7 +158,7 @@ def check_dino(model: str | Path) -> None:
         check_files(model, "image processor", "preprocessor_config.json", "processor_config.json")
 
 
-def _load(model_class: type[PreTrainedModel], model: str | Path, **settings: Any) -> PreTrainedModel:
+def load_judge(model_class: type[PreTrainedModel], model: str | Path, **settings: Any) -> PreTrainedModel:
     """Raises UserError when weights are missing, which the library would draw at random."""
     with without_progress_bars(), readable("model", model):
         loaded, found = model_class.from_pretrained(model, output_loading_info=True, **settings)
@@ -182,13 +182,13 @@ def _tokens(tokenizer: CLIPTokenizer, prompts: list[str], limit: int, model: str
     return tokens
 
 
-def _pixel_values(processor: BaseImageProcessor, images: list[Image.Image]) -> Tensor:
+def pixel_values(processor: BaseImageProcessor, images: list[Image.Image]) -> Tensor:
     """(B, 3, S, S)"""
     return processor([image.convert("RGB") for image in images], return_tensors="pt").pixel_values
 
 
 @torch.no_grad()
-def _unit_features(
+def unit_features(
     encode: Callable[[list], Tensor], items: Iterable[Any], batch_size: int, width: int
 ) -> Tensor:
     """(N, width) float32 unit vectors on the CPU."""

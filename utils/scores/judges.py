@@ -80,12 +80,31 @@ def _check_blip_texts(model: str, texts: Sequence[str]) -> None:
     check_prompts(model, texts)
 
 
+def _load_siglip(model: str, device: "Device", head: str) -> Any:
+    from utils.scores.siglip import SiglipEncoder
+
+    return SiglipEncoder(model, device)
+
+
+def _check_siglip(model: str, head: str) -> None:
+    from utils.scores.siglip import check_siglip
+
+    check_siglip(model)
+
+
+def _check_siglip_texts(model: str, texts: Sequence[str]) -> None:
+    from utils.scores.siglip import check_siglip_prompts
+
+    check_siglip_prompts(model, texts)
+
+
 KINDS: dict[str, Kind] = {
     row.name: row
     for row in (
         Kind("clip", "CLIP of CLIP-T and CLIP-I", _load_clip, _check_clip, _check_clip_texts),
         Kind("dino", "DINO of DINO-I, PRES and DIV", _load_dino, _check_dino),
         Kind("blip", "BLIP of BLIP-T", _load_blip, _check_blip, _check_blip_texts),
+        Kind("siglip", "SigLIP of SigLIP-T", _load_siglip, _check_siglip, _check_siglip_texts),
     )
 }
 

@@ -61,11 +61,15 @@ class Score:
         return {1: "↑", -1: "↓", 0: ""}[self.good]
 
 
-def clip_t(images: ScoredImages) -> "Tensor":
-    """(N,) cosine of each image with its own prompt."""
-    from utils.scores.similarity import clip_t
+def prompt_cosine(kind: str) -> "Callable[[ScoredImages], Tensor]":
+    """(N,) cosine of each image with its own prompt, by the features of a judge of this kind."""
 
-    return clip_t(images.features("clip"), images.model("clip").text_features(images.texts))
+    def cosine(images: ScoredImages) -> "Tensor":
+        from utils.scores.similarity import clip_t
+
+        return clip_t(images.features(kind), images.model(kind).text_features(images.texts))
+
+    return cosine
 
 
 def blip_t(images: ScoredImages) -> "Tensor":
@@ -97,7 +101,7 @@ SCORES: dict[str, Score] = {
             good=1,
             meaning="Does the image show the prompt? Raw cosine of CLIP’s features.",
             judge="clip",
-            of_images=clip_t,
+            of_images=prompt_cosine("clip"),
         ),
         Score(
             "blip_t",
@@ -106,6 +110,14 @@ SCORES: dict[str, Score] = {
             meaning="Does the image show the prompt, as a BLIP model judges?",
             judge="blip",
             of_images=blip_t,
+        ),
+        Score(
+            "siglip_t",
+            "SigLIP-T",
+            good=1,
+            meaning="Does the image show the prompt? Raw cosine of SigLIP’s features.",
+            judge="siglip",
+            of_images=prompt_cosine("siglip"),
         ),
         Score(
             "clip_i",

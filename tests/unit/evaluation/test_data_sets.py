@@ -13,8 +13,11 @@ from utils.evaluation.data_sets import (
     Subject,
     check_template,
     chosen,
+    copy_pictures,
+    in_folders,
     read_templates,
 )
+from utils.evaluation.dreambench_plus import read_dreambench_plus
 from utils.evaluation.published_sets import (
     read_customconcept101,
     read_customconcept101_pairs,
@@ -83,6 +86,57 @@ def custom(tmp_path: Path) -> Path:
     (tmp_path / "prompts" / "chair.txt").write_text("a {} of stone\n")
     (tmp_path / "prompts" / "both.txt").write_text("the {0} on the {1}\n{1} and {0}")
     return tmp_path
+
+
+def dreambench(root: Path, **files: tuple[str, int]) -> Path:
+    """A copy of DreamBench++: 'category/NN' -> (noun, prompts after it)."""
+    for place, (noun, count) in files.items():
+        category, number = place.split("_")
+        for part in ("images", "captions"):
+            (root / part / category).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 7), "red").save(root / "images" / category / f"{number}.jpg")
+        lines = [f"A photo of a {noun} in the snow", "a Red MUG, by the sea", "a city {by night}"]
+        lines += [f"a {noun} {i}" for i in range(count)]
+        (root / "captions" / category / f"{number}.txt").write_text("\n".join([noun, *lines[:count]]) + "\n")
+    return root
+
+
+def test_dreambench_plus_is_read_in_its_own_layout(tmp_path):
+    root = dreambench(tmp_path / "copy" / "data", object_03=("red mug", 9), animal_00=("cat", 9))
+    cat, mug = read_dreambench_plus(tmp_path / "copy")
+    assert read_dreambench_plus(root, ["object_03_red_mug"]) == [mug]
+    assert (mug.name, mug.cls, mug.category, mug.live) == ("object_03_red_mug", "red mug", "object", False)
+    assert (cat.name, cat.category, cat.live) == ("live_subject_animal_00_cat", "animal", True)
+    assert mug.templates[:3] == (
+        "A photo of a {} in the snow",
+        "a {}, by the sea",
+        "a city {{by night}}, {}",
+    )
+    assert mug.prompts[2] == "a city {by night}, <new1> red mug" and len(mug.prompts) == 9
+    (each,) = mug.individuals
+    assert each.picture == root / "images" / "object" / "03.jpg"
+    (placed,) = in_folders([mug], tmp_path / "pictures")
+    copy_pictures([placed])
+    (copy,) = (tmp_path / "pictures" / "object_03_red_mug").iterdir()
+    assert copy.name == "0.jpg" and copy.read_bytes() == each.picture.read_bytes()
+    assert placed.describe()["pictures"] == [str(copy)] and placed.describe()["category"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({}, "no images/..*.jpg in"),
+        ({"object_00": ("mug", 8)}, "00.txt has 8 prompts after its noun, not 9"),
+        ({"object_00": ("../mug", 9)}, "subject 'object_00_../mug' has a path separator"),
+    ],
+)
+def test_a_copy_of_dreambench_plus_that_is_not_whole_is_told(tmp_path, files, words):
+    with pytest.raises(UserError, match=words):
+        read_dreambench_plus(dreambench(tmp_path, **files))
+    dreambench(tmp_path, object_01=("mug", 9))
+    (tmp_path / "captions" / "object" / "01.txt").unlink()
+    with pytest.raises(UserError, match="(01.txt is missing|after its noun|path separator)"):
+        read_dreambench_plus(tmp_path)
 
 
 def test_dreambooth_subjects_have_their_class_their_kind_and_its_prompts(tmp_path):

@@ -113,6 +113,19 @@ def test_a_score_that_some_subjects_lack_is_taken_over_the_others():
     assert "div" not in table.rows[1].metric and "div" not in table.paired[0].metric
 
 
+def test_a_category_has_rows_of_its_own_subjects():
+    found = {(s, "base"): Scores({"clip_t": v}, {}, 2) for s, v in (("x", 0.2), ("y", 0.4), ("z", 0.9))}
+    categories = {"object": ["x", "y"], "human": ["z"]}
+    table = build_table(found, ["x", "y", "z"], ["base"], [0], {}, categories)
+    assert list(table.categories) == ["human", "object"]
+    (human,), (thing,) = table.categories.values()
+    assert (thing.subjects, thing.images, thing.metric["clip_t"].mean) == (2, 4, pytest.approx(0.3))
+    assert human.metric["clip_t"] == Interval(0.9)
+    text = as_markdown(table)
+    assert "Category human:\n\n| method | subjects | images | clip_t |" in text
+    assert "| base | 1 | 2 | 0.900 |" in text
+
+
 def test_markdown_says_what_the_numbers_are_of(table):
     text = as_markdown(table)
     assert "95 % t interval over subjects" in text
