@@ -55,7 +55,6 @@ PROGRAMS = {
     },
     "semantic_space": Program("semantic_space"),
     "attention_maps": Program("attention_maps", ("--num_images=1",)),
-    "draw toon's examples": Program("toon build examples"),
     "draw toon's scenes": Program("toon masked_scenes"),
 }
 FAST = ("export lora",)  # the others run with --faults

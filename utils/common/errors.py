@@ -21,7 +21,7 @@ REFUSALS = frozenset(
 # What libraries say when memory runs out: torch's two allocators, cuBLAS, cuDNN, the system.
 _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|out of memory|std::bad_alloc|cannot allocate memory|"
-    r"_STATUS_ALLOC_FAILED|can't start new thread",
+    r"_STATUS_ALLOC_FAILED|can't start new thread|could not (create|execute) a (primitive|memory)",
     re.IGNORECASE,
 )
 # Of a write that does not say to what.
