@@ -50,6 +50,7 @@ def draw(config: InferenceConfig) -> None:
     from utils.bases.pretrained import check_named_base
 
     check_named_base(config.base)
+    from utils.concepts.embeddings import check_one_vector
     from utils.learners.registry import check_has_text_states
     from utils.sampling.drawing import prepare
     from utils.sampling.embedding_adjustment import adjust
@@ -58,6 +59,7 @@ def draw(config: InferenceConfig) -> None:
     settings, record = drawing.settings, drawing.record
     if rotation is not None:
         check_rotation(rotation, classes_of(drawing.concepts))
+        check_one_vector(drawing.concepts, "--embedding_adjustment")
         for concept in drawing.concepts:
             check_has_text_states(concept.parts, "the concept")
         record |= {"embedding_adjustment": rotation}

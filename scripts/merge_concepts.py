@@ -80,10 +80,12 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
 
 def _concepts_of(paths: list[Path]) -> list:
     """The concepts, if they can be merged: each has a token, one has K/V, none trained anything else."""
+    from utils.concepts.embeddings import check_one_vector
     from utils.concepts.export import parts_beyond
     from utils.concepts.formats import read_concept
 
     concepts = [read_concept(path) for path in paths]
+    check_one_vector(concepts, "merging")
     for path, concept in zip(paths, concepts, strict=True):
         if not concept.rows:
             raise UserError(f"{path} has no token, and only what tokens mean can be merged")

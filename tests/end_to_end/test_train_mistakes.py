@@ -55,7 +55,23 @@ MISTAKES = {
         dict(modifier_token="cat", instance_prompt="a cat dog"),
         "'cat' is already in the vocabulary",
     ),
-    "initialiser in pieces": (dict(initializer_token="snowman"), "'snowman' is not a single token"),
+    "initialiser of nothing": (dict(initializer_token="<|endoftext|>"), "is not in the vocabulary: try ktn"),
+    "vectors of XTI": (
+        dict(num_vectors=2, method="xti", instance_prompt=None),
+        "--num_vectors 2: --method xti trains rows of each layer, which know tokens of one vector",
+    ),
+    "vectors of NeTI": (
+        dict(num_vectors=2, method="neti", instance_prompt=None),
+        "--num_vectors 2: --method neti trains ",
+    ),
+    "vectors of a token that does not learn": (
+        dict(num_vectors=2, trains="unet", spl_weight=None, method="kv_only"),
+        "--num_vectors has no effect on --method kv_only",
+    ),
+    "vectors read at one": (
+        dict(num_vectors=2, spl_pool="modifier"),
+        "--spl_pool modifier reads one vector, --num_vectors is 2: leave out one",
+    ),
     "more tokens than concepts": (
         dict(modifier_token="<new1>+<new2>", cls_token="dog+cat"),
         "--modifier_token <new1>+<new2> for 1 concept",

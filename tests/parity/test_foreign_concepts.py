@@ -16,6 +16,7 @@ from diffusers.models.attention_processor import CustomDiffusionAttnProcessor
 from safetensors.torch import save_file
 
 from tests.tiny_models import tiny_pipeline
+from utils.bases.text import tokenize
 from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
@@ -286,7 +287,27 @@ def test_textual_inversion_file(tmp_path, base, pipeline, suffix, shape):
     assert_merged(pipeline, base, {}, {"<cat-toy>": row})
 
 
-def test_several_vectors_to_a_token_are_refused(tmp_path, pipeline):
-    save_file({"<cat-toy>": torch.randn(3, 32)}, tmp_path / "learned_embeds.safetensors")
-    with pytest.raises(ValueError, match="has 3 vectors for <cat-toy>"):
-        load_concept(pipeline, tmp_path / "learned_embeds.safetensors")
+@pytest.mark.parametrize("kind", ["diffusers", "kohya", "a1111"])
+def test_several_vectors_of_a_token_mean_what_they_mean_to_diffusers(tmp_path, base, pipeline, kind):
+    """The states of "a <cat-toy> on a beach" are those of a pipeline that loaded the file by itself."""
+    rows, file = torch.randn(3, 32), tmp_path / "cat-toy.pt"
+    content = {
+        "diffusers": {"<cat-toy>": rows},
+        "kohya": {"emb_params": rows},
+        "a1111": {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "cat-toy"},
+    }[kind]
+    torch.save(content, file)
+    stock = copy.deepcopy(base)
+    if kind == "kohya":  # whose files diffusers does not read
+        stock.load_textual_inversion({"<cat-toy>": rows}, token="<cat-toy>")
+    else:
+        stock.load_textual_inversion(file, token="<cat-toy>")
+    token_id = load_concept(pipeline, file).token_ids["<cat-toy>"]
+    table = pipeline.text_encoder.get_input_embeddings().weight
+    assert torch.equal(table[token_id : token_id + 3], rows)
+    states = [
+        each.encode_prompt(["a <cat-toy> on a beach"], "cpu", 1, False)[0] for each in (stock, pipeline)
+    ]
+    assert torch.equal(*states)
+    ids = tokenize(pipeline.tokenizer, ["a <cat-toy> on a beach"])
+    assert torch.equal(pipeline.text_encoder(ids).last_hidden_state, states[0])

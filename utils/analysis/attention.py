@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.common.errors import UserError, short
+from utils.concepts.names import written_out
 from utils.learners.layer_rows import cross_attention_layers
 
 TINY = 1e-12  # added to maps, so that a logarithm exists where a map is 0
@@ -82,8 +83,8 @@ def word_positions(tokenizer: Any, prompt: str, phrases: Sequence[str] = ()) -> 
     """
     words, places, position = prompt.split(), {}, 1
     split = {phrase: phrase.split() for phrase in phrases}
-    counts = [len(tokenizer(word, add_special_tokens=False).input_ids) for word in words]
-    whole = len(tokenizer(prompt, add_special_tokens=False).input_ids)
+    counts = [_length(tokenizer, word) for word in words]
+    whole = _length(tokenizer, prompt)
     assert sum(counts) == whole, f"'{prompt}' has {whole} tokens, its words {sum(counts)}"
     if whole + 2 > tokenizer.model_max_length:
         raise UserError(
@@ -97,6 +98,11 @@ def word_positions(tokenizer: Any, prompt: str, phrases: Sequence[str] = ()) -> 
         places.setdefault(name, []).extend(range(position, position + length))
         position, i = position + length, i + used
     return places
+
+
+def _length(tokenizer: Any, text: str) -> int:
+    """Tokens of a text, without BOS and EOS."""
+    return len(tokenizer(written_out(tokenizer, text), add_special_tokens=False).input_ids)
 
 
 def word_maps(maps: Tensor, positions: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:

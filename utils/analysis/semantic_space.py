@@ -85,9 +85,7 @@ def measure(base: Any, moment: Moment, words: dict[str, list[Tensor]], probe: Pr
 
 def start_of(base: Any, moment: Moment) -> None:
     """Put the tokens into an untouched base as the training did before its first step."""
-    concepts = moment.config.concepts()
-    tokens = [concept.modifier_token for concept in concepts]
-    base.add_tokens(tokens, [concept.initializer_token for concept in concepts], moment.config.start)
+    base.add_tokens(*moment.config.vectors(), moment.config.start)
 
 
 def measure_all(

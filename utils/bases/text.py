@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from utils.concepts.names import written_out
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -18,7 +20,11 @@ def tokenize(tokenizer: "PreTrainedTokenizerBase", phrases: list[str]) -> Tensor
     if not phrases:
         return torch.empty(0, length, dtype=torch.long)
     encoded = tokenizer(
-        phrases, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        [written_out(tokenizer, phrase) for phrase in phrases],
+        padding="max_length",
+        max_length=length,
+        truncation=True,
+        return_tensors="pt",
     )
     return encoded.input_ids
 

@@ -4,6 +4,7 @@ Shapes: n vectors of a token, D text width.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,18 +50,24 @@ def embedding_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
 
 def token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
-    """{token: (D,)} from {token: (D,) or (1, D)}. Several vectors to a token are refused."""
+    """{token: (D,)} from {token: (D,) or (1, D)}; {token: (n, D)} where a token has n vectors."""
     for token, row in content.items():
         if not isinstance(row, Tensor):
             raise UserError(f"{path}: {token} is not one token's row: it is a {type(row).__name__}")
-        if row.ndim == 2 and len(row) > 1:
-            raise UserError(
-                f"{path} has {len(row)} vectors for {token}; here a token is one vector: "
-                "train the embedding with one"
-            )
         if row.ndim not in (1, 2):
-            raise UserError(f"{path}: {token} is not one token's row: expected (D,), got {tuple(row.shape)}")
-    return {token: row.detach().flatten() for token, row in content.items()}
+            shape = tuple(row.shape)
+            raise UserError(f"{path}: {token} is not one token's rows: expected (D,) or (n, D), got {shape}")
+    return {
+        token: row.detach().squeeze(0) if row.ndim == 2 else row.detach() for token, row in content.items()
+    }
+
+
+def check_one_vector(concepts: "Iterable[ConceptWeights]", what: str) -> None:
+    """Raises UserError, beginning with `what`, for a concept with a token of several vectors."""
+    for concept in concepts:
+        for token, row in concept.rows.items():
+            if row.ndim == 2:
+                raise UserError(f"{what} knows tokens of one vector, {token} has {len(row)}")
 
 
 def named(concept: "ConceptWeights", token: str | None, path: Path) -> "ConceptWeights":

@@ -18,7 +18,7 @@ from utils.bases.sd import load_pipeline
 from utils.common.errors import UserError, short
 from utils.common.files import give_umask_mode
 from utils.common.tensor_files import system_errors, write_pickle, write_tensors
-from utils.concepts.embeddings import KOHYA_KEY
+from utils.concepts.embeddings import KOHYA_KEY, check_one_vector
 from utils.concepts.formats import WEIGHTS_STEM
 from utils.concepts.load import WRONG_BASE, load_concept
 from utils.concepts.lora import (
@@ -97,6 +97,8 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
         raise UserError(f"{path} has no K/V, only token rows; use --format embedding")
     if not (others or kv or concept.rows):
         raise UserError(f"{path} holds no weights")
+    if layout == "official":
+        check_one_vector([concept], "--format official")
     if layout == "embedding" and kv:
         raise UserError(
             f"{path} has K/V, which an embedding would leave out; use --format lora, which writes both"
@@ -174,13 +176,13 @@ def _write(
 
 
 def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool) -> None:
-    """{token: (1, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/."""
+    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/."""
     for token, row in rows.items():
         name = f"{aliases[token]}.safetensors"
-        write_tensors(folder / name, {token: row.float().reshape(1, -1)})
+        write_tensors(folder / name, {token: torch.atleast_2d(row.float())})
         if kohya:
             (folder / "kohya").mkdir(exist_ok=True)
-            write_tensors(folder / "kohya" / name, {KOHYA_KEY: row.float().reshape(1, -1)})
+            write_tensors(folder / "kohya" / name, {KOHYA_KEY: torch.atleast_2d(row.float())})
 
 
 def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:

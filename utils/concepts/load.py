@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from utils.bases.digest import base_digest
 from utils.common.errors import UserError
 from utils.concepts.formats import KV, read_concept
+from utils.concepts.names import vector_names, written_out
 from utils.concepts.weights import ConceptWeights
 from utils.learners.learner import WRONG_BASE, check_shape
 from utils.learners.registry import LEARNERS
@@ -156,33 +157,43 @@ def _check_rows(pipeline: Any, rows: dict[str, Tensor], path: Path) -> None:
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the text encoder {len(table)} rows")
     vocabulary = tokenizer.get_vocab()
     added = {token.lower() for token in tokenizer.get_added_vocab()}  # found in prompts whatever their case
+    tokens = {token.lower() for token in rows}
     for token, row in rows.items():
         if token in vocabulary or token.lower() in added:
             raise UserError(
                 f"{token} of {path} is in the tokenizer already; load it into a fresh pipeline, "
                 "or train the concept under another --modifier_token"
             )
-        if len(row) != table.shape[1]:
-            widths = f"width {len(row)}, the text encoder's is {table.shape[1]}"
+        names = vector_names(token, len(torch.atleast_2d(row)))
+        if taken := [name for name in names[1:] if name in vocabulary or name.lower() in added | tokens]:
+            raise UserError(f"{path}: {taken[0]}, a vector of {token}, is another token; rename it: --token")
+        if row.shape[-1] != table.shape[1]:
+            widths = f"width {row.shape[-1]}, the text encoder's is {table.shape[1]}"
             raise UserError(f"{path}: {token} has {widths}; {WRONG_BASE}")
         if not row.to(table.dtype).isfinite().all():
             raise UserError(f"{path}: {token} is not finite in {table.dtype}")
 
 
 def _add_rows(pipeline: Any, rows: dict[str, Tensor]) -> dict[str, int]:
-    """Add the tokens and their rows, (D,) each; the ids under which prompts now find them."""
+    """Add the tokens and their rows, (D,) or (n, D) each; the ids under which prompts now find the first."""
     if not rows:
         return {}
     tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
-    tokenizer.add_tokens(list(rows))
+    vectors: dict[str, Tensor] = {}  # name -> (D,)
+    for token, row in rows.items():
+        each = torch.atleast_2d(row)
+        vectors |= dict(zip(vector_names(token, len(each)), each, strict=True))
+    tokenizer.add_tokens(list(vectors))
     if len(tokenizer) > text_encoder.get_input_embeddings().num_embeddings:
         # The library draws the new rows at random; every one of them is overwritten below.
         text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     table = text_encoder.get_input_embeddings().weight
-    token_ids = {token: tokenizer.convert_tokens_to_ids(token) for token in rows}
-    for token, row in rows.items():
-        input_ids = tokenizer.encode(token, add_special_tokens=False)
-        assert input_ids == [token_ids[token]], f"prompts would read {token} as {input_ids}"
+    ids = {name: tokenizer.convert_tokens_to_ids(name) for name in vectors}
+    for name, row in vectors.items():
         with torch.no_grad():
-            table[token_ids[token]] = row.to(table)
-    return token_ids
+            table[ids[name]] = row.to(table)
+    for token in rows:
+        input_ids = tokenizer.encode(written_out(tokenizer, token), add_special_tokens=False)
+        own = [ids[name] for name in vector_names(token, len(torch.atleast_2d(rows[token])))]
+        assert input_ids == own, f"prompts would read {token} as {input_ids}"
+    return {token: ids[token] for token in rows}

@@ -5,6 +5,7 @@ Nothing here imports torch, for flags are checked with it.
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 from utils.common.errors import UserError, short
 from utils.common.limits import check_file_name
@@ -38,6 +39,26 @@ def file_stems(tokens: Iterable[str]) -> list[str]:
         taken.add(name.lower())
         stems.append(name)
     return stems
+
+
+def vector_names(token: str, count: int) -> list[str]:
+    """What a tokenizer calls a token's vectors, as diffusers does: <new1>, <new1>_1, <new1>_2, …"""
+    return [token, *(f"{token}_{number}" for number in range(1, count))]
+
+
+def written_out(tokenizer: Any, text: str) -> str:
+    """The text with each token of several vectors followed by the names of the others.
+
+    diffusers' pipelines do the same to their prompts (`maybe_convert_prompt`), so that one word stands for
+    all vectors in training, in sampling, and in an exported pipeline.
+    """
+    added = tokenizer.get_added_vocab()
+    for token in [token for token in added if f"{token}_1" in added and token in text]:
+        count = 1
+        while f"{token}_{count}" in added:
+            count += 1
+        text = text.replace(token, " ".join(vector_names(token, count)))
+    return text
 
 
 def is_device(name: str) -> bool:

@@ -12,11 +12,12 @@ from torch import Tensor
 class ConceptWeights:
     """What a concept's files hold, under the UNet's own parameter names.
 
-    weights: name -> (C, D), replaces the parameter (attn2.to_q and attn2.to_out.0 too if they were trained).
-    deltas: name -> (C, D), is added to the parameter (Adobe's compressed layout). rows: modifier token ->
-    (D,). parts: learner -> the tensors of its own file, for learners other than K/V and rows. base: name,
-    folder or Hub id of the base model; digest: its `base_digest`. method, subject: of the method's row;
-    subject: how prompts name the concept. classes: a class word for each token.
+    weights: name -> (C, D), replaces the parameter (attn2.to_q and attn2.to_out.0 too if they were
+    trained). deltas: name -> (C, D), is added to the parameter (Adobe's compressed layout). rows:
+    modifier token -> (D,), or (n, D) for a token of n vectors. parts: learner -> the tensors of its own
+    file, for learners other than K/V and rows. base: name, folder or Hub id of the base model; digest:
+    its `base_digest`. method, subject: of the method's row; subject: how prompts name the concept.
+    classes: a class word for each token.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)

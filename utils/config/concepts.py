@@ -87,7 +87,12 @@ class ConceptFlags:
     )
     modifier_token: str = option("<new1>", "new token of each concept, joined by +", set_by_evaluation=True)
     initializer_token: str | None = option(
-        None, "words the new tokens start from, joined by + (default: the method's rare words, or the class)"
+        None,
+        "words the new tokens start from, joined by +; a word of several pieces gives their mean (default: "
+        "the method's rare words, or the class)",
+    )
+    num_vectors: int = option(
+        1, "learned vectors of each token, which stays one word in prompts", minimum=1, below=65
     )
     cls_token: str | None = option(
         None, "class word of each concept, joined by +, e.g. 'teddy bear+barn'", set_by_evaluation=True

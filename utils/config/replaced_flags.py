@@ -31,7 +31,6 @@ REPLACED_FLAGS: dict[str, str] = {
     "local_rank": _PROCESSES,
     # textual inversion
     "placeholder_token": "use --modifier_token",
-    "num_vectors": "a concept is one token row: leave it out",
     "train_data_dir": "use --instance_data_dir",
     "learnable_property": "write the caption yourself: --instance_prompt, e.g. 'a photo of a <new1> dog'",
     "repeats": "images are drawn again and again until --max_train_steps: leave it out",

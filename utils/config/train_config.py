@@ -16,6 +16,7 @@ from utils.common.config_file import CONFIG_HELP, is_saved, read_flags
 from utils.common.errors import UserError, short
 from utils.common.files import shown, write_json
 from utils.common.flags import check_fields, option, parser_of
+from utils.concepts.names import vector_names
 from utils.config.concepts import Concept, ConceptFlags, concepts_of
 from utils.config.data_flags import DataFlags
 from utils.config.measure_flags import MeasureFlags
@@ -105,6 +106,10 @@ class TrainConfig(
         if self.cls_token is None and self.start == "class":
             raise UserError(f"--method {self.method} starts each token from its class word: give --cls_token")
         wanted = len(self.modifier_tokens)
+        if self.num_vectors > 1 and self.spl_pool == "modifier":
+            raise UserError(
+                f"--spl_pool modifier reads one vector, --num_vectors is {self.num_vectors}: leave out one"
+            )
         if len(self.initializer_tokens) < wanted:
             raise UserError(
                 f"--initializer_token {'+'.join(self.initializer_tokens)}: need {wanted}, joined by +"
@@ -137,6 +142,15 @@ class TrainConfig(
         """How an initial word names a row (`first_ids`); a word that was given is no class word."""
         given = self.initializer_token is not None and self.recipe.start == "class"
         return "word" if given else self.recipe.start
+
+    def vectors(self) -> tuple[list[str], list[str]]:
+        """What the tokenizer calls each vector of each concept's token, and the word that it starts from."""
+        names: list[str] = []
+        words: list[str] = []
+        for concept in self.concepts():
+            names += vector_names(concept.modifier_token, self.num_vectors)
+            words += [concept.initializer_token] * self.num_vectors
+        return names, words
 
     def plan(self) -> Iterator[tuple[Stage, int, int]]:
         """(stage, its first step, its last step)."""

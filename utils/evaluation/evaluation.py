@@ -21,6 +21,7 @@ from utils.bases.registry import as_dict, portable
 from utils.bases.sd import check_base
 from utils.common.errors import UserError
 from utils.common.files import check_writable_folder, write_json, write_text
+from utils.concepts.embeddings import check_one_vector
 from utils.concepts.formats import read_concept
 from utils.concepts.names import check_apart
 from utils.config.methods import METHODS
@@ -181,6 +182,7 @@ def check_source(source: Source, settings: Settings, models: Mapping[str, str]) 
     if source.concept is not None and drawing.embedding_adjustment is not None:
         concept = read_concept(source.concept)
         check_rotation(drawing.embedding_adjustment, classes_of([concept]))
+        check_one_vector([concept], "--embedding_adjustment")
         check_has_text_states(concept.parts, source.concept)
     for method in source.trained:
         if drawing.embedding_adjustment is not None:

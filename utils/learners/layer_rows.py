@@ -183,4 +183,5 @@ LEARNER = Learner(
     hook_copy=hook_copy,
     layered=True,
     tokens_only=True,
+    one_vector=True,
 )

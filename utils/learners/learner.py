@@ -27,6 +27,7 @@ class Learner:
     parameters back bit for bit, so that a checkpoint holds no copy. tokens_only: whether prompts without a
     modifier token stay as they are. layered: whether text states hold a copy for each layer. timed: whether
     a token means something else at every timestep, so that its prompts have no text states of their own.
+    one_vector: whether a token has to be a single row (--num_vectors 1).
     install(pipeline, tensors, token ids by token, path): for a learner that more than changed weights put
     into effect; called after `merge` has checked the tensors, when the tokens are in place.
     hook_copy(pipeline, unet): what `install` did to the pipeline's UNet, for one made from its weights;
@@ -44,6 +45,7 @@ class Learner:
     tokens_only: bool = False
     layered: bool = False
     timed: bool = False
+    one_vector: bool = False
     install: Callable[[Any, Tensors, dict[str, int], Path], None] | None = None
     hook_copy: Callable[[Any, Any], None] | None = None
 

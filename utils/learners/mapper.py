@@ -209,5 +209,6 @@ LEARNER = Learner(
     install=install,
     hook_copy=hook_copy,
     tokens_only=True,
+    one_vector=True,
     timed=True,
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.common.errors import UserError, short
+from utils.concepts.names import written_out
 from utils.learners.learner import Learner, Parameters, Tensors
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class ModifierTokens(nn.Module):
 def check_tokens(
     tokenizer: "PreTrainedTokenizerBase", tokens: Sequence[str], words: Sequence[str], start: str = "piece"
 ) -> list[list[int]]:
-    """Checks that every modifier token is new and every first word is in the vocabulary; changes nothing.
+    """Checks that every modifier token is new and every first word is of the vocabulary; changes nothing.
 
     start: how a word names the token's first row, see `first_ids`. Returns, in order, the ids whose mean row
     each token starts from. Raises UserError otherwise, also for repetitions, blanks in a token and counts
@@ -75,9 +76,11 @@ def check_tokens(
 
 def check_within_limit(tokenizer: "PreTrainedTokenizerBase", prompt: str, tokens: list[str]) -> None:
     """Raises UserError when the tokenizer, which has the tokens, would cut one of them off a long prompt."""
-    input_ids = tokenizer(prompt, max_length=tokenizer.model_max_length, truncation=True).input_ids
+    whole = written_out(tokenizer, prompt)
+    input_ids = tokenizer(whole, max_length=tokenizer.model_max_length, truncation=True).input_ids
     for token in tokens:
-        if tokenizer.convert_tokens_to_ids(token) not in input_ids:
+        last = written_out(tokenizer, token).split()[-1]  # of the token's vectors
+        if tokenizer.convert_tokens_to_ids(last) not in input_ids:
             raise UserError(
                 f"'{short(prompt)}' is cut at {tokenizer.model_max_length} tokens, before {token}; "
                 "shorten it, or move the token forward"
@@ -126,30 +129,24 @@ def _is_known(tokenizer: "PreTrainedTokenizerBase", token: str) -> bool:
 
 
 def first_ids(tokenizer: "PreTrainedTokenizerBase", word: str, start: str) -> list[int]:
-    """The ids whose mean row a token starts from.
+    """The ids whose mean row a token starts from: of a word in several pieces, all of them.
 
-    start "piece": the entry spelled exactly so, else the whole word, which CLIP's vocabulary spells with
-    "</w>". Quirk kept from the official code: CLIP's bare entries are pieces that a word continues. "ktn" is
-    42170, though the word ktn is read as k + tn, and "pll" is 47629, not the word's own 25266. The official
-    code took EOS for a spelling it did not find; here that is a UserError. start "word": the one token that
-    prompts read the word as (DreamBooth's sks is 48136); else a UserError. start "class": the tokens of a
-    class word. Textual inversion asks for a single one; of several, as in "teddy bear", the mean is taken
-    here.
+    start "piece": the entry spelled exactly so, else the word. Quirk kept from the official code: CLIP's bare
+    entries are pieces that a word continues. "ktn" is 42170, though the word ktn is read as k + tn, and "pll"
+    is 47629, not the word's own 25266. For a spelling that is no entry the official code took EOS. start
+    "word", "class": as prompts read the word (DreamBooth's sks is 48136) or the class.
+    Raises UserError for a word that is empty or has a piece which the vocabulary lacks.
     """
-    if start == "class":
-        return tokenizer(word, add_special_tokens=False).input_ids
-    vocabulary = tokenizer.get_vocab()
-    if start == "word":
-        ids = tokenizer(word, add_special_tokens=False).input_ids
-        word_id = ids[0] if len(ids) == 1 else None
+    if start == "piece" and (own := tokenizer.get_vocab().get(word)) is not None:
+        ids = [own]
     else:
-        word_id = vocabulary.get(word, vocabulary.get(f"{word}</w>"))
-    if word_id is None or word_id in tokenizer.all_special_ids:
+        ids = tokenizer(word, add_special_tokens=False).input_ids
+    if not ids or any(each in tokenizer.all_special_ids for each in ids):
         raise UserError(
-            f"initializer token {short(word)!r} is not a single token of the vocabulary: try "
-            + ("sks, a rare word" if start == "word" else "ktn, pll or ucd")
+            f"initializer token {short(word)!r} is not in the vocabulary: try "
+            + ("sks, a rare word" if start == "word" else "ktn, pll or ucd, or a common word")
         )
-    return [word_id]
+    return ids
 
 
 def attach(base: Any) -> Parameters:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from utils.bases.registry import base_row
 from utils.common.seeds import seed_of
+from utils.concepts.names import written_out
 from utils.config.concepts import Concept
 from utils.losses.context_prompts import draw_prompt, kind_of
 from utils.losses.contextualizer import Contextualizer, load_contextualizer, show_mask_row
@@ -51,7 +52,9 @@ class Masker:
     def pieces(self, word: str) -> list[int]:
         """The sub-tokens of a word; CLIP's tokenizer splits at blanks first, so a prompt's are its words'."""
         if word not in self.known:
-            self.known[word] = self.tokenizer(word, add_special_tokens=False).input_ids
+            self.known[word] = self.tokenizer(
+                written_out(self.tokenizer, word), add_special_tokens=False
+            ).input_ids
         return self.known[word]
 
     def fits(self, prompt: str) -> bool:

@@ -10,7 +10,7 @@ from utils.bases.registry import base_row, portable
 from utils.common.errors import UserError, short
 from utils.common.files import read_lines
 from utils.common.limits import LONGEST
-from utils.concepts.names import check_apart
+from utils.concepts.names import check_apart, vector_names
 
 if TYPE_CHECKING:
     from utils.concepts.formats import ConceptWeights
@@ -98,7 +98,9 @@ def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence
             raise UserError(
                 f"prompt mentions {short(token)}, known are: {', '.join(known) or 'none'}; add its --concept"
             )
-    tokenizer.add_tokens(known)
+    for concept in concepts:
+        for token, row in concept.rows.items():
+            tokenizer.add_tokens(vector_names(token, 1 if row.ndim == 1 else len(row)))
     check_apart(known, prompts)
     for prompt in prompts:
         check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])

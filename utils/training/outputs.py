@@ -56,11 +56,12 @@ def save_run(run: Run, folder: Path) -> None:
     tokens = [concept.modifier_token for concept in concepts]
     with run.averaged():  # in which what is packed has to be copied
         packed = {learner: _pack(run, learner) for learner in run.learned}
-        rows = torch.cat(list(base.rows.values()), dim=1)  # (K, D), of several text encoders side by side
+        rows = torch.cat(list(base.rows.values()), dim=1)  # (K·n, D), of several text encoders side by side
+    each = rows.unflatten(0, (len(tokens), -1))  # (K, n, D)
     save_concept(
         folder,
         next((packed.pop(name) for name in KV if name in packed), {}),
-        dict(zip(tokens, rows, strict=True)),
+        {token: row.squeeze(0) for token, row in zip(tokens, each, strict=True)},
         not config.no_safe_serialization,
         base_row(config.pretrained_model_name_or_path).name,
         [concept.cls_token for concept in concepts],
@@ -117,7 +118,7 @@ def concept_tensors(run: Run, folder: Path) -> dict[str, Tensor]:
             tensors |= {f"{learner}/{name}": value for name, value in values.items()}
     if ROWS in run.learned:
         tokens = [each.modifier_token for each in run.config.concepts()]
-        rows = torch.stack([concept.rows[token] for token in tokens])  # (K, D), as save_run joined them
+        rows = torch.cat([torch.atleast_2d(concept.rows[token]) for token in tokens])  # (K·n, D), as saved
         own = run.learned[ROWS]
         parts = rows.split([value.shape[1] for value in own.values()], dim=1)
         tensors |= {f"{ROWS}/{name}": part for name, part in zip(own, parts, strict=True)}

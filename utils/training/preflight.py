@@ -93,6 +93,15 @@ def check_learners(config: TrainConfig) -> None:
             f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): "
             "class captions do not hold it; leave it out"
         )
+    if config.num_vectors > 1 and (refusing := [each for each in trained if each.one_vector]):
+        raise UserError(
+            f"--num_vectors {config.num_vectors}: --method {config.method} trains {refusing[0].title}, which "
+            "know tokens of one vector; leave it out"
+        )
+    if config.num_vectors > 1 and "token_rows" not in names:
+        raise UserError(
+            f"--num_vectors has no effect on --method {config.method}, which trains no token: leave it out"
+        )
     text_losses = {
         "the semantic preservation loss": config.spl,
         "--mlm_weight": config.mlm_weight is not None,
@@ -121,8 +130,9 @@ def check_captions(config: TrainConfig, base: StableDiffusion) -> None:
     """Raise UserError for tokens that cannot be added, and captions that would be cut before their token."""
     concepts = config.concepts()
     tokens = [concept.modifier_token for concept in concepts]
-    base.check_tokens(tokens, [concept.initializer_token for concept in concepts], config.start)
-    base.tokenizer.add_tokens(tokens)
+    names, words = config.vectors()
+    base.check_tokens(names, words, config.start)
+    base.tokenizer.add_tokens(names)
     scaled = config.recipe.view == "scaled" and not config.noaug
     check_apart(tokens, (*FAR, *NEAR) if scaled else ())
     for concept in concepts:
@@ -181,9 +191,7 @@ def may_differ(config: TrainConfig) -> frozenset[str]:
 
 def attach_all(base: StableDiffusion, config: TrainConfig) -> dict[str, Parameters]:
     """Install the tokens and attach every learner of every stage: {learner: its parameters}."""
-    concepts = config.concepts()
-    tokens = [concept.modifier_token for concept in concepts]
-    base.add_tokens(tokens, [concept.initializer_token for concept in concepts], config.start)
+    base.add_tokens(*config.vectors(), config.start)
     names = dict.fromkeys(name for stage in config.stages for name in stage.trains)
     attached = {name: LEARNERS[name].attach(base) for name in names}
     parameters = [id(value) for each in attached.values() for value in each.values()]

@@ -78,7 +78,6 @@ def test_token_names_one_token(tmp_path):
 
 WIDE = torch.ones(1, 32)
 REFUSED = {
-    "several vectors": ({"emb_params": torch.ones(4, 32)}, "has 4 vectors for <x>"),
     "sdxl": ({"clip_l": WIDE, "clip_g": WIDE}, r"embedding for SDXL \(clip_g, clip_l\)"),
     "xti": ({"IN01": WIDE, "MID": WIDE, "OUT11": WIDE}, "a row per layer"),
     "kohya": ({"lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight": WIDE}, "LoRA of layers other"),
