@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from utils.bases.registry import describe_base
 from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_memory
 from utils.common.flags import option, parse
+from utils.common.words import counted
 from utils.sampling.prompts import classes_of, subjects_of
 from utils.sampling.settings import DrawingFlags, check_rotation
 
@@ -96,7 +97,7 @@ def save_images(
         images.append(image)
     grid = folder / "grid.png"
     save_grid(images, prompts, grid, {"prompt": "\n".join(prompts), "seed": config.seed} | record)
-    print(f"{len(images)} images in {folder}, all of them in {grid}")
+    print(f"{counted(len(images), 'image')} in {folder}, all of them in {grid}")
 
 
 def default_prompts(concepts: "list[ConceptWeights]") -> list[str]:

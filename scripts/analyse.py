@@ -15,6 +15,7 @@ from utils.analysis.tuned import AnalysisFlags, Tuned, described, open_model, re
 from utils.bases.registry import as_dict, describe_base, judge_path, portable
 from utils.common.errors import UserError, exit_on_user_error, short
 from utils.common.flags import option
+from utils.common.words import counted
 from utils.common.subcommands import Subcommand, run_subcommand
 
 PROMPT = "a photo of a {} wearing headphones on the beach"
@@ -53,7 +54,7 @@ def semantic_space(config: SpaceFlags) -> None:
 
     words, folder = config.words(tuned), config.folder("semantic_space")
     moments = [moment for each in tuned for moment in space.moments_of(each)]
-    print(f"{describe_base(row)}: {len(tuned)} concepts, {len(moments)} points")
+    print(f"{describe_base(row)}: {counted(len(tuned), 'concept')}, {counted(len(moments), 'point')}")
     base = open_model(row, config.device)
     own = list(dict.fromkeys(each.word for each in tuned))
     images = class_images(base.pipeline, own, config.num_class_images, config.seed, row.sampling)
@@ -105,7 +106,7 @@ def attention_maps(config: AttentionFlags) -> None:
     if kind != words[0]:
         raise UserError(f"--scenes {config.scenes} shows a {kind}, the concepts are a {words[0]}")
     folder = config.folder("attention_maps")
-    print(f"{describe_base(row)}: {len(tuned)} concepts, {len(scenes)} scenes, {len(config.prompts)} prompts")
+    print(f"{describe_base(row)}: {counted(len(tuned), 'concept')}, {counted(len(scenes), 'scene')}, {counted(len(config.prompts), 'prompt')}")
     jobs = [(prompt, config.seed + i) for prompt in config.prompts for i in range(config.num_images)]
     shared = (kind, scenes, jobs, row.sampling, config.seed)
     base = open_model(row, config.device)
@@ -165,8 +166,8 @@ def conditional_spread(config: SpreadFlags) -> None:
     own = list(dict.fromkeys(each.word for each in tuned))
     words = list(dict.fromkeys([*own, *(word.strip() for word in config.other_classes.split(","))]))
     contexts = cs.contexts_for(base.tokenizer, own, config.num_phrases, config.seed)
-    sizes = f"{len(contexts)} phrases and {config.num_images} images a set"
-    print(f"{describe_base(row)}: {len(tuned)} concepts, {sizes}")
+    sizes = f"{len(contexts)} phrases and {counted(config.num_images, 'image')} a set"
+    print(f"{describe_base(row)}: {counted(len(tuned), 'concept')}, {sizes}")
 
     results, files = {}, []
     before = {word: cs.phrase_set(base, contexts, word) for word in words}

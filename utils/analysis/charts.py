@@ -1,13 +1,17 @@
 """Charts of the analyses as PNG and SVG, in the report's style and the colours of its page in daylight."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from utils.common.files import write_atomically
 from utils.report.charts import DASHES, GRID, SERIES, STYLE, TEXT, Curve
@@ -77,8 +81,10 @@ def save_lines(panels: Sequence[Panel], stem: Path, columns: int = 2) -> list[Pa
             if panel.linear_below is not None:
                 ax.set_yscale("symlog", linthresh=panel.linear_below)
             ax.set_ylim(0, (1.06 if panel.linear_below is None else 1.6) * max(ax.dataLim.y1, 1e-9))
+            if panel.linear_below is not None:
+                _name_ticks(ax, panel.linear_below)
         handles, names = axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3)
+        _legend(figure, handles, names)
         return _save(figure, stem)
 
 
@@ -106,7 +112,7 @@ def save_clouds(
             ax.set_xlim(low[0] - margin[0], high[0] + margin[0])
             ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
         named = {name: h for ax in axes for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
-        figure.legend(named.values(), named.keys(), loc="outside lower center", ncols=3)
+        _legend(figure, list(named.values()), list(named))
         return _save(figure, stem)
 
 
@@ -117,12 +123,11 @@ def save_bars(panels: Sequence[Bars], stem: Path) -> list[Path]:
         for number, panel in enumerate(panels, start=1):
             ax = figure.add_subplot(len(panels), 1, number)
             width = 0.8 / len(panel.series)
+            places = bar_places(list(panel.groups.values()), width)
             for i, name in enumerate(panel.series):
-                places = [g - 0.4 + width * (i + 0.5) for g in range(len(panel.groups))]
                 heights = [values[i] for values in panel.groups.values()]
-                ax.bar(
-                    places, heights, 0.9 * width, color=colour(i), alpha=1 - 0.45 * (i // SERIES), label=name
-                )
+                look = {"color": colour(i), "alpha": 1 - 0.45 * (i // SERIES), "label": name}
+                ax.bar([each[i] for each in places], heights, 0.9 * width, **look)
             for g, group in enumerate(panel.groups):
                 if group in panel.marks:
                     y = panel.marks[group]
@@ -130,7 +135,7 @@ def save_bars(panels: Sequence[Bars], stem: Path) -> list[Path]:
             _label(ax, panel.title, "", panel.y_label)
             ax.set_xticks(range(len(panel.groups)), list(panel.groups))
         handles, names = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=3)
+        _legend(figure, handles, names)
         return _save(figure, stem)
 
 
@@ -150,6 +155,40 @@ def save_heat(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], stem
                 if c == 0:
                     ax.set_ylabel(name, fontsize=7)
         return _save(figure, stem)
+
+
+def bar_places(groups: Sequence[Sequence[float]], width: float) -> list[list[float]]:
+    """Where the bars of each group stand: side by side and centred on the group's tick, 0, 1, …
+
+    groups: for each, a value per series; what is not a number has no bar and takes no room.
+    """
+    places = []
+    for g, values in enumerate(groups):
+        here = [i for i, value in enumerate(values) if np.isfinite(value)]
+        left = g - width * (len(here) - 1) / 2
+        places.append([left + width * here.index(i) if i in here else float(g) for i in range(len(values))])
+    return places
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """Below the figure, in as many columns, up to three, as fit its width."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for columns in (3, 2, 1):
+        legend = figure.legend(handles, names, loc="outside lower center", ncols=columns)
+        if columns == 1 or legend.get_window_extent(renderer).width <= figure.bbox.width:
+            return
+        legend.remove()
+
+
+def _name_ticks(ax: Axes, linear_below: float) -> None:
+    """Labels at 0 and at 1, 2 and 5 times powers of ten; at the powers alone where the axis has many."""
+    top = ax.get_ylim()[1]
+    powers = range(math.floor(math.log10(linear_below)), math.floor(math.log10(max(top, linear_below))) + 1)
+    steps = (1, 2, 5) if len(powers) <= 3 else (1,)
+    values = [k * 10.0**power for power in powers for k in steps]
+    ax.set_yticks([0, *(v for v in values if linear_below <= v <= top)])
+    ax.yaxis.set_major_formatter("{x:g}")
+    ax.yaxis.set_minor_locator(NullLocator())
 
 
 def _figure(count: int, columns: int) -> tuple[Figure, list[Axes]]:

@@ -7,11 +7,11 @@ from markupsafe import Markup
 
 from utils.app.jobs import Job
 from utils.app.trainer import FAILED, STOPPED, STOPPING, TRAINED, Status
+from utils.common.words import duration
 from utils.report.charts import Curve, line_chart
-from utils.report.curves import EXACT, LOSSES, SMOOTHED_SHARE, smooth, thin
+from utils.report.curves import EXACT, SMOOTHED_SHARE, shown_losses, smooth, thin
 from utils.report.words import known
 
-SHOWN = ("loss_denoise", *(name for name in LOSSES if name not in ("loss_denoise", "loss")))
 FEWEST_POINTS = 3  # of a curve
 
 
@@ -20,8 +20,9 @@ def curves(log: Sequence[dict[str, Any]], steps: int) -> list[tuple[str, str, Ma
 
     steps: of the whole training; a running mean covers one in twenty of them.
     """
+    rows = shown_losses(log)
     charts = []
-    for name in SHOWN:
+    for name in ("loss_denoise", *(name for name in rows if name not in ("loss_denoise", "loss"))):
         points = [(record["step"], record[name]) for record in log if known(record.get(name))]
         if len(points) < FEWEST_POINTS:
             continue
@@ -29,7 +30,7 @@ def curves(log: Sequence[dict[str, Any]], steps: int) -> list[tuple[str, str, Ma
         values = smooth([value for _, value in points], window)
         line = thin(list(zip((step for step, _ in points), values, strict=True)))
         curve = Curve(name, 0, line, [] if window == 1 else [thin(points)])
-        title, meaning = LOSSES[name]
+        title, meaning = rows[name]
         description = f"{title}, {values[0]:.3g} at first, {values[-1]:.3g} now"
         sentence = f"{meaning[0].upper()}{meaning[1:]}"
         charts.append((title, sentence, line_chart(name, [curve], "Step", "", description)))
@@ -61,12 +62,3 @@ def before_the_first_step(drawn: int, wanted: int) -> str:
     if drawn < wanted and drawn:
         return f"Drawing class images, {drawn} of {wanted}."
     return "Loading the base model." if not wanted else "Loading the base model, then drawing class images."
-
-
-def duration(seconds: float) -> str:
-    """'about 40 s', 'about 3 min', 'about 2 h'."""
-    if seconds < 90:
-        return f"about {max(5, round(seconds / 5) * 5)} s"
-    if seconds < 90 * 60:
-        return f"about {round(seconds / 60)} min"
-    return f"about {round(seconds / 3600)} h"

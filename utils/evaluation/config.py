@@ -104,6 +104,9 @@ class EvaluationConfig(JudgeFlags):
     )
     blip_head: str = option("itc", "how BLIP scores: itc or itm")
     output_dir: Path = option(Path("results"), "the results folder")
+    dry_run: bool = option(
+        False, "count the trainings and images, time one step of each, estimate the whole; write nothing"
+    )
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -28,6 +28,7 @@ from utils.config.methods import METHODS
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, copy_pictures
 from utils.evaluation.folder import PICTURES, Drawing, Scores, Settings, check_settings
+from utils.evaluation.plan import describe
 from utils.evaluation.runs import run_job
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds
 from utils.evaluation.sources import Source, source_of
@@ -47,7 +48,8 @@ WAIT = timedelta(days=30)  # the main process waits for the slowest
 
 
 def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str | None:
-    """Runs it all and returns the table as markdown, None in processes other than the main one.
+    """Runs it all and returns the table as markdown, None in processes other than the main one, and for
+    --dry_run, which prints what there is to do and how long it takes.
 
     Raises UserError for what no run could use, before any model loads and anything is written, and for a
     folder where another evaluation is at work.
@@ -61,6 +63,11 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     settings = settings_of(config, source, metrics, models)
     check_settings(config.output_dir, settings)
     check_source(source, settings, models)
+    if config.dry_run:
+        device = choose_device_dtype("cpu" if on_cpu() else None)[0]
+        for line in describe(source, settings, config.output_dir, device):
+            say(line)
+        return None
     with lock_of_run(config.output_dir):
         return _carry_out(config, source, settings, models)
 

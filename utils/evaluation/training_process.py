@@ -32,11 +32,15 @@ def check_flags(subject: Subject, method: str, base: str, flags: Sequence[str]) 
     set_here.add("config")  # a file may set them too
     if mine := [flag for flag in flags if flag.partition("=")[0].lstrip("-") in set_here]:
         raise UserError(f"--train_flags has {mine[0]}, which an evaluation sets itself; leave it out")
-    alone = replace(subject, individuals=subject.individuals[:1])  # a concepts list would have to be written
-    given = _concept_flags(alone, method, base, flags_of(method, flags), Path("unwritten"))
+    check_settings(config_of(subject, method, base, flags_of(method, flags)))
+
+
+def config_of(subject: Subject, method: str, base: str, flags: Sequence[str]) -> TrainConfig:
+    """The configuration of a subject's training, of its first individual alone where it has several, whose
+    list would have to be written. Raises UserError for flags that are wrong."""
+    alone = replace(subject, individuals=subject.individuals[:1])
     with _named_in_errors():
-        config = parse_config(given)
-    check_settings(config)
+        return parse_config(_concept_flags(alone, method, base, flags, Path("unwritten")))
 
 
 def preset_flags(subject: Subject, method: str, base: str, flags: Sequence[str]) -> list[str]:

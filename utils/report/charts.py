@@ -15,7 +15,9 @@ from pathlib import Path
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 Point = tuple[float, float]
 Interval = Mapping[str, float | None]  # mean, low, high; the ends None where there is none
@@ -69,21 +71,60 @@ def scatter(
 
     series: None for a reference, which has no colour of its own.
     """
-    middle = sum(x["mean"] for _, x, _ in dots.values()) / len(dots)
     with matplotlib.rc_context(STYLE):
         axes = _axes(x_label, y_label)
         axes.margins(0.16)
-        for i, (title, (series, x, y)) in enumerate(dots.items()):
+        for i, (series, x, y) in enumerate(dots.values()):
             look = {"color": _colour(series), "clip_on": False}
             if x["low"] is not None:
                 axes.plot([x["low"], x["high"]], [y["mean"]] * 2, linewidth=0.8, alpha=0.6, **look)
             if y["low"] is not None:
                 axes.plot([x["mean"]] * 2, [y["low"], y["high"]], linewidth=0.8, alpha=0.6, **look)
             axes.plot([x["mean"]], [y["mean"]], "o", markersize=6, gid=f"dot-{i}", **look)
-            left = x["mean"] > middle  # of the dot, where there is room
-            place = {"xytext": (-7 if left else 7, 5), "ha": "right" if left else "left"}
-            axes.annotate(title, (x["mean"], y["mean"]), textcoords="offset points", color=TEXT, **place)
+        _name_dots(axes, {title: (x["mean"], y["mean"]) for title, (_, x, y) in dots.items()})
         return _svg(axes.figure, name, description)
+
+
+# Where a dot's name may stand: (offset in points, horizontal, vertical alignment), the best first.
+PLACES = (
+    ((7, 4), "left", "bottom"),
+    ((-7, 4), "right", "bottom"),
+    ((7, -4), "left", "top"),
+    ((-7, -4), "right", "top"),
+    ((0, 8), "center", "bottom"),
+    ((0, -8), "center", "top"),
+    ((7, 16), "left", "bottom"),
+    ((-7, 16), "right", "bottom"),
+    ((7, -16), "left", "top"),
+    ((-7, -16), "right", "top"),
+)
+
+
+def _name_dots(axes: Axes, dots: Mapping[str, Point]) -> None:
+    """A name beside each dot, at the first of PLACES where it covers no other name, no dot, no edge; where
+    there is none, at the one that covers least."""
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    axes.figure.draw_without_rendering()  # so that the layout is done and places are known
+    spots = [axes.transData.transform(point) for point in dots.values()]
+    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots]
+    for title, point in dots.items():
+        tried = []
+        for order, (offset, ha, va) in enumerate(PLACES):
+            how = {"xytext": offset, "ha": ha, "va": va, "textcoords": "offset points", "color": TEXT}
+            text = axes.annotate(title, point, annotation_clip=False, **how)
+            box = text.get_window_extent(renderer)
+            text.remove()
+            covered = sum(map(_area, filter(None, (Bbox.intersection(box, each) for each in taken))))
+            inside = Bbox.intersection(box, axes.figure.bbox)
+            beyond = _area(box) - (_area(inside) if inside else 0)
+            tried.append((covered + beyond, order, box, how))
+        _, _, box, how = min(tried, key=lambda each: each[:2])
+        axes.annotate(title, point, annotation_clip=False, **how)
+        taken.append(box)
+
+
+def _area(box: Bbox) -> float:
+    return abs(box.width * box.height)
 
 
 def _axes(x_label: str, y_label: str) -> Axes:

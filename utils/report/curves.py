@@ -1,7 +1,8 @@
 """The charts of a report: training losses from a run's logs, and prompts against likeness."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
@@ -24,9 +25,28 @@ LOSSES = {
     "loss_denoise": ("Denoising loss", "the error of the predicted noise on the subject’s images."),
     "loss_prior": ("Prior loss", "the error of the predicted noise on class images."),
     "loss_mlm": ("Masked-word loss", "cross-entropy of the masked words."),
+    "loss_dop": (
+        "Output preservation loss",
+        "the error between what the tuned model and the base predict under captions with the class alone.",
+    ),
+    "loss_l2": ("Distance from the start", "the squared distance of what trains from its start."),
     "loss": ("Total loss", "the weighted sum that is minimised; methods add different terms."),
 }
+LOSS = "loss_"  # begins the name of every loss in the log
 EXACT = "loss_spl"  # depends on the weights alone and needs no smoothing
+
+
+def shown_losses(records: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str]]:
+    """key -> title, what it is: LOSSES, and before their sum every other loss that the log's records hold."""
+    found = dict.fromkeys(key for record in records for key in record if key.startswith(LOSS))
+    others = {
+        key: (f"{key.removeprefix(LOSS).replace('_', ' ').capitalize()} loss", f"{key} of the log.")
+        for key in found
+        if key not in LOSSES
+    }
+    rows = dict(LOSSES)
+    total = rows.pop("loss")
+    return rows | others | {"loss": total}
 
 
 @dataclass(frozen=True)
@@ -44,7 +64,8 @@ class LossChart:
 def loss_charts(results: Results) -> Iterator[LossChart]:
     """A chart for each loss that a log holds."""
     trained = [method for method in results.methods if method != BASE]
-    for key, (title, meaning) in LOSSES.items():
+    logs = [results.log(method, subject["name"]) for method in trained for subject in results.subjects]
+    for key, (title, meaning) in shown_losses(line for log in logs for line in log).items():
         lines = loss_lines(results, key)
         if not lines:
             continue

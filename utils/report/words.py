@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from utils.common.words import counted
 from utils.config.methods import METHODS
 from utils.evaluation.folder import BASE
 from utils.report.folder import Results
@@ -104,11 +105,6 @@ def summary(results: Results) -> str:
     return f"{text}: {counted(sum(images), 'image')} in all." + (
         f" The base model is {base}." if base else ""
     )
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """'1 subject', '1,152 subjects'."""
-    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -1,0 +1,130 @@
+"""What an evaluation has still to do, and about how long that takes, for --dry_run.
+
+B images, C latent channels, h = w latent pixels, L tokens, D text width.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from utils.bases.registry import Base
+from utils.bases.sd import load_pipeline, posterior
+from utils.common.words import counted, duration
+from utils.concepts.lora import is_kv_name
+from utils.evaluation.data_sets import Subject
+from utils.evaluation.folder import Settings, is_scored
+from utils.evaluation.shots import class_shots, shots_of
+from utils.evaluation.sources import Source
+from utils.evaluation.training_process import config_of, is_trained
+
+BATCH = 2  # images of a measured step
+
+
+@dataclass
+class Work:
+    """What is left to do. passes: images that go through training, forward and backward. images: to be drawn.
+    steps: denoising steps of all images, the class images of trainings included."""
+
+    trainings: int = 0
+    passes: int = 0
+    images: int = 0
+    steps: int = 0
+
+
+def work_of(source: Source, settings: Settings, results: Path) -> tuple[Work, Work]:
+    """All of a run, and what of it is not in its folder yet; only images that are drawn here count."""
+    whole, left = Work(), Work()
+    if source.images:
+        return whole, left
+    drawing = settings.drawing
+    seeds = range(settings.seeds[0], settings.seeds[0] + drawing.num_class_images)
+    for method in source.methods:
+        for subject in source.subjects:
+            groups = class_shots(subject, method, seeds) if "pres" in settings.metrics else []
+            shots = [*shots_of(subject, method, settings.seeds), *(shot for each in groups for shot in each)]
+            folder = results / method / subject.name
+            scored = is_scored(folder, settings.metrics)
+            missing = 0 if scored else sum(not (results / shot.image).is_file() for shot in shots)
+            trains = method in source.trained
+            untrained = trains and not scored and not is_trained(folder / "concept")
+            for work, count, training in ((whole, len(shots), trains), (left, missing, untrained)):
+                work.images += count
+                work.steps += count * drawing.num_inference_steps
+                if training:
+                    _add_training(work, source, subject, method)
+    return whole, left
+
+
+def _add_training(work: Work, source: Source, subject: Subject, method: str) -> None:
+    config = config_of(subject, method, source.base.path, source.flags(method))
+    images = config.train_batch_size * config.gradient_accumulation_steps
+    work.trainings += 1
+    work.passes += sum(
+        (last - first + 1) * images * (2 if stage.prior else 1) for stage, first, last in config.plan()
+    )
+    if config.uses_prior:
+        drawn = config.num_class_images * len(subject.individuals)
+        work.steps += drawn * source.base.class_images.num_inference_steps
+
+
+def describe(source: Source, settings: Settings, results: Path, device: torch.device) -> Iterator[str]:
+    """The lines of --dry_run. Loads the base to time one step of each kind, if anything is left to do."""
+    whole, left = work_of(source, settings, results)
+    of = f"{counted(len(source.subjects), 'subject')} x {counted(len(source.methods), 'method')}"
+    if source.images:
+        yield f"{of}: {counted(len(source.images), 'image')} to score, none to draw"
+        return
+    yield (
+        f"{of}: {counted(whole.trainings, 'training')}, {whole.trainings - left.trainings:,} done; "
+        f"{counted(whole.images, 'image')}, {whole.images - left.images:,} done"
+    )
+    if not left.images and not left.trainings:
+        yield "nothing is left to train or to draw"
+        return
+    learn, draw = measure(source.base, device, settings.drawing.dtype)
+    yield (
+        f"measured on {device}, {counted(BATCH, 'image')} at a time: {learn:.3g} s an image of a training "
+        f"step, {draw:.3g} s a denoising step of an image"
+    )
+    seconds = left.passes * learn + left.steps * draw
+    yield f"left: {duration(seconds)} in one process, without loading models and scoring"
+
+
+def measure(base: Base, device: torch.device, dtype: str) -> tuple[float, float]:
+    """(seconds of training on an image: encoding, forward, backward; of a guided denoising step of one).
+
+    Each is one call after one to warm up, of BATCH images. dtype: of drawing, "torch.float32"; training is
+    timed in float32, with K and V learning.
+    """
+    pipeline = load_pipeline(base.path, device, "fp32")
+    unet, length = pipeline.unet, pipeline.tokenizer.model_max_length
+    side, width = unet.config.sample_size, pipeline.text_encoder.config.hidden_size
+    pixels = torch.zeros(BATCH, 3, *[side * pipeline.vae_scale_factor] * 2, device=device)
+    latents = torch.randn(2 * BATCH, unet.config.in_channels, side, side).to(device)
+    states = torch.randn(2 * BATCH, length, width).to(device)
+    pipeline.unet.requires_grad_(False)
+    for name, parameter in unet.named_parameters():
+        parameter.requires_grad_(is_kv_name(name))
+
+    def learn() -> None:
+        posterior(pipeline.vae, pixels)
+        unet(latents[:BATCH], 1, states[:BATCH]).sample.square().mean().backward()
+
+    learning = _seconds(learn, device) / BATCH
+    unet.requires_grad_(False).to(getattr(torch, dtype.removeprefix("torch.")))
+    given = (latents.to(unet.dtype), 1, states.to(unet.dtype))
+    with torch.no_grad():
+        return learning, _seconds(lambda: unet(*given), device) / BATCH
+
+
+def _seconds(call: Callable[[], object], device: torch.device) -> float:
+    """Of a second call."""
+    for _ in range(2):
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return time.perf_counter() - start
