@@ -11,7 +11,7 @@ from utils.bases.registry import describe_base
 from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_memory
 from utils.common.flags import option, parse
 from utils.common.words import counted
-from utils.sampling.prompts import classes_of, subjects_of
+from utils.sampling.prompts import classes_of, subjects_of, without_token
 from utils.sampling.settings import DrawingFlags, check_rotation
 
 if TYPE_CHECKING:
@@ -65,6 +65,8 @@ def draw(config: InferenceConfig) -> None:
             check_has_text_states(concept.parts, "the concept")
         record |= {"embedding_adjustment": rotation}
     print(f"{describe_base(drawing.row)} on {drawing.device}, {drawing.dtype}")
+    for note in without_token(drawing.prompts, drawing.concepts):
+        print(note)
     pipeline = drawing.load()
     if rotation is not None:
         turned = partial(adjust, pipeline, classes=classes_of(drawing.concepts), rotation=rotation)

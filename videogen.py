@@ -14,7 +14,7 @@ from utils.bases.registry import REPOSITORY, Base, describe_base, model_path, po
 from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_memory
 from utils.common.flags import option, parse
 from utils.sampling.clip_files import WRITERS, check_formats
-from utils.sampling.prompts import subjects_of
+from utils.sampling.prompts import subjects_of, without_token
 from utils.sampling.settings import BETA_SCHEDULES, DrawingFlags
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ def film(config: VideoConfig) -> None:
     betas = noise_levels({}, adapter, config.beta_schedule)["beta_schedule"]
 
     print(f"{describe_base(row)} with {portable(adapter)} on {device}, {drawing.dtype}, {betas} betas")
+    for note in without_token(drawing.prompts, drawing.concepts):
+        print(note)
     video = animate(drawing.load(), adapter, config.beta_schedule)
     if switched_on := save_memory(video, device):
         print(f"to save memory: {', '.join(switched_on)}")

@@ -1,7 +1,7 @@
 """Prompts to images of a trained concept, as inference.py draws them, one after the other."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,12 +12,12 @@ from utils.common.files import one_line
 from utils.common.images import save_png
 from utils.sampling.drawing import Drawing, prepare
 from utils.sampling.grids import save_grid, slugs
+from utils.sampling.prompts import without_token
 from utils.sampling.settings import DrawingFlags
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-    from utils.concepts.weights import ConceptWeights
 
 BATCH = 2  # images at a time: few, so that they appear soon
 MOST_IMAGES = 64  # of one request
@@ -56,18 +56,8 @@ def request_of(job: Job, text: str, count: int, seed: int) -> Request:
     pairs = [(prompt, seed + i) for prompt in drawing.prompts for i in range(count)]
     drawn = job.folder / "drawn"
     numbers = [int(path.name) for path in drawn.glob("*") if path.name.isdecimal()]
-    notes = without_token(drawing.prompts, drawing.concepts[0])
+    notes = without_token(drawing.prompts, drawing.concepts)
     return Request(drawing, pairs, drawn / str(max(numbers, default=0) + 1), notes)
-
-
-def without_token(prompts: Sequence[str], concept: "ConceptWeights") -> list[str]:
-    """A note for each prompt that names no token of the concept, and so shows its class at most."""
-    tokens = list(concept.rows)
-    return [
-        f"“{prompt}” lacks {' and '.join(tokens)}: it may show the class, not your subject"
-        for prompt in prompts
-        if not any(token.lower() in prompt.lower() for token in tokens)
-    ]
 
 
 class Painter:

@@ -74,6 +74,11 @@ class MethodFlags:
             return 0.0
         return self.spl_weight if self.spl_weight is not None else self.recipe.spl_weight or 1.0
 
+    def weight(self, flag: str) -> float | None:
+        """Of the loss with this flag, e.g. "mlm_weight": the flag's, else the method's; None: without it."""
+        given = getattr(self, flag)
+        return given if given is not None else self.recipe.weights.get(flag)
+
     @property
     def uses_prior(self) -> bool:
         return any(stage.prior for stage in self.stages)
@@ -93,11 +98,11 @@ class MethodFlags:
         """Raise UserError for losses that need the class word; called when --cls_token is not given."""
         if self.spl:
             raise UserError("the semantic preservation loss needs --cls_token, e.g. --cls_token dog")
-        if self.mlm_weight is not None:
+        if self.weight("mlm_weight") is not None:
             raise UserError(
                 "--mlm_weight needs --cls_token, e.g. --cls_token dog: class words are never masked"
             )
-        if self.dop_weight is not None:
+        if self.weight("dop_weight") is not None:
             raise UserError(
                 "--dop_weight needs the class in captions: give --cls_token, e.g. --cls_token dog"
             )

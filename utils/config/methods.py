@@ -1,7 +1,7 @@
 """The personalisation methods, one row each: what trains in which stage, on which view of the images."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Method:
     """What `--method` stands for; `--use_spl`, `--with_prior_preservation` and `--trains` change it.
 
     spl_weight: λ of the semantic preservation loss; 0: not part of the method.
+    weights: default weights of other losses, by their flag: {"mlm_weight": 1e-4}; the flag wins.
     subject: how prompts name the concept, of the token and its class word.
     captions: "prompt": the concept's own; "templates": one of a list per item.
     view: "scaled" (Custom Diffusion's augmentation), "crop" (DreamBooth), "square" (textual inversion).
@@ -36,6 +37,7 @@ class Method:
     stages: tuple[Stage, ...]
     source: str
     spl_weight: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
     subject: str = "{token} {cls}"
     captions: str = "prompt"
     view: str = "scaled"

@@ -55,9 +55,11 @@ LOSSES: dict[str, Loss] = {
     for loss in (
         Loss("loss_spl", lambda config: config.lambda_spl if config.cls_token else None, spl_term, text=True),
         Loss("loss_prior", lambda config: config.prior_loss_weight, prior_term, prior=True),
-        Loss("loss_dop", lambda config: config.dop_weight, dop_term, output=True, start=True),
-        Loss("loss_l2", lambda config: config.l2_weight, l2_term, start=True),
-        Loss("loss_mlm", lambda config: config.mlm_weight, mlm_term, text=True, prepare=prepare_mlm),
+        Loss("loss_dop", lambda config: config.weight("dop_weight"), dop_term, output=True, start=True),
+        Loss("loss_l2", lambda config: config.weight("l2_weight"), l2_term, start=True),
+        Loss(
+            "loss_mlm", lambda config: config.weight("mlm_weight"), mlm_term, text=True, prepare=prepare_mlm
+        ),
     )
 }
 

@@ -81,6 +81,16 @@ def check_length(prompt: str, place: str) -> None:
         )
 
 
+def without_token(prompts: Sequence[str], concepts: "Sequence[ConceptWeights]") -> list[str]:
+    """A note for each prompt that names no token of the concepts, and so shows their class at most."""
+    tokens = [token for concept in concepts for token in concept.rows]
+    return [
+        f"“{prompt}” lacks {' and '.join(tokens)}: it may show the class, not your subject"
+        for prompt in prompts
+        if tokens and not any(token.lower() in prompt.lower() for token in tokens)
+    ]
+
+
 def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence[ConceptWeights]") -> None:
     """Raises UserError for a <token> that neither a concept nor the base's tokenizer knows, and for one that
     stands past the tokenizer's limit.

@@ -88,7 +88,7 @@ def check_learners(config: TrainConfig) -> None:
     for rate in ("token_learning_rate", "text_encoder_learning_rate"):
         if getattr(config, rate) is not None and rate not in {learner.rate for learner in trained}:
             raise UserError(f"--{rate} has no effect on --method {config.method}: leave it out")
-    if config.dop_weight is not None and all(learner.tokens_only for learner in trained):
+    if config.weight("dop_weight") is not None and all(learner.tokens_only for learner in trained):
         raise UserError(
             f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): "
             "class captions do not hold it; leave it out"
@@ -104,7 +104,7 @@ def check_learners(config: TrainConfig) -> None:
         )
     text_losses = {
         "the semantic preservation loss": config.spl,
-        "--mlm_weight": config.mlm_weight is not None,
+        "--mlm_weight": config.weight("mlm_weight") is not None,
     }
     given = [name for name, is_given in text_losses.items() if is_given]
     if given and not any(learner.text for learner in trained):
@@ -117,12 +117,12 @@ def check_learners(config: TrainConfig) -> None:
             f"{' and '.join(given)} cannot read the text states of --method {config.method}, whose token "
             "means something else at every timestep: leave it out"
         )
-    if config.mlm_weight is not None and any(learner.layered for learner in trained):
+    if config.weight("mlm_weight") is not None and any(learner.layered for learner in trained):
         raise UserError(
             f"--mlm_weight cannot read the text states of --method {config.method}, a copy for each layer: "
             "leave it out"
         )
-    if config.mlm_weight is not None:
+    if config.weight("mlm_weight") is not None:
         check_contextualizer(base_row(config.pretrained_model_name_or_path))
 
 

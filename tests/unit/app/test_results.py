@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from scripts import export
 from utils.app import views
 from utils.app.downloads import offers, pack
-from utils.app.drawing import Painter, Request, request_of, without_token
+from utils.app.drawing import Painter, Request, request_of
 from utils.app.form import Form
 from utils.app.jobs import Job, list_jobs, new_folder, read_job, read_jobs, save_job
 from utils.app.trainer import STOPPED, Status, Trainer
 from utils.app.uploads import preview
 from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
+from utils.sampling.prompts import without_token
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_an_unfinished_training_can_neither_be_drawn_nor_taken_away(job: Job, tm
 
 
 def test_tokens_are_seen_in_any_case(job: Job):
-    assert without_token(["A <NEW1> dog"], read_concept(job.concept)) == []
+    assert without_token(["A <NEW1> dog"], [read_concept(job.concept)]) == []
 
 
 def test_the_downloads_are_the_concept_and_what_export_writes(job: Job, tmp_path: Path):
