@@ -35,7 +35,7 @@ train() {
     echo "error: NUM_PROCESSES=$processes, and this machine has $gpus GPU(s): give at most $gpus" >&2
     exit 2
   fi
-  python "${command[@]}" --dry_run > /dev/null  # so that a mistake is one line, without a launcher's traceback
+  WORLD_SIZE="$processes" python "${command[@]}" --dry_run > /dev/null  # so that a mistake is one line, without a launcher's traceback
   echo "training in $processes processes, $([ "$gpus" = 0 ] && echo on the CPU || echo one GPU each)"
   python -m torch.distributed.run --standalone --nproc_per_node="$processes" "${command[@]}"
 }

@@ -14,9 +14,11 @@ from utils.concepts.formats import read_concept
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def train(base: Path, images: Path, folder: Path, processes: int, batch: int) -> subprocess.CompletedProcess:
+def train(
+    base: Path, images: Path, folder: Path, processes: int, batch: int, *more: str
+) -> subprocess.CompletedProcess:
     """scripts/train_single.sh on a tiny base, started in `folder`; the concept is in folder/concept."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     shutil.copy(REPOSITORY / "requirements.txt", folder / ".requirements")  # nothing to install
     variables = {
         "VIRTUAL_ENV": str(folder),
@@ -29,7 +31,7 @@ def train(base: Path, images: Path, folder: Path, processes: int, batch: int) ->
         "NUM_PROCESSES": str(processes),
     }
     settings = f"--train_batch_size={batch} --resolution=16 --max_train_steps=2 --learning_rate=1e-2".split()
-    settings += ["--adam_epsilon=1e-3", "--validation_prompt="]
+    settings += ["--adam_epsilon=1e-3", "--validation_prompt=", *more]
     return subprocess.run(
         ["bash", str(REPOSITORY / "scripts" / "train_single.sh"), *settings],
         cwd=folder,
@@ -51,6 +53,15 @@ def test_two_processes_of_a_launch_script_are_one_with_a_larger_batch(tiny_base,
         records[name] = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
         concepts[name] = read_concept(folder).weights | read_concept(folder).rows
 
+    resumed = train(tiny_base, pictures("dog"), tmp_path / "two", 1, 1, "--resume_from_checkpoint=latest")
+    more = train(tiny_base, pictures("dog"), tmp_path / "one", 2, 2, "--resume_from_checkpoint=latest")
+    for done, has, ran in ((resumed, "1 process", 2), (more, "2 processes", 1)):
+        errors = [line for line in done.stderr.splitlines() if line.strip()]
+        assert done.returncode == 2 and len(errors) == 1, done.stderr
+        assert errors[0].endswith(
+            f"checkpoint-2 with {has}: it ran with {ran}; give NUM_PROCESSES={ran}, or start anew in another "
+            "folder"
+        )
     assert concepts["two"].keys() == concepts["one"].keys() and len(concepts["one"]) > 1
     for key, value in concepts["one"].items():
         assert (concepts["two"][key] - value).abs().max() < 5e-6, key

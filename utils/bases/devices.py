@@ -52,6 +52,9 @@ def choose_device_dtype(
     return device, types.get(dtype, dtype)
 
 
+MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # launchers that accelerate joins too
+
+
 def check_processes() -> None:
     """Raises UserError for the processes of a launcher that would each do all the work alone.
 
@@ -60,6 +63,13 @@ def check_processes() -> None:
     import torch
     from accelerate.utils import parse_flag_from_env
 
+    # `accelerate launch --num_processes 2 --cpu` starts one process, and names a meeting place for two.
+    lone = "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ
+    if lone and not any(name in os.environ for name in ("WORLD_SIZE", *MPI)):
+        raise UserError(
+            "accelerate launch starts a single process without a GPU, whatever --num_processes says: "
+            "NUM_PROCESSES=2 bash scripts/train_single.sh starts two, and so does torchrun --nproc_per_node 2"
+        )
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", processes)), torch.cuda.device_count()
     if processes == 1 or here <= gpus or parse_flag_from_env("ACCELERATE_USE_CPU"):

@@ -54,7 +54,9 @@ class ReportFlags:
 
     def check_reports(self) -> None:
         """Raise UserError for a tracker that is not installed, and a name that leaves its folder."""
-        if self.report_to != "none" and find_spec(self.report_to) is None:
+        # A folder of that name, such as wandb makes for its files, is found too, and is no module.
+        found = find_spec(self.report_to) if self.report_to != "none" else None
+        if self.report_to != "none" and getattr(found, "origin", None) is None:
             raise UserError(f"--report_to {self.report_to}: not installed; pip install it or use none")
         if self.report_to != "none":
             check_file_name("--tracker_name", self.tracker_name, "give a name, which names a folder too")

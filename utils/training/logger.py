@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, short
 from utils.common.files import append_records, read_records, shown, write_text
 from utils.config.train_config import TrainConfig
 
@@ -33,7 +33,12 @@ class Logger:
         elif config.report_to == "wandb":
             import wandb
 
-            self.run = wandb.init(project=config.tracker_name, config=asdict(config), dir=str(output_dir))
+            try:
+                self.run = wandb.init(project=config.tracker_name, config=asdict(config), dir=str(output_dir))
+            except wandb.Error as error:  # no key, no network, no such project
+                raise UserError(
+                    f"--report_to wandb: {short(error, 200)}; run `wandb login`, or set WANDB_MODE=offline"
+                ) from error
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """values: name -> number, as of optimizer step `step` (the first is 1)."""

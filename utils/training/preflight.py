@@ -1,6 +1,7 @@
 """What is checked of a training run before any model loads, and the plan that is printed."""
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -13,8 +14,9 @@ from utils.bases.families import family_of
 from utils.bases.registry import base_row
 from utils.bases.sd import StableDiffusion
 from utils.common.errors import UserError, short
-from utils.common.files import check_writable_folder
+from utils.common.files import check_writable_folder, shown
 from utils.common.images import digest_images
+from utils.common.words import counted
 from utils.concepts.formats import MANIFEST as CONCEPT
 from utils.concepts.names import check_apart
 from utils.config.presets import Preset
@@ -31,7 +33,7 @@ from utils.measures.measures import check_judges
 from utils.measures.selection import check_selection
 from utils.sampling.settings import check_steps
 from utils.training.checkpoints import check_same_run, find_checkpoint
-from utils.training.state import saved_step
+from utils.training.state import saved_processes, saved_step
 
 
 def check_run(config: TrainConfig) -> Path | None:
@@ -161,6 +163,12 @@ def checkpoint_of(config: TrainConfig) -> Path | None:
     if checkpoint is not None:
         settings = canonical(asdict(config)) | sources_of(config)[0]
         check_same_run(checkpoint, settings, may_differ(config), canonical)
+        saved, now = saved_processes(checkpoint), int(os.environ.get("WORLD_SIZE", "1"))
+        if saved != now:
+            raise UserError(
+                f"cannot resume {shown(checkpoint)} with {counted(now, 'process', 'processes')}: it ran with "
+                f"{saved}; give NUM_PROCESSES={saved}, or start anew in another folder"
+            )
     return checkpoint
 
 

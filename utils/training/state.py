@@ -147,6 +147,11 @@ def saved_step(folder: Path) -> int:
     return _read_state(folder)["step"]
 
 
+def saved_processes(folder: Path) -> int:
+    """The number of processes that a checkpoint's run had."""
+    return _read_state(folder)["processes"]
+
+
 def check_state_finite(tensors: dict[str, Tensor], step: int) -> None:
     """Raise FloatingPointError, naming the tensors that are not finite."""
     bad = [name for name, value in tensors.items() if not torch.isfinite(value).all()]

@@ -48,3 +48,15 @@ def test_processes_that_would_work_apart(launched, settings, message):
     with pytest.raises(UserError) as mistake:
         check_processes()
     assert str(mistake.value) == message
+
+
+def test_an_accelerate_launch_of_two_on_the_cpu_is_not_one_silently(launched, monkeypatch):
+    """What `accelerate launch --num_processes 2 --cpu` sets for its only process."""
+    launched(1, 0, use_cpu="true")
+    monkeypatch.delenv("WORLD_SIZE")
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_MIXED_PRECISION": "no"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="accelerate launch starts a single process without a GPU, whatever"):
+        check_processes()
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")  # of mpirun, which accelerate joins
+    check_processes()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, fields, replace
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -373,6 +374,9 @@ def test_mistakes_of_a_single_concept(monkeypatch: pytest.MonkeyPatch):
         lambda: single("--modifier_token=<new1>+<new2>", "--cls_token=dog+cat"), "1 concept", "<new1>+<new2>"
     )
     monkeypatch.setattr(utils.config.output_flags, "find_spec", lambda name: None)
+    mistake(lambda: single("--report_to=wandb"), "wandb", "not installed")
+    folder_of_that_name = ModuleSpec("wandb", None, is_package=True)
+    monkeypatch.setattr(utils.config.output_flags, "find_spec", lambda name: folder_of_that_name)
     mistake(lambda: single("--report_to=wandb"), "wandb", "not installed")
     assert single().report_to == "none"
 

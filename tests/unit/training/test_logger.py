@@ -103,6 +103,7 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
 
     tensorboard, wandb = ModuleType("torch.utils.tensorboard"), ModuleType("wandb")
     tensorboard.SummaryWriter = SummaryWriter
+    wandb.Error = type("Error", (Exception,), {})
     wandb.Image = lambda picture: picture.size
     run = SimpleNamespace(
         log=lambda values, step: calls.append((values, step)), finish=lambda: calls.append(("finish",))
@@ -110,7 +111,7 @@ def trackers(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     wandb.init = lambda project, config, dir: calls.append(("init", project, config["seed"], dir)) or run
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", tensorboard)
     monkeypatch.setitem(sys.modules, "wandb", wandb)
-    monkeypatch.setattr("utils.config.output_flags.find_spec", lambda name: name)
+    monkeypatch.setattr("utils.config.output_flags.find_spec", lambda name: SimpleNamespace(origin=name))
     return calls
 
 
@@ -120,6 +121,21 @@ def report(output_dir: Path, tracker: str) -> None:
     logger.images(5, "validation", [Image.new("RGB", (4, 2))] * 3)
     logger.close()
     assert steps(output_dir) == [5]
+
+
+def test_a_tracker_that_cannot_begin_is_one_line(tmp_path: Path, trackers: list[tuple]):
+    wandb = sys.modules["wandb"]
+
+    def refuse(**_: object) -> None:
+        raise wandb.Error("api_key not configured (no-tty)\nsee the docs")
+
+    wandb.init = refuse
+    with pytest.raises(UserError) as mistake:
+        report(tmp_path, "wandb")
+    assert str(mistake.value) == (
+        "--report_to wandb: api_key not configured (no-tty) see the docs; run `wandb login`, or set "
+        "WANDB_MODE=offline"
+    )
 
 
 def test_tensorboard(tmp_path: Path, trackers: list[tuple]):
