@@ -15,8 +15,8 @@ from utils.analysis.tuned import AnalysisFlags, Tuned, described, open_model, re
 from utils.bases.registry import as_dict, describe_base, judge_path, portable
 from utils.common.errors import UserError, exit_on_user_error, short
 from utils.common.flags import option
-from utils.common.words import counted
 from utils.common.subcommands import Subcommand, run_subcommand
+from utils.common.words import counted
 
 PROMPT = "a photo of a {} wearing headphones on the beach"
 
@@ -106,7 +106,8 @@ def attention_maps(config: AttentionFlags) -> None:
     if kind != words[0]:
         raise UserError(f"--scenes {config.scenes} shows a {kind}, the concepts are a {words[0]}")
     folder = config.folder("attention_maps")
-    print(f"{describe_base(row)}: {counted(len(tuned), 'concept')}, {counted(len(scenes), 'scene')}, {counted(len(config.prompts), 'prompt')}")
+    counts = {"concept": tuned, "scene": scenes, "prompt": config.prompts}
+    print(f"{describe_base(row)}: {', '.join(counted(len(each), one) for one, each in counts.items())}")
     jobs = [(prompt, config.seed + i) for prompt in config.prompts for i in range(config.num_images)]
     shared = (kind, scenes, jobs, row.sampling, config.seed)
     base = open_model(row, config.device)

@@ -19,10 +19,10 @@ import train_classdiffusion
 import utils.evaluation.evaluation
 from scripts import evaluate
 from tests.tiny_scorers import write_scorers
-from utils.bases.registry import BASES
+from utils.bases.registry import BASES, base_row
 from utils.common.errors import UserError
 from utils.common.images import open_image, save_png
-from utils.evaluation import runs, training_process
+from utils.evaluation import plan, runs, training_process
 from utils.evaluation.folder import read_image_records
 from utils.evaluation.sources import base_of_images, source_of
 from utils.report.page import write_report
@@ -495,3 +495,19 @@ def test_help_is_quick_to_come():
     code = "import sys; from scripts import evaluate; evaluate.parse(['dataset', 'toon']); "
     done = run("-c", code + "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers') if m in sys.modules])")
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_dry_run_counts_estimates_and_writes_nothing(flags, tiny_base, tmp_path, capsys, monkeypatch):
+    learn, draw = plan.measure(base_row(tiny_base), torch.device("cpu"), "torch.float32")
+    assert 0 < draw < 10 and 0 < learn < 10
+    monkeypatch.setattr(plan, "measure", lambda *_: (0.5, 0.25))
+    evaluate.main([*flags(tmp_path / "results"), "--dry_run"])
+    *_, counts, measured, left = capsys.readouterr().out.splitlines()
+    # 2 prompts x 2 seeds and 2 of the class; 2 trainings of 2 steps of 2 images
+    assert counts == "2 subjects x 2 methods: 2 trainings, 0 done; 24 images, 0 done"
+    assert measured == (
+        "measured on cpu, 2 images at a time: 0.5 s an image of a training step, 0.25 s a denoising step of "
+        "an image"
+    )
+    assert left == "left: about 15 s in one process, without loading models and scoring"  # 8 x .5 + 48 x .25
+    assert not (tmp_path / "results").exists()
