@@ -1,7 +1,6 @@
 """A page to train, draw and take away a concept, in the browser: http://127.0.0.1:7860.
 
-    pip install -r requirements-app.txt
-    python -m scripts.app
+    bash scripts/app.sh
 
 Drop images, write their class, train; write prompts, draw; take the concept away. One training at a time, in
 a process of its own: it goes on when the page is closed, and saves when this command ends (Resume goes on).
@@ -22,7 +21,6 @@ from tempfile import TemporaryDirectory
 from utils.common.errors import UserError, exit_on_user_error
 from utils.common.flags import check_fields, option, parse
 
-REQUIREMENTS = "requirements-app.txt"
 LARGEST_UPLOAD = "100mb"  # a file
 
 
@@ -42,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     from utils.training.lock import RunLock
 
     if find_spec("gradio") is None:
-        raise UserError(f"gradio is not installed: python -m pip install -r {REQUIREMENTS}")
+        raise UserError("gradio is not installed: start the page by bash scripts/app.sh, which installs it")
     check_writable_folder(config.folder, "folder")
     check_address(config.host, config.port)
     with RunLock(config.folder):

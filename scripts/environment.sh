@@ -47,10 +47,14 @@ if [ -z "${VIRTUAL_ENV:-}" ]; then
   fi
   . .venv/bin/activate
 fi
-stamp="$VIRTUAL_ENV/.requirements"
-if ! cmp -s requirements.txt "$stamp"; then
-  echo "installing requirements.txt"
-  python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-  cp requirements.txt "$stamp"
-fi
+
+# install NAME: NAME.txt into the environment, if it has changed since.
+install() {
+  if ! cmp -s "$1.txt" "$VIRTUAL_ENV/.$1"; then
+    echo "installing $1.txt"
+    python -m pip install --quiet --disable-pip-version-check -r "$1.txt"
+    cp "$1.txt" "$VIRTUAL_ENV/.$1"
+  fi
+}
+install requirements
 export TRANSFORMERS_VERBOSITY="${TRANSFORMERS_VERBOSITY:-error}"

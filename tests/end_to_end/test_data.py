@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import train_classdiffusion
 from tests.end_to_end.training import REPOSITORY, apart, learned, records
 from utils.common.errors import UserError
 
@@ -178,3 +179,14 @@ def test_the_command_itself(folder, dog_flags, tmp_path):
     )
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_toon_says_that_it_cannot_learn_photographs(folder, tmp_path, capsys):
+    """--dry_run names it; images of noise are as far from flat colours as a photograph is."""
+    words = f"--instance_data_dir={folder} --cls_token=borzoi --output_dir={tmp_path / 'out'} --dry_run"
+    train_classdiffusion.main(words.split())
+    assert (
+        "toon does not know borzoi (only dog, cat, rabbit, pig, teddy bear, backpack, teapot, car, barn) and "
+        "cannot learn photographs, and 5 of 5 images look like some: expect no likeness; for photographs use "
+        "BASE=sd15, on a GPU"
+    ) in capsys.readouterr().out.splitlines()

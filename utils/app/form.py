@@ -1,13 +1,18 @@
 """What the page asks to be trained, as the flags of train_classdiffusion.py."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from PIL import Image
 
 from utils.bases.registry import base_row, portable
 from utils.common.errors import UserError
 from utils.config.methods import METHODS
 from utils.config.train_config import TrainConfig, parse_config, resolve
+from utils.data.world import strangers
+from utils.report.words import listed
 
 TOKEN = "<new1>"
 PARTS = 4  # of a training: after each a checkpoint and samples, so that little is lost and progress shows
@@ -20,6 +25,7 @@ LABELS = {
     "--seed": "Seed",
     "--method": "Method",
     "--prompt": "prompt",
+    "BASE=sd15, on a GPU": "the base model sd15",
     "--format lora": "the LoRA",
     "--format diffusers": "python -m scripts.export with that format, diffusers",
 }
@@ -83,17 +89,32 @@ def flags_of(form: Form, images: Path, output: Path) -> list[str]:
 
 
 def plan(form: Form) -> list[str]:
-    """What trains on what, a line for each stage, from the base's configuration files alone.
+    """What the base is, what it does not know, and what learns in each stage, in plain words, from the base's
+    configuration files alone.
 
     Raises UserError as the command does for these settings. No image is read.
     """
-    from utils.training.preflight import attach_all, check_learners, describe_stages, outline_of
+    from utils.learners.registry import LEARNERS
+    from utils.losses.registry import losses_of
+    from utils.training.preflight import attach_all, check_learners, outline_of
 
     config = parse_config(flags_of(form, Path("unread"), Path("unwritten")))
     check_learners(config)
     attached = attach_all(outline_of(config), config)
-    sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
-    return list(describe_stages(config, sizes))
+    lines = [base_row(form.base).about]
+    for stage, first, last in config.plan():
+        count = sum(value.numel() for name in stage.trains for value in attached[name].values())
+        what = listed([LEARNERS[name].plain for name in stage.trains])
+        line = f"Steps {first} to {last} learn {what}: {count:,} numbers."
+        kept = [loss.plain or loss.name for loss in losses_of(config, stage) if loss.weight(config)]
+        lines.append(line + "".join(f" {each[0].upper()}{each[1:]}." for each in kept))
+    return lines
+
+
+def unknown_to(base: str, words: Sequence[str], images: Sequence[Image.Image] = ()) -> str | None:
+    """The line on classes and images that the base cannot learn, in the page's words; None where it may."""
+    line = strangers(base_row(base), words, images)
+    return in_words_of_the_page(line) if line else None
 
 
 def in_words_of_the_page(message: str) -> str:

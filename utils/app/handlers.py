@@ -10,7 +10,7 @@ import gradio as gr
 from utils.app import views
 from utils.app.downloads import LAYOUTS, offers, pack
 from utils.app.drawing import Painter, request_of
-from utils.app.form import Form, default_prompts, default_steps, in_words_of_the_page, plan
+from utils.app.form import Form, default_prompts, default_steps, in_words_of_the_page, plan, unknown_to
 from utils.app.jobs import Job, list_jobs, read_jobs
 from utils.app.trainer import FAILED, STOPPED, TRAINING, Trainer
 from utils.app.uploads import preview
@@ -42,12 +42,12 @@ class Handlers:
         self.trainer, self.downloads, self.painter = trainer, downloads, Painter()
         self.train = answered(self._train)
 
-    def look(self, uploads: list[str] | None) -> str:
-        """Thumbnails of the uploads, or what is wrong with them."""
+    def look(self, uploads: list[str] | None, base: str) -> str:
+        """Thumbnails of the uploads and what the base cannot learn of them, or what is wrong with them."""
         if not uploads:
             return ""
         try:
-            return views.thumbnails(preview(uploads))
+            return views.thumbnails(preview(uploads, base))
         except UserError as error:
             return views.message(in_words_of_the_page(str(error)))
 
@@ -61,7 +61,8 @@ class Handlers:
         """What trains on what; before there is a class word, of any."""
         try:
             lines = plan(Form(cls=cls or "thing", base=base, method=method, steps=steps, token=token))
-            return views.notes([METHODS[method].source, *lines])
+            warning = unknown_to(base, [cls]) if cls else None
+            return views.message(warning or "") + views.notes([*lines, METHODS[method].source])
         except UserError as error:
             return views.message(in_words_of_the_page(str(error)))
 

@@ -168,7 +168,8 @@ def _connect(page: gr.Blocks, handlers: Handlers, form: dict, view: dict, draw: 
     quiet = {"show_progress": "hidden"}
     fields = [form[name] for name in Form.__dataclass_fields__]
     choice = [form[name] for name in ("cls", "base", "method", "steps", "token")]
-    form["uploads"].change(handlers.look, form["uploads"], form["thumbnails"], **quiet)
+    for name in ("uploads", "base"):
+        form[name].change(handlers.look, [form["uploads"], form["base"]], form["thumbnails"], **quiet)
     form["example"].click(handlers.example, None, [form["uploads"], form["cls"]], **quiet)
     for name in ("method", "base"):
         form[name].change(handlers.steps, [form["base"], form["method"]], form["steps"], **quiet)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from utils.app.form import unknown_to
 from utils.common.errors import UserError
 from utils.common.images import MASK_SUFFIX, check_images, list_images, open_image
 from utils.data.image_captions import read_captions
@@ -26,10 +27,11 @@ class Thumbnail:
 
 @dataclass(frozen=True)
 class Preview:
-    """The images as they will be read, and what there is to say of them."""
+    """The images as they will be read, what there is to say of them, and that the base cannot learn them."""
 
     thumbnails: list[Thumbnail]
     notes: list[str]
+    warning: str = ""
 
 
 def gather(uploads: Sequence[str | Path], folder: Path) -> None:
@@ -46,7 +48,7 @@ def gather(uploads: Sequence[str | Path], folder: Path) -> None:
         shutil.copyfile(upload, folder / name)
 
 
-def preview(uploads: Sequence[str | Path]) -> Preview:
+def preview(uploads: Sequence[str | Path], base: str) -> Preview:
     """Decodes every image, as a training does before it starts; nothing stays on the disk.
 
     Raises UserError, which names the file, for one that cannot be read, and when there are none.
@@ -59,9 +61,11 @@ def preview(uploads: Sequence[str | Path]) -> Preview:
             check_images(images)
             captions = read_captions(folder, images)
             thumbnails = [_thumbnail(path) for path in images]
+            warning = unknown_to(base, [], [open_image(path) for path in images])
     captioned = {file for _, file in captions.values()}
     left_out = [path for path in skipped if path not in captioned and not path.name.endswith(MASK_SUFFIX)]
-    return Preview(thumbnails, _notes(len(images), len(captions), left_out))
+    notes = _notes(len(images), len(captions), left_out)
+    return Preview(thumbnails, notes, warning or "")
 
 
 class plain_names:

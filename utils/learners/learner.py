@@ -22,7 +22,8 @@ class Learner:
     it is. Called once, when the whole base is frozen and the modifier tokens are installed. pack(base,
     parameters): the tensors of its file in a concept's folder. merge(pipeline, tensors, path): {component:
     {parameter name: new value}} of a plain pipeline, float32; changes nothing. Raises UserError for tensors
-    that do not fit; path: of the concept, for messages. title: shown to users. rate: the configuration's
+    that do not fit; path: of the concept, for messages. title: shown to users; plain: the same for who does
+    not know the terms. rate: the configuration's
     field with its learning rate. text: whether the text losses reach it. exact: whether its file gives its
     parameters back bit for bit, so that a checkpoint holds no copy. tokens_only: whether prompts without a
     modifier token stay as they are. layered: whether text states hold a copy for each layer. timed: whether
@@ -48,6 +49,7 @@ class Learner:
     one_vector: bool = False
     install: Callable[[Any, Tensors, dict[str, int], Path], None] | None = None
     hook_copy: Callable[[Any, Any], None] | None = None
+    plain: str = ""
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], owner: str, path: Path) -> None:

@@ -211,4 +211,5 @@ LEARNER = Learner(
     tokens_only=True,
     one_vector=True,
     timed=True,
+    plain="a small network that gives the new word its meaning",
 )

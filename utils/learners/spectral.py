@@ -112,4 +112,11 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
     return {"unet": values}
 
 
-LEARNER = Learner("spectral", "singular values", attach, pack, merge)
+LEARNER = Learner(
+    "spectral",
+    "singular values",
+    attach,
+    pack,
+    merge,
+    plain="how strong each part of the image model is (singular values)",
+)

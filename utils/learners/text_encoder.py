@@ -37,5 +37,12 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
 
 
 LEARNER = Learner(
-    "text_encoder", "text encoder", attach, pack, merge, "text_encoder_learning_rate", text=True
+    "text_encoder",
+    "text encoder",
+    attach,
+    pack,
+    merge,
+    "text_encoder_learning_rate",
+    text=True,
+    plain="the text model",
 )

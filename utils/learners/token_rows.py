@@ -176,4 +176,5 @@ LEARNER = Learner(
     text=True,
     exact=True,
     tokens_only=True,
+    plain="the new word",
 )

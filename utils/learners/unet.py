@@ -47,4 +47,11 @@ def added(own: Parameters, tensors: Tensors, owner: str, path: Path) -> Tensors:
     return values
 
 
-LEARNER = Learner("unet", "UNet", attach, pack, merge)
+LEARNER = Learner(
+    "unet",
+    "UNet",
+    attach,
+    pack,
+    merge,
+    plain="the whole image model",
+)

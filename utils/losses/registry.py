@@ -37,7 +37,8 @@ class Loss:
     it out. output: it compares predictions on class captions, so that a stage which trains tokens alone
     leaves it out. start: it needs what trains as it was at the start. prepare(base, config): None, or what
     the loss sets up once, before anything has been trained: an object whose draw(step), a function of (run
-    seed, step) alone, holds token `ids` (N, …) to be encoded.
+    seed, step) alone, holds token `ids` (N, …) to be encoded. plain: what it does, for who does not know the
+    terms; "": its name is shown.
     """
 
     name: str
@@ -48,17 +49,48 @@ class Loss:
     output: bool = False
     start: bool = False
     prepare: Callable[[Any, Any], Any] | None = None
+    plain: str = ""
 
 
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("loss_spl", lambda config: config.lambda_spl if config.cls_token else None, spl_term, text=True),
-        Loss("loss_prior", lambda config: config.prior_loss_weight, prior_term, prior=True),
-        Loss("loss_dop", lambda config: config.weight("dop_weight"), dop_term, output=True, start=True),
-        Loss("loss_l2", lambda config: config.weight("l2_weight"), l2_term, start=True),
         Loss(
-            "loss_mlm", lambda config: config.weight("mlm_weight"), mlm_term, text=True, prepare=prepare_mlm
+            "loss_spl",
+            lambda config: config.lambda_spl if config.cls_token else None,
+            spl_term,
+            text=True,
+            plain="the new word has to stay close to its class",
+        ),
+        Loss(
+            "loss_prior",
+            lambda config: config.prior_loss_weight,
+            prior_term,
+            prior=True,
+            plain="images of the class, drawn beforehand, keep the class as it is",
+        ),
+        Loss(
+            "loss_dop",
+            lambda config: config.weight("dop_weight"),
+            dop_term,
+            output=True,
+            start=True,
+            plain="prompts of the class alone have to give what they gave before",
+        ),
+        Loss(
+            "loss_l2",
+            lambda config: config.weight("l2_weight"),
+            l2_term,
+            start=True,
+            plain="nothing may move far from where it began",
+        ),
+        Loss(
+            "loss_mlm",
+            lambda config: config.weight("mlm_weight"),
+            mlm_term,
+            text=True,
+            prepare=prepare_mlm,
+            plain="the new word must leave the words around it readable",
         ),
     )
 }

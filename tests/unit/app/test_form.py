@@ -1,14 +1,29 @@
 """The page's fields as flags of the training command, and its messages."""
 
+import re
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
-from utils.app.form import Form, default_prompts, default_steps, flags_of, in_words_of_the_page, plan
+from utils.app.form import (
+    Form,
+    default_prompts,
+    default_steps,
+    flags_of,
+    in_words_of_the_page,
+    plan,
+    unknown_to,
+)
 from utils.bases.registry import BASES
 from utils.common.errors import UserError
 from utils.config.methods import METHODS
 from utils.config.train_config import TrainConfig, parse_config
+from utils.learners.registry import LEARNERS
+from utils.losses.registry import LOSSES
+
+UNET = load_file(Path(BASES["toon"].path, "unet", "diffusion_pytorch_model.safetensors"))
+KV = sum(each.numel() for name, each in UNET.items() if re.search(r"attn2\.to_[kv]\.weight", name))
 
 
 def config(form: Form) -> TrainConfig:
@@ -50,11 +65,31 @@ def test_default_steps_are_those_of_the_settings():
     assert default_steps("sd15", "textual_inversion") == 3000
 
 
-def test_the_plan_says_what_trains_on_what():
-    (line,) = plan(Form("dog", steps=40))
-    assert line == "steps 1 to 40: rows 128 at 0.00632, K/V 294,912 at 0.0004; loss L_denoise + 1 · L_spl"
-    first, second = plan(Form("dog", method="two_stage"))
-    assert first.startswith("steps 1 to 240: rows 128") and second.startswith("steps 241 to 400: ")
+def test_the_plan_says_in_plain_words_what_learns_on_what():
+    about, line = plan(Form("dog", steps=40))
+    assert about == BASES["toon"].about and "cannot learn photographs" in about
+    assert line == (
+        "Steps 1 to 40 learn the new word and how images follow words (keys and values): "
+        f"{KV + 128:,} numbers. The new word has to stay close to its class."
+    )
+    _, first, second = plan(Form("dog", method="two_stage"))
+    assert first == "Steps 1 to 240 learn the new word: 128 numbers."
+    assert second.startswith("Steps 241 to 400 learn the whole image model: ")
+    _, custom = plan(Form("dog", method="custom_diffusion"))
+    assert custom.endswith(" numbers. Images of the class, drawn beforehand, keep the class as it is.")
+
+
+def test_every_learner_and_loss_has_plain_words():
+    assert all(each.plain for each in [*LEARNERS.values(), *LOSSES.values()])
+    assert all(row.about for row in BASES.values())
+
+
+def test_what_the_base_does_not_know_is_said_in_the_words_of_the_page():
+    assert unknown_to("sd15", ["borzoi"]) is None and unknown_to("toon", ["teddy bear", "Dog"]) is None
+    assert unknown_to("toon", ["borzoi"]) == (
+        "toon does not know borzoi (only dog, cat, rabbit, pig, teddy bear, backpack, teapot, car, barn): "
+        "expect no likeness; for photographs use the base model sd15"
+    )
 
 
 def test_a_plan_of_mistaken_settings_is_refused():

@@ -199,7 +199,7 @@ def test_a_preview_shows_every_image_and_says_what_it_leaves_out(
     (tmp_path / "notes.txt").write_text("no image")
     same_name = tmp_path / "0.png"
     Image.new("RGB", (300, 200)).save(same_name)
-    seen = preview([*sorted(folder.iterdir()), same_name, tmp_path / "notes.txt"])
+    seen = preview([*sorted(folder.iterdir()), same_name, tmp_path / "notes.txt"], "sd15")
     assert [(each.name, each.width, each.height) for each in seen.thumbnails] == [
         ("0-2.png", 300, 200),
         ("0.png", 24, 20),
@@ -207,9 +207,9 @@ def test_a_preview_shows_every_image_and_says_what_it_leaves_out(
     ]
     assert seen.notes == ["notes.txt is left out: it is not an image"]
     (tmp_path / "1.txt").write_text("a dog asleep")
-    captioned = preview([*sorted(folder.iterdir()), tmp_path / "1.txt"])
+    captioned = preview([*sorted(folder.iterdir()), tmp_path / "1.txt"], "sd15")
     assert captioned.notes[0] == "1 of 2 images have captions of their own"
-    assert preview([same_name]).notes[0].startswith("1 image will do, but with 3 to 6")
+    assert preview([same_name], "sd15").notes[0].startswith("1 image will do, but with 3 to 6")
 
 
 def test_what_a_user_wrote_is_escaped(job: Job):
