@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from utils.app.form import unknown_to
 from utils.common.errors import UserError
-from utils.common.images import MASK_SUFFIX, check_images, list_images, open_image
+from utils.common.images import MASK_SUFFIX, check_images, is_animated, list_images, open_image
 from utils.data.image_captions import read_captions
 from utils.report.samples import data_uri
 
@@ -61,10 +61,12 @@ def preview(uploads: Sequence[str | Path], base: str) -> Preview:
             check_images(images)
             captions = read_captions(folder, images)
             thumbnails = [_thumbnail(path) for path in images]
+            animated = [path.name for path in images if is_animated(path)]
             warning = unknown_to(base, [], [open_image(path) for path in images])
     captioned = {file for _, file in captions.values()}
     left_out = [path for path in skipped if path not in captioned and not path.name.endswith(MASK_SUFFIX)]
-    notes = _notes(len(images), len(captions), left_out)
+    notes = [f"{name} is animated: its first frame is used" for name in animated]
+    notes += _notes(len(images), len(captions), left_out)
     return Preview(thumbnails, notes, warning or "")
 
 

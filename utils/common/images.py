@@ -4,8 +4,10 @@ import hashlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -20,7 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 T = TypeVar("T", bound=Image.Image | None)
-IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset(".avif .bmp .gif .heic .heif .jfif .jpeg .jpg .png .tif .tiff .webp".split())
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")  # of iPhones' photographs
 
 
 ORIENTATION = 0x0112  # the EXIF tag
@@ -55,14 +58,47 @@ def list_images(folder: Path) -> tuple[list[Path], list[Path]]:
     return images, skipped
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image's file, of any format that is read here; an animated one shows its first frame.
+
+    Raises UserError naming the file where it cannot be read, in the block too, and for HEIC without
+    pillow-heif.
+    """
+    try:
+        _learn_heif(path)
+        with Image.open(path) as file:
+            yield file
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"cannot read image {path} ({error}): replace or remove it") from error
+
+
+def _learn_heif(path: Path) -> None:
+    """Lets Pillow read HEIC, which iPhones write, if the file is one, whatever its name."""
+    with path.open("rb") as file:
+        head = file.read(12)
+    if head[4:8] != b"ftyp" or head[8:] not in HEIF_BRANDS:
+        return
+    if find_spec("pillow_heif") is None:
+        raise UserError(f"{path} is HEIC, which needs a package: python -m pip install pillow-heif")
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+
+
+def is_animated(path: Path) -> bool:
+    """Whether the file has several frames or pages. The second picture of a camera's JPEG is none."""
+    with opened(path) as file:
+        return getattr(file, "n_frames", 1) > 1 and file.format in ("GIF", "PNG", "WEBP", "AVIF", "TIFF")
+
+
 def _decode(path: Path) -> Image.Image:
     """The image as stored, turned as its EXIF orientation says; errors as in `open_image`."""
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path} ({error}): replace or remove it") from error
+    with opened(path) as file:
+        image = ImageOps.exif_transpose(file)
+        image.load()
     return image
 
 
@@ -94,12 +130,9 @@ def open_alpha(path: Path) -> Image.Image | None:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) as the image is seen, EXIF orientation included; its pixels are not decoded."""
-    try:
-        with Image.open(path) as file:
-            width, height = file.size
-            turned = file.getexif().get(ORIENTATION) in (5, 6, 7, 8)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path} ({error}): replace or remove it") from error
+    with opened(path) as file:
+        width, height = file.size
+        turned = file.getexif().get(ORIENTATION) in (5, 6, 7, 8)
     return (height, width) if turned else (width, height)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from utils.bases.registry import base_row, recorded_name
 from utils.common.errors import UserError, short
 from utils.common.files import shown
-from utils.common.images import check_images, image_size, is_image, list_images, open_image
+from utils.common.images import check_images, image_size, is_animated, is_image, list_images, open_image
 from utils.concepts.names import check_apart
 from utils.config.concepts import Concept
 from utils.config.train_config import TrainConfig
@@ -117,6 +117,8 @@ def describe_data(
     words = [word for word in config.cls_tokens if word]
     if row.world is not None and (line := strangers(row, words, [open_image(path) for path in images])):
         yield line
+    if animated := [path for path in images if is_animated(path)]:
+        yield f"{_names(animated)}: animated, or of several pages; the first one alone is used"
     if instances.captions:
         yield _own_captions(images, instances.captions, "the prompt")
     if classes is not None:

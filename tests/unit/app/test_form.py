@@ -22,8 +22,12 @@ from utils.config.train_config import TrainConfig, parse_config
 from utils.learners.registry import LEARNERS
 from utils.losses.registry import LOSSES
 
-UNET = load_file(Path(BASES["toon"].path, "unet", "diffusion_pytorch_model.safetensors"))
-KV = sum(each.numel() for name, each in UNET.items() if re.search(r"attn2\.to_[kv]\.weight", name))
+KV = sum(
+    value.numel()
+    for file in Path(BASES["toon"].path, "unet").glob("*.safetensors")
+    for name, value in load_file(file).items()
+    if re.search(r"attn2\.to_[kv]\.weight", name)
+)
 
 
 def config(form: Form) -> TrainConfig:

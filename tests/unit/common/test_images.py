@@ -4,11 +4,20 @@ import os
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from utils.common.errors import UserError
-from utils.common.images import ImageCache, digest_images, list_images, open_image, save_png
+from utils.common.images import (
+    ImageCache,
+    digest_images,
+    image_size,
+    is_animated,
+    list_images,
+    open_image,
+    save_png,
+)
 
 
 def test_a_png_is_replaced_whole_with_the_umasks_mode(tmp_path: Path):
@@ -84,3 +93,50 @@ def test_images_one_folder_down_are_named(tmp_path: Path):
     )
     with pytest.raises(UserError, match=r"notes: put some there \(\."):
         list_images(tmp_path / "notes")
+
+
+def test_avif_and_jfif_are_read(tmp_path: Path):
+    smooth = Image.linear_gradient("L").resize((64, 64)).convert("RGB")
+    smooth.save(tmp_path / "a.avif", quality=95)
+    smooth.save(tmp_path / "b.jfif", format="JPEG", quality=95)
+    images, skipped = list_images(tmp_path)
+    assert [path.name for path in images] == ["a.avif", "b.jfif"] and not skipped
+    for path in images:
+        apart = np.abs(np.asarray(open_image(path)).astype(int) - np.asarray(smooth)).max()
+        assert apart <= 6 and not is_animated(path)
+
+
+@pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png", "a.tif"])
+def test_of_an_animated_file_the_first_frame_is_read(tmp_path: Path, name: str):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
+    frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **LOSSLESS.get(name, {}))
+    assert is_animated(tmp_path / name)
+    assert open_image(tmp_path / name).getpixel((4, 4)) == (255, 0, 0)
+
+
+LOSSLESS = {"a.webp": {"lossless": True}}
+
+
+def test_heic_without_its_package_is_one_line_whatever_its_name(tmp_path: Path, monkeypatch):
+    file = tmp_path / "IMG_1.jpg"
+    file.write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0")
+    monkeypatch.setattr("utils.common.images.find_spec", lambda name: None)
+    for read in (open_image, image_size):
+        with pytest.raises(UserError) as mistake:
+            read(file)
+        assert (
+            str(mistake.value) == f"{file} is HEIC, which needs a package: python -m pip install pillow-heif"
+        )
+
+
+def test_heic_is_read_and_turned(tmp_path: Path):
+    heif = pytest.importorskip("pillow_heif")
+    smooth = Image.linear_gradient("L").resize((64, 32)).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    heif.register_heif_opener()
+    smooth.save(tmp_path / "a.HEIC", format="HEIF", quality=95, exif=exif.tobytes())
+    (path,), _ = list_images(tmp_path)
+    turned = np.asarray(smooth.transpose(Image.Transpose.ROTATE_270)).astype(int)
+    assert image_size(path) == (32, 64)
+    assert np.abs(np.asarray(open_image(path)).astype(int) - turned).max() <= 6
