@@ -156,6 +156,15 @@ def test_default_prompts():
         inference.default_prompts([ConceptWeights()])
 
 
+def test_a_prompt_without_the_token_is_named(base, concept, tmp_path, capsys):
+    given = ["--concept", concept, "--base", base, "--num_images=1", "--prompt=a <new1> dog"]
+    sample_quickly(tmp_path, *given)
+    assert "lacks" not in capsys.readouterr().out
+    sample_quickly(tmp_path, *given, "--prompt=a dog on the beach")
+    said = "“a dog on the beach” lacks <new1>: it may show the class, not your subject"
+    assert said in capsys.readouterr().out.splitlines()
+
+
 def test_second_run_overwrites_the_first(base, tmp_path):
     given = ["--base", base, "--prompt", "a dog", "--num_images=1"]
     sample_quickly(tmp_path, *given)
