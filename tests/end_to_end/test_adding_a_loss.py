@@ -23,7 +23,7 @@ def test_the_guides_loss(train, tmp_path, monkeypatch, capsys):
     names = {"Loss": Loss}
     exec(term, names)
     monkeypatch.setattr(TrainConfig, flag.partition(":")[0], None, raising=False)
-    monkeypatch.setitem(LOSSES, "loss_length", eval(row.strip().rstrip(","), names))
+    monkeypatch.setitem(LOSSES, "loss_length", eval(row, names))
     assert "loss_length" not in records(plain)[0]
 
     method = replace(METHODS["classdiffusion"], weights={"length_weight": 100.0})
