@@ -77,7 +77,7 @@ def test_exports_hold_all_vectors(concept, tiny_base, place):
 def test_kohyas_file_is_read_back(concept, train, tiny_base, place):
     settings = {"method": "textual_inversion", "instance_prompt": None, "num_vectors": 2}
     out = train(place / "inversion", **settings)
-    export.main([str(out), str(place / "embedding"), "--base", str(tiny_base), "--format", "embedding"])
+    export.main([str(out), str(place / "embedding"), "--format", "embedding"])
     rows = load_file(out / "new1.safetensors")["<new1>"]
     pipeline = load_pipeline(tiny_base, "cpu")
     token_id = load_concept(pipeline, place / "embedding" / "kohya" / "dog1.safetensors").token_ids["<dog1>"]

@@ -288,7 +288,7 @@ def test_textual_inversion_file(tmp_path, base, pipeline, suffix, shape):
 
 
 @pytest.mark.parametrize("kind", ["diffusers", "kohya", "a1111"])
-def test_several_vectors_of_a_token_mean_what_they_mean_to_diffusers(tmp_path, base, pipeline, kind):
+def test_several_vectors_of_a_token_mean_what_they_mean_to_diffusers(tmp_path, base, kind):
     """The states of "a <cat-toy> on a beach" are those of a pipeline that loaded the file by itself."""
     rows, file = torch.randn(3, 32), tmp_path / "cat-toy.pt"
     content = {
@@ -297,7 +297,7 @@ def test_several_vectors_of_a_token_mean_what_they_mean_to_diffusers(tmp_path, b
         "a1111": {"string_to_token": {"*": 265}, "string_to_param": {"*": rows}, "name": "cat-toy"},
     }[kind]
     torch.save(content, file)
-    stock = copy.deepcopy(base)
+    stock, pipeline = copy.deepcopy(base), copy.deepcopy(base)
     if kind == "kohya":  # whose files diffusers does not read
         stock.load_textual_inversion({"<cat-toy>": rows}, token="<cat-toy>")
     else:

@@ -68,7 +68,9 @@ BARN = {"instance_prompt": "a photo of a <new2> barn", "instance_data_dir": "dat
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folders and files that the official commands name; every tracker counts as installed."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(utils.config.output_flags, "find_spec", lambda name: object())
+    monkeypatch.setattr(
+        utils.config.output_flags, "find_spec", lambda name: ModuleSpec(name, None, origin=name)
+    )
     for name in ("dog", "teddybear", "barn"):
         Path("data", name).mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(Path("data", name, "0.png"))
@@ -355,6 +357,7 @@ def test_counts_are_the_flags_that_must_be_positive():
         "validation_inference_steps",
         "validation_steps",
         "latent_pool",
+        "num_vectors",
     }
 
 
