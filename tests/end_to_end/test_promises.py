@@ -42,9 +42,10 @@ def output_bias(monkeypatch) -> None:
         return {"unet": {BIAS: tensors[BIAS].float()}}
 
     learner = Learner("output_bias", "output bias", attach, lambda base, parameters: dict(parameters), merge)
-    stages = (Stage(("token_rows",), share=0.5), Stage(("output_bias",), share=0.5))
+    stages = tuple(Stage(trains=(name,), share=0.5) for name in ("token_rows", "output_bias"))
     monkeypatch.setitem(LEARNERS, "output_bias", learner)
-    monkeypatch.setitem(METHODS, "bias_last", Method("bias_last", "Bias last", stages, "this test"))
+    method = Method(name="bias_last", title="Bias last", stages=stages, source="this test")
+    monkeypatch.setitem(METHODS, "bias_last", method)
 
 
 def learned(folder: Path) -> dict[str, Tensor]:

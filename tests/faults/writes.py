@@ -1,7 +1,7 @@
 """The building blocks that write, each with what was there before and how its content is read."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from scripts import export
+from tests.concepts import DOG
 from utils.bases.registry import base_row
 from utils.common.files import append_records, read_json, read_records, write_json, write_text
 from utils.common.folders import files_of, replace_folder
@@ -18,7 +19,6 @@ from utils.common.tensor_files import read_tensors, write_tensors
 from utils.concepts.save import save_concept
 from utils.config.train_config import TrainConfig
 from utils.data.class_images import generate_class_images
-from utils.data.dataset import Concept
 from utils.training.checkpoints import find_checkpoint, new_checkpoint, remove_old_checkpoints
 from utils.training.lock import RunLock
 from utils.training.logger import Logger
@@ -96,7 +96,7 @@ def draw(pipeline, prompts, seeds, *_, **__):
 
 
 def draw_class_images(folder: Path) -> None:
-    dogs = Concept("<new1>", "ktn", "dog", "a photo of a <new1> dog", Path("dog"), "a dog", folder / "dogs")
+    dogs = replace(DOG, class_prompt="a dog", class_data_dir=folder / "dogs")
     generate_class_images(None, [dogs], base_row("sd15"), count=3, batch_size=3, seed=0)
 
 

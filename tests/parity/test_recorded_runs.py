@@ -23,7 +23,12 @@ NOISED_IN_FLOAT32 = {"bf16"}
 @pytest.fixture(scope="module")
 def found(request) -> dict:
     """All runs of today's code; rows_only is a method that this test alone defines."""
-    rows_only = Method("rows_only", "Rows only", (Stage(("token_rows",)),), "this test")
+    rows_only = Method(
+        name="rows_only",
+        title="Rows only",
+        stages=(Stage(trains=("token_rows",)),),
+        source="this test",
+    )
     METHODS["rows_only"] = rows_only
     request.addfinalizer(lambda: METHODS.pop("rows_only"))
     threads = torch.get_num_threads()

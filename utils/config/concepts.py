@@ -3,15 +3,18 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.common.errors import UserError, short
 from utils.common.flags import option
 from utils.common.limits import check_text
 from utils.concepts.names import check_absent, check_apart, check_token
 
+if TYPE_CHECKING:
+    from utils.config.train_config import TrainConfig
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Concept:
     """One thing to learn: its token, the word the token starts from, its class, its images and their caption.
 
@@ -126,7 +129,7 @@ class ConceptFlags:
             raise UserError("--instance_data_dir is missing: give it, or a --concepts_list")
 
 
-def concepts_of(config: Any) -> list[Concept]:
+def concepts_of(config: "TrainConfig") -> list[Concept]:
     """The concepts of a training configuration, from its flags or --concepts_list, one per modifier token.
 
     Raises UserError for a broken list, a number of concepts other than that of tokens, a prompt without
@@ -145,7 +148,7 @@ def concepts_of(config: Any) -> list[Concept]:
     return concepts
 
 
-def _concept(config: Any, index: int, entry: dict[str, Any]) -> Concept:
+def _concept(config: "TrainConfig", index: int, entry: dict[str, Any]) -> Concept:
     token, word = config.modifier_tokens[index], config.cls_tokens[index]
     check_absent(config.modifier_tokens, "--cls_token", word)
     check_absent(config.modifier_tokens, "class_prompt", entry.get("class_prompt"))

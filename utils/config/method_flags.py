@@ -52,9 +52,9 @@ class MethodFlags:
         whole = {"cross_attention_kv": "cross_attention"} if self.freeze_model == "crossattn" else {}
         return tuple(
             Stage(
-                tuple(whole.get(name, name) for name in self._trained_in(stage)),
-                stage.share,
-                stage.prior or self.with_prior_preservation,
+                trains=tuple(whole.get(name, name) for name in self._trained_in(stage)),
+                share=stage.share,
+                prior=stage.prior or self.with_prior_preservation,
             )
             for stage in self.recipe.stages
         )

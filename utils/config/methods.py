@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Stage:
     """A part of a training: its learners (rows of utils/learners/registry.py) and its share of the steps.
 
@@ -16,7 +16,7 @@ class Stage:
     prior: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """What `--method` stands for; `--use_spl`, `--with_prior_preservation` and `--trains` change it.
 
@@ -53,32 +53,32 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method(
-            "classdiffusion",
-            "ClassDiffusion",
-            (Stage(ROWS_AND_KV),),
-            "Huang et al. 2024, arXiv:2405.17532",
+            name="classdiffusion",
+            title="ClassDiffusion",
+            stages=(Stage(trains=ROWS_AND_KV),),
+            source="Huang et al. 2024, arXiv:2405.17532",
             spl_weight=1.0,
             prior_doubles_rate=True,
         ),
         Method(
-            "custom_diffusion",
-            "Custom Diffusion",
-            (Stage(ROWS_AND_KV, prior=True),),
-            "Kumari et al. 2023, arXiv:2212.04488, with prior preservation as published",
+            name="custom_diffusion",
+            title="Custom Diffusion",
+            stages=(Stage(trains=ROWS_AND_KV, prior=True),),
+            source="Kumari et al. 2023, arXiv:2212.04488, with prior preservation as published",
             prior_doubles_rate=True,
         ),
         Method(
-            "kv_only",
-            "K/V only (ClassDiffusion at λ = 0)",
-            (Stage(ROWS_AND_KV),),
-            "the ablation of Huang et al. 2024, arXiv:2405.17532",
+            name="kv_only",
+            title="K/V only (ClassDiffusion at λ = 0)",
+            stages=(Stage(trains=ROWS_AND_KV),),
+            source="the ablation of Huang et al. 2024, arXiv:2405.17532",
             prior_doubles_rate=True,
         ),
         Method(
-            "textual_inversion",
-            "Textual Inversion",
-            (Stage(("token_rows",)),),
-            "Gal et al. 2022, arXiv:2208.01618",
+            name="textual_inversion",
+            title="Textual Inversion",
+            stages=(Stage(trains=("token_rows",)),),
+            source="Gal et al. 2022, arXiv:2208.01618",
             subject="{token}",
             captions="templates",
             view="square",
@@ -86,30 +86,30 @@ METHODS: dict[str, Method] = {
             start="class",
         ),
         Method(
-            "dreambooth",
-            "DreamBooth",
-            (Stage(("unet",), prior=True),),
-            "Ruiz et al. 2023, arXiv:2208.12242",
+            name="dreambooth",
+            title="DreamBooth",
+            stages=(Stage(trains=("unet",), prior=True),),
+            source="Ruiz et al. 2023, arXiv:2208.12242",
             view="crop",
             channels="mean",
             start="word",
             initializer="sks+pll+ucd",
         ),
         Method(
-            "two_stage",
-            "Two-stage",
-            (Stage(("token_rows",), share=0.6), Stage(("unet",), share=0.4)),
-            "Zeng et al. 2024, arXiv:2407.05312; rates, steps and the initial word are not published",
+            name="two_stage",
+            title="Two-stage",
+            stages=(Stage(trains=("token_rows",), share=0.6), Stage(trains=("unet",), share=0.4)),
+            source="Zeng et al. 2024, arXiv:2407.05312; rates, steps and the initial word are not published",
             view="square",
             channels="mean",
             start="word",
             initializer="sks+pll+ucd",
         ),
         Method(
-            "xti",
-            "Extended Textual Inversion",
-            (Stage(("layer_rows",)),),
-            "Voynov et al. 2023, arXiv:2303.09522",
+            name="xti",
+            title="Extended Textual Inversion",
+            stages=(Stage(trains=("layer_rows",)),),
+            source="Voynov et al. 2023, arXiv:2303.09522",
             subject="{token}",
             captions="templates",
             view="square",
@@ -117,10 +117,10 @@ METHODS: dict[str, Method] = {
             start="class",
         ),
         Method(
-            "neti",
-            "NeTI",
-            (Stage(("mapper",)),),
-            "Alaluf et al. 2023, arXiv:2305.15391",
+            name="neti",
+            title="NeTI",
+            stages=(Stage(trains=("mapper",)),),
+            source="Alaluf et al. 2023, arXiv:2305.15391",
             subject="{token}",
             captions="templates",
             view="square",
@@ -128,10 +128,10 @@ METHODS: dict[str, Method] = {
             start="class",
         ),
         Method(
-            "svdiff",
-            "SVDiff",
-            (Stage(("spectral",), prior=True),),
-            "Han et al. 2023, arXiv:2303.11305, its shifts of the matrices without those of the norms",
+            name="svdiff",
+            title="SVDiff",
+            stages=(Stage(trains=("spectral",), prior=True),),
+            source="Han et al. 2023, arXiv:2303.11305, its shifts of the matrices without those of the norms",
             view="crop",
             channels="mean",
             start="word",

@@ -3,34 +3,41 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from utils.common.errors import UserError
 
+if TYPE_CHECKING:
+    from torch.optim import Optimizer
 
-@dataclass(frozen=True)
+    from utils.config.optimisation_flags import OptimisationFlags
+
+Groups = list[dict[str, Any]]  # torch's parameter groups: "params" and "lr"
+
+
+@dataclass(frozen=True, kw_only=True)
 class OptimizerRow:
     """build(parameter groups with their rates, config) -> a torch optimizer. package: what to install
     and import, or None.
     """
 
     name: str
-    build: Callable[[list[dict[str, Any]], Any], Any]
+    build: Callable[[Groups, "OptimisationFlags"], "Optimizer"]
     package: str | None = None
 
 
-def _settings(config: Any) -> dict[str, Any]:
+def _settings(config: "OptimisationFlags") -> dict[str, Any]:
     betas = (config.adam_beta1, config.adam_beta2)
     return {"betas": betas, "eps": config.adam_epsilon, "weight_decay": config.adam_weight_decay}
 
 
-def _adamw(groups: list[dict[str, Any]], config: Any) -> Any:
+def _adamw(groups: Groups, config: "OptimisationFlags") -> "Optimizer":
     import torch
 
     return torch.optim.AdamW(groups, **_settings(config))
 
 
-def _adamw8bit(groups: list[dict[str, Any]], config: Any) -> Any:
+def _adamw8bit(groups: Groups, config: "OptimisationFlags") -> "Optimizer":
     """Its two moments in 8 bits: 2 bytes a parameter, not 8. Tensors below 4096 numbers keep float32.
 
     SD 1.5's whole UNet, 860 million numbers, then needs 3.4 GB of weights, 3.4 of gradients and 1.8 of
@@ -44,13 +51,13 @@ def _adamw8bit(groups: list[dict[str, Any]], config: Any) -> Any:
 OPTIMIZERS: dict[str, OptimizerRow] = {
     row.name: row
     for row in (
-        OptimizerRow("adamw", _adamw),
-        OptimizerRow("adamw8bit", _adamw8bit, "bitsandbytes"),
+        OptimizerRow(name="adamw", build=_adamw),
+        OptimizerRow(name="adamw8bit", build=_adamw8bit, package="bitsandbytes"),
     )
 }
 
 
-def check_optimizer(config: Any) -> None:
+def check_optimizer(config: "OptimisationFlags") -> None:
     """Raise UserError for an optimizer that is not installed."""
     row = OPTIMIZERS[config.optimizer]
     if row.package is not None and find_spec(row.package) is None:

@@ -29,7 +29,7 @@ COMMON, SEVERAL, NONE = "common", "several", "none"
 SEMANTIC = "classdiffusion"  # its λ suits any method to which --use_spl adds the loss
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """What a preset gave to a configuration: field -> value. path: None if there was no preset."""
 

@@ -242,7 +242,8 @@ def resolve(argv: Sequence[str] | None) -> tuple[dict[str, Any], Preset]:
     )
     if given.get("trains") is not None:
         values = without_unreached(values, given["trains"])
-    return given, Preset(path, {name: value for name, value in values.items() if name not in given})
+    values = {name: value for name, value in values.items() if name not in given}
+    return given, Preset(path=path, values=values)
 
 
 def read_config(path: Path) -> tuple[TrainConfig, list[str]]:

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.concepts import DOG
 from utils.common.errors import UserError
-from utils.config.concepts import Concept
 from utils.config.methods import METHODS
 from utils.data.buckets import bucket_of, cut_share, cut_to, make_buckets
 from utils.data.dataset import ClassDataset, ImageOptions, InstanceDataset, collate
-
-DOG = Concept("<new1>", "ktn", "dog", "a <new1> dog", Path(), subject="<new1> dog")
 
 
 @pytest.mark.parametrize(

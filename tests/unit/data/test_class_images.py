@@ -1,5 +1,6 @@
 """Class images: which are missing, what is refused, and that each depends on its own seed alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,23 +8,24 @@ import pytest
 from PIL import Image
 
 import utils.data.class_images
+from tests.concepts import DOG
 from utils.bases.registry import base_row
 from utils.common.errors import UserError
 from utils.common.images import save_png
 from utils.common.seeds import seed_of
+from utils.config.concepts import Concept
 from utils.data.class_images import (
     check_class_images,
     drawn_by_others,
     generate_class_images,
     missing_class_images,
 )
-from utils.data.dataset import Concept
 
 SD = base_row("sd15")
 
 
 def concept(folder: Path, prompt: str = "a photo of a dog") -> Concept:
-    return Concept("<new1>", "ktn", "dog", "a photo of a <new1> dog", Path("dog"), prompt, folder)
+    return replace(DOG, class_prompt=prompt, class_data_dir=folder)
 
 
 def draw_from_seeds(calls: list[tuple]):

@@ -318,13 +318,13 @@ def concepts(tmp_path: Path) -> list[Concept]:
         prompt = f"a photo of a {token} {word}"
         made.append(
             Concept(
-                token,
-                "ktn",
-                word,
-                prompt,
-                tmp_path / word,
-                f"a photo of a {word}",
-                tmp_path / f"class_{word}",
+                modifier_token=token,
+                initializer_token="ktn",
+                cls_token=word,
+                instance_prompt=prompt,
+                instance_data_dir=tmp_path / word,
+                class_prompt=f"a photo of a {word}",
+                class_data_dir=tmp_path / f"class_{word}",
             )
         )
     return made

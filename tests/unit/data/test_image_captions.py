@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.concepts import DOG
 from utils.common.errors import UserError
 from utils.config.concepts import Concept
 from utils.config.methods import METHODS
 from utils.data.dataset import ClassDataset, ImageOptions, InstanceDataset
 from utils.data.image_captions import name_subject, read_captions, shuffled_tags
-
-DOG = Concept("<new1>", "ktn", "dog", "a photo of a <new1> dog", Path(), subject="<new1> dog")
 
 
 @pytest.fixture

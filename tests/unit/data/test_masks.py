@@ -8,15 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.concepts import DOG
 from utils.common.errors import UserError
 from utils.common.images import list_images
-from utils.config.concepts import Concept
 from utils.config.methods import METHODS
 from utils.data.dataset import ImageOptions, InstanceDataset
 from utils.data.masks import has_mask, latent_cover, open_mask, unmasked
 from utils.losses.denoise import loss_denoise
-
-DOG = Concept("<new1>", "ktn", "dog", "a <new1> dog", Path(), subject="<new1> dog")
 
 
 def left_half(size: tuple[int, int] = (32, 16)) -> Image.Image:

@@ -16,11 +16,11 @@ from scripts.toon.models.motion import build, share_modules
 from scripts.toon.world.clips import CYCLES, FOLLOWED, FRAMES, RETURNING, TRAVEL, Clip, draw_clip, sample_clip
 from scripts.toon.world.render import render
 from scripts.toon.world.world import is_held_out
+from tests.concepts import DOG
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
 from utils.bases.sd import load_pipeline
 from utils.concepts.save import save_concept
-from utils.data.dataset import Concept
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +186,7 @@ def test_judging_fills_every_number_and_draws_the_sheets(tiny_base, pictures, mo
     parameters = pipeline.unet.named_parameters()
     kv = {n: w + 0.1 for n, w in parameters if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))}
     save_concept(tmp_path / "dog", kv, {"<new1>": torch.ones(32)}, base=str(tiny_base), classes=["dog"])
-    concept = Concept("<new1>", "ktn", "dog", "a <new1> dog", pictures("dog"))
+    concept = replace(DOG, instance_data_dir=pictures("dog"))
     adapter = write_adapter(tmp_path / "adapter")
     results = motion_judge.judge(
         pipeline, concept, tmp_path / "dog", str(adapter), Pixels(), 2, tmp_path / "sheets"

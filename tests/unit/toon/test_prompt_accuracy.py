@@ -1,7 +1,6 @@
 """Which concepts are judged by which prompts."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,12 +17,13 @@ from scripts.toon.prompt_accuracy import (
 )
 from scripts.toon.world.examples import EXAMPLES
 from scripts.toon.world.prompts import PartPrompt
+from tests.concepts import DOG
 from utils.common.errors import UserError
 from utils.config.concepts import Concept
 
 
 def concept(token: str, kind: str) -> Concept:
-    return Concept(token, kind, kind, f"a photo of a {token} {kind}", Path("data/dog"), subject="")
+    return replace(DOG, modifier_token=token, cls_token=kind, instance_prompt=f"a photo of a {token} {kind}")
 
 
 def test_a_pair_is_judged_as_its_classes_and_then_by_name(tmp_path, monkeypatch):
