@@ -17,8 +17,9 @@ from torch import Tensor
 from scripts import evaluate
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_scorers import write_scorers
+from utils.bases import load_pipeline
 from utils.bases.families import FAMILIES
-from utils.bases.sd import StableDiffusion, load_pipeline
+from utils.bases.sd import StableDiffusion
 from utils.bases.text import feature_at, tokenize
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.bases.attention import cross_attention_layers
 from utils.common.errors import UserError, short
-from utils.learners.layer_rows import cross_attention_layers
 
 TINY = 1e-12  # added to maps, so that a logarithm exists where a map is 0
 

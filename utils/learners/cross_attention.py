@@ -7,7 +7,7 @@ Shapes: B images, L tokens or pixels, D their width, C channels of an attention 
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -16,6 +16,8 @@ from utils.learners.learner import Learner, Parameters
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+    from utils.bases.base import BaseModel
 
 
 def trainable_cross_attention(unet: "UNet2DConditionModel") -> Parameters:
@@ -49,11 +51,11 @@ def _cast_output(projection: nn.Linear, args: tuple[Tensor], output: Tensor, lik
     return output.to(like.weight.dtype)
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """K, V, Q and the output projection of every cross-attention of the base's UNet."""
     return trainable_cross_attention(base.unet)
 
 
 LEARNER = Learner(
-    "cross_attention", "K/V/Q/out", attach, pack, merge, exact=True
+    "cross_attention", "K/V/Q/out", attach, pack, merge, exact=True, layout="official"
 )  # merge: both K/V's and this

@@ -17,6 +17,7 @@ from utils.losses.preserve import dop_term, l2_term
 from utils.losses.spl import spl_term
 
 if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
     from utils.config.train_config import TrainConfig
     from utils.losses.predict import Prediction
 
@@ -32,37 +33,81 @@ def check_finite(terms: dict[str, Tensor], step: int) -> None:
 class Loss:
     """A term beside the denoising loss: its name in the log, its weight λ, and the term itself.
 
-    weight(config): None where a run does not have it; 0: it is logged, without gradient. prior: it needs
-    class images. text: it depends on the text path alone, so that a stage which trains nothing there leaves
-    it out. output: it compares predictions on class captions, so that a stage which trains tokens alone
-    leaves it out. start: it needs what trains as it was at the start. prepare(base, config): None, or what
-    the loss sets up once, before anything has been trained: an object whose draw(step), a function of (run
-    seed, step) alone, holds token `ids` (N, …) to be encoded.
+    title: what users know it by, for messages. weight(config): None where a run does not have it; 0: it is
+    logged, without gradient. prior: it needs class images. text: it depends on the text path alone, so that a
+    stage which trains nothing there leaves it out. output: it compares predictions on class captions, so that
+    a stage which trains tokens alone leaves it out. start: it needs what trains as it was at the start.
+    layered: it can read text states that hold a copy for each layer. one_encoder: it needs a base with one
+    text encoder. asked(config): whether the user wants it, where that is not whether it has a weight.
+    prepare(base, config): None, or what the loss sets up once, before anything has been trained: an object
+    whose draw(step), a function of (run seed, step) alone, holds token `ids` (N, …) to be encoded.
     """
 
     name: str
     weight: Callable[[TrainConfig], float | None]
     of: Callable[[Prediction], Tensor]
+    title: str = ""
     prior: bool = False
     text: bool = False
     output: bool = False
     start: bool = False
-    prepare: Callable[[Any, Any], Any] | None = None
+    layered: bool = True
+    one_encoder: bool = False
+    asked: Callable[[TrainConfig], bool] | None = None
+    prepare: Callable[[BaseModel, TrainConfig], Any] | None = None
 
 
 LOSSES: dict[str, Loss] = {
     loss.name: loss
     for loss in (
-        Loss("loss_spl", lambda config: config.lambda_spl if config.cls_token else None, spl_term, text=True),
-        Loss("loss_prior", lambda config: config.prior_loss_weight, prior_term, prior=True),
-        Loss("loss_dop", lambda config: config.dop_weight, dop_term, output=True, start=True),
-        Loss("loss_l2", lambda config: config.l2_weight, l2_term, start=True),
-        Loss("loss_mlm", lambda config: config.mlm_weight, mlm_term, text=True, prepare=prepare_mlm),
+        Loss(
+            "loss_spl",
+            lambda config: config.lambda_spl if config.cls_token else None,
+            spl_term,
+            title="the semantic preservation loss",
+            text=True,
+            asked=lambda config: config.spl,
+        ),
+        Loss(
+            "loss_prior",
+            lambda config: config.prior_loss_weight,
+            prior_term,
+            title="--with_prior_preservation",
+            prior=True,
+        ),
+        Loss(
+            "loss_dop",
+            lambda config: config.dop_weight,
+            dop_term,
+            title="--dop_weight",
+            output=True,
+            start=True,
+        ),
+        Loss("loss_l2", lambda config: config.l2_weight, l2_term, title="--l2_weight", start=True),
+        Loss(
+            "loss_mlm",
+            lambda config: config.mlm_weight,
+            mlm_term,
+            title="--mlm_weight",
+            text=True,
+            layered=False,
+            one_encoder=True,
+            prepare=prepare_mlm,
+        ),
     )
 }
 
 
-def prepare_losses(base: Any, config: TrainConfig) -> dict[str, Any]:
+def asked_for(config: TrainConfig) -> list[Loss]:
+    """The losses that the user, or the method, wants."""
+    return [
+        loss
+        for loss in LOSSES.values()
+        if (loss.asked(config) if loss.asked else loss.weight(config) is not None)
+    ]
+
+
+def prepare_losses(base: BaseModel, config: TrainConfig) -> dict[str, Any]:
     """Loss -> what it sets up, for the losses that this run has."""
     wanted = [each for each in LOSSES.values() if each.prepare and each.weight(config) is not None]
     return {loss.name: loss.prepare(base, config) for loss in wanted}
