@@ -82,10 +82,17 @@ def load_pipeline(
 
 
 def as_base(model: "BaseModel | DiffusionPipeline | Any") -> BaseModel:
-    """A stock pipeline behind the interface of the family whose parts it has; a BaseModel as it is."""
+    """A stock pipeline behind the interface of the family whose parts it has; a BaseModel as it is.
+
+    An autoencoder is not needed: concepts do not change it.
+    """
     if isinstance(model, BaseModel):
         return model
-    families = [each for each in FAMILIES.values() if all(hasattr(model, part) for part in each.parts)]
+    families = [
+        each
+        for each in FAMILIES.values()
+        if all(hasattr(model, part) for part in each.parts if part != "vae")
+    ]
     if not families:
         raise TypeError(f"a {type(model).__name__} is no pipeline of {', '.join(FAMILIES)}")
     return max(families, key=lambda family: len(family.parts))(model)

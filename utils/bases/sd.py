@@ -170,7 +170,11 @@ class StableDiffusion(BaseModel):
 
     @property
     def modules(self) -> dict[str, nn.Module]:
-        return {name: getattr(self.pipeline, name) for name in self.parts if name in WITH_WEIGHTS}
+        return {
+            name: getattr(self.pipeline, name)
+            for name in self.parts
+            if name in WITH_WEIGHTS and hasattr(self.pipeline, name)
+        }
 
     @property
     def encoders(self) -> tuple[TextEncoder, ...]:
