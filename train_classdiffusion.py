@@ -29,7 +29,6 @@ def set_up(config: TrainConfig) -> Run:
     from accelerate import Accelerator
 
     from utils.bases.devices import cast_frozen
-    from utils.bases.digest import base_digest
     from utils.bases.families import load_base
     from utils.bases.registry import base_row
     from utils.data.class_images import generate_class_images
@@ -49,10 +48,10 @@ def set_up(config: TrainConfig) -> Run:
     concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
     sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
     base = load_base(row.path, accelerator.device, config.revision, config.variant)
-    digest = base_digest(base.unet, base.text_encoder)
+    digest = base.fingerprint()
     learned = attach_all(base, config)
     half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    cast_frozen(base.frozen_in_half, half)
+    cast_frozen(base.frozen_in_half(half), half)
     if config.gradient_checkpointing or config.low_memory:
         base.save_memory(config.low_memory)
     if config.uses_prior:

@@ -84,8 +84,8 @@ def export(path: Path, output: Path, config: ExportConfig) -> None:
 
     A killed export leaves that folder, and the next one to the same output removes it.
     """
-    from utils.bases.registry import base_row  # here: the flags are checked before torch is imported
-    from utils.bases.sd import check_base
+    from utils.bases.families import check_base  # here: the flags are checked before torch is imported
+    from utils.bases.registry import base_row
     from utils.concepts.export import aliases_of, check_exportable
     from utils.concepts.formats import read_concept
     from utils.training.lock import LOCK_FILE, RunLock

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
-from utils.bases.parts import load_part
-from utils.bases.sd import load_pipeline
+from utils.bases.families import open_base, open_part
 from utils.common.errors import UserError, short
 from utils.common.files import give_umask_mode
 from utils.common.tensor_files import system_errors, write_pickle, write_tensors
@@ -112,10 +111,9 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
 def base_kv(base: str, names: set[str], path: Path) -> dict[str, Tensor]:
     """The base's own weights of these names, (C, D) float32.
 
-    Raises UserError if it has not all of them, and as `load_part` does.
+    Raises UserError if it has not all of them, and as `open_part` does.
     """
-    with without_progress_bars():
-        unet = load_part("unet", base, torch.float32)
+    unet = open_part("unet", base)
     own = {name: weight.detach() for name, weight in unet.named_parameters() if name in names}
     if missing := sorted(names - own.keys()):
         raise UserError(f"{path} has {missing[0]}, which the UNet of {base} has not; {WRONG_BASE}")
@@ -186,15 +184,16 @@ def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, s
 
 
 def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
-    """A pipeline with everything merged, for StableDiffusionPipeline.from_pretrained."""
-    pipeline = load_pipeline(base, "cpu", "fp32")
-    load_concept(pipeline, path)
-    pipeline.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
-    modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
-    cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
-    pipeline.vae.to(memory_format=torch.contiguous_format)  # safetensors writes no other layout
+    """A pipeline with everything merged, for from_pretrained of the base's stock pipeline."""
+    opened = open_base(base, "cpu", "fp32").freeze()
+    load_concept(opened, path)
+    for encoder in opened.encoders:
+        encoder.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
+    cast_frozen(list(opened.modules.values()), getattr(torch, DTYPES[dtype]))
+    for module in opened.modules.values():
+        module.to(memory_format=torch.contiguous_format)  # safetensors writes no other layout
     with without_progress_bars(), system_errors():
-        pipeline.save_pretrained(folder)
+        opened.pipeline.save_pretrained(folder)
     give_umask_mode(folder)
 
 

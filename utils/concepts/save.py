@@ -16,7 +16,7 @@ from utils.common.folders import replace_folder
 from utils.common.tensor_files import write_pickle, write_tensors
 from utils.concepts.formats import KV, MANIFEST, SUFFIXES, WEIGHTS_STEM
 from utils.concepts.names import file_stems
-from utils.learners.registry import LEARNERS
+from utils.learners.names import NAMES
 
 
 def save_concept(
@@ -63,7 +63,7 @@ def save_concept(
 
     # An earlier save in the other format, of another method, or by a version that called a token's file by
     # the token itself, would be a second truth.
-    stale = [stem + other for stem in {*contents, *rows, WEIGHTS_STEM, *LEARNERS} for other in SUFFIXES]
+    stale = [stem + other for stem in {*contents, *rows, WEIGHTS_STEM, *NAMES} for other in SUFFIXES]
     replace_folder(Path(output_dir), fill, stale)
 
 

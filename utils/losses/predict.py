@@ -16,6 +16,7 @@ from utils.losses.preserve import base_prediction, class_caption, moved
 from utils.training.model import split_states
 
 if TYPE_CHECKING:
+    from utils.bases.base import States
     from utils.training.run import Run, StageRun
 
 
@@ -36,8 +37,8 @@ class Prediction:
     instances: int
     phrase_features: list[Tensor]
     class_features: list[Tensor]
-    phrase_states: tuple[Tensor, ...] = ()
-    texts: dict[str, tuple[Any, tuple[Tensor, ...]]] = field(default_factory=dict)
+    phrase_states: States = ()
+    texts: dict[str, tuple[Any, States]] = field(default_factory=dict)
     kept_pred: Tensor | None = None
     base_pred: Tensor | None = None
     moved: Sequence[tuple[Tensor, Tensor]] = ()

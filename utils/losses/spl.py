@@ -8,7 +8,7 @@ E reads a phrase at its EOS token. K concepts with a class word, D text width. a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 from utils.bases.text import check_contains
 
 if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
     from utils.config.train_config import TrainConfig
     from utils.losses.predict import Prediction
 
@@ -33,7 +34,7 @@ class Phrases:
     modifiers: Tensor | None
 
 
-def phrases_of(base: Any, config: TrainConfig) -> Phrases:
+def phrases_of(base: BaseModel, config: TrainConfig) -> Phrases:
     """The phrases of the concepts whose class is known; before anything has been trained."""
     named = [concept for concept in config.concepts() if concept.cls_token]
     class_ids = base.tokenize([f"a photo of a {concept.cls_token}" for concept in named])

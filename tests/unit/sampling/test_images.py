@@ -9,8 +9,9 @@ from diffusers import PNDMScheduler
 from PIL import Image
 
 from tests.tiny_models import tiny_pipeline
+from utils.bases import check_base, load_pipeline
 from utils.bases.devices import choose_device_dtype
-from utils.bases.sd import check_base, encode_images, load_pipeline
+from utils.bases.sd import encode_images
 from utils.bases.text import tokenize
 from utils.common.errors import UserError
 from utils.common.images import save_png

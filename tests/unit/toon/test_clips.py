@@ -19,7 +19,7 @@ from scripts.toon.world.world import is_held_out
 from tests.concepts import DOG
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.concepts.save import save_concept
 
 
