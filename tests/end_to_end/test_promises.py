@@ -118,8 +118,22 @@ def test_a_learner_that_is_gone_is_named(output_bias, train, tiny_base, tmp_path
 class TwoEncodersPipeline(StableDiffusionPipeline):
     """A stock pipeline that carries a second text encoder and its tokenizer."""
 
-    def __init__(self, second, second_tokenizer, **parts):
-        super().__init__(**parts)
+    def __init__(
+        self,
+        vae,
+        text_encoder,
+        tokenizer,
+        unet,
+        scheduler,
+        safety_checker,
+        feature_extractor,
+        image_encoder,
+        second,
+        second_tokenizer,
+        requires_safety_checker=False,
+    ):
+        parts = (vae, text_encoder, tokenizer, unet, scheduler, safety_checker, feature_extractor)
+        super().__init__(*parts, image_encoder, requires_safety_checker)
         self.register_modules(second=second, second_tokenizer=second_tokenizer)
 
 
@@ -141,9 +155,8 @@ class TwoEncoders(StableDiffusion):
         wide = tiny_pipeline(Path(base, "words"), seed=1, width=48)
         first, second = (tiny_pipeline(Path(base, f"words-{w}"), seed=w, width=w) for w in (32, 16))
         parts = wide.components | {"text_encoder": first.text_encoder, "tokenizer": first.tokenizer}
-        pipeline = TwoEncodersPipeline(
-            second.text_encoder, second.tokenizer, **parts, requires_safety_checker=False
-        )
+        parts |= {"second": second.text_encoder, "second_tokenizer": second.tokenizer}
+        pipeline = TwoEncodersPipeline(**parts)
         pipeline.set_progress_bar_config(disable=True)
         return cls(pipeline.to(device, dtype))
 
@@ -251,7 +264,7 @@ def test_a_concept_of_the_new_family_loads_and_is_drawn(two_encoders, pair_conce
 def test_the_new_family_is_evaluated(two_encoders, pair_concept, tmp_path):
     (tmp_path / "prompts.txt").write_text("a {} on the beach\n")
     scorers = write_scorers(tmp_path / "scorers")
-    flags = [f"--concept={pair_concept}", f"--prompts_file={tmp_path / 'prompts.txt'}", "--metrics=clip_t"]
+    flags = ["concept", str(pair_concept), f"--prompts_file={tmp_path / 'prompts.txt'}", "--metrics=clip_t"]
     flags += ["--num_images=1", "--num_inference_steps=2", *(f"--{n}={m}" for n, m in scorers.items())]
     AcceleratorState._reset_state(reset_partial_state=True)
     evaluate.main([*flags, f"--output_dir={tmp_path / 'results'}"])
@@ -271,7 +284,8 @@ def test_the_new_family_is_evaluated(two_encoders, pair_concept, tmp_path):
 )
 def test_what_needs_one_encoder_is_refused(two_encoders, train, tmp_path, flags, reason):
     with pytest.raises(UserError, match=reason):
-        train(tmp_path / "out", pretrained_model_name_or_path=two_encoders, resolution=16, **flags)
+        settings = {"instance_prompt": None, "resolution": 16} | flags
+        train(tmp_path / "out", pretrained_model_name_or_path=two_encoders, **settings)
     assert not list((tmp_path / "out").glob("*.safetensors"))
 
 
