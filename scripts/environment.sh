@@ -57,4 +57,3 @@ install() {
   fi
 }
 install requirements
-export TRANSFORMERS_VERBOSITY="${TRANSFORMERS_VERBOSITY:-error}"

@@ -10,5 +10,5 @@ DOG = Concept(
     cls_token="dog",
     subject="<new1> dog",
     instance_prompt="a photo of a <new1> dog",
-    instance_data_dir=Path("dog"),
+    instance_data_dir=Path("data/dog"),
 )

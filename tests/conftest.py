@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from diffusers import UNet2DConditionModel
 from PIL import Image
 
+from scripts.speed.bases import random_base
+from tests.clip_vocabulary import write_clip_tokenizer
 from tests.tiny_models import tiny_pipeline
 
 
@@ -16,6 +20,21 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     tiny_pipeline(folder / "words").save_pretrained(folder / "sd")
     return folder / "sd"
+
+
+@pytest.fixture(scope="session")
+def sd15_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of SD 1.5's architecture with random weights and its real vocabulary: 4 GB; only read it."""
+    folder = random_base("sd15", tmp_path_factory.mktemp("base") / "sd15")
+    write_clip_tokenizer(folder / "tokenizer")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sd15_unet() -> UNet2DConditionModel:
+    """SD 1.5's UNet without numbers, on device meta."""
+    with torch.device("meta"):
+        return UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
 
 
 @pytest.fixture(scope="session")

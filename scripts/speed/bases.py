@@ -6,15 +6,12 @@ Speed and memory do not depend on what weights say, so nothing has to be downloa
 import json
 import shutil
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from typing import TYPE_CHECKING, Any
 
 from utils.bases.registry import BASES, base_row
+
+if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
+    from transformers import CLIPTokenizer
 
 CLASSES = ("dog", "cat", "bear", "barn")  # of up to four concepts
 STARTS = ("ktn", "pll", "ucd", "sks")  # their rows begin at these words
@@ -40,6 +37,11 @@ SHAPES = ("sd15", "toon", "tiny")
 
 def random_base(name: str, folder: Path) -> Path:
     """A stock pipeline folder of the shape `name` with seeded random weights, made once."""
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    from utils.bases.devices import without_progress_bars
+
     if (folder / "model_index.json").is_file():  # written last
         return folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -50,7 +52,8 @@ def random_base(name: str, folder: Path) -> Path:
     pipeline = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
-    pipeline.save_pretrained(folder)
+    with without_progress_bars():
+        pipeline.save_pretrained(folder)
     return folder
 
 
@@ -60,6 +63,9 @@ def default_resolution(name: str) -> int:
 
 
 def _parts(shape: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     tokenizer = _write_tokenizer(
         folder / "words", shape["text"]["vocab_size"], shape["text"]["max_position_embeddings"]
     )
@@ -86,6 +92,9 @@ def _parts(shape: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def _like(base: str) -> dict[str, Any]:
     """The parts of a base that is a folder here, with new weights."""
+    from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
     of = {"pretrained_model_name_or_path": base}
     text = CLIPTextConfig.from_pretrained(base, subfolder="text_encoder")
     return {
@@ -97,8 +106,10 @@ def _like(base: str) -> dict[str, Any]:
     }
 
 
-def _write_tokenizer(folder: Path, size: int, length: int) -> CLIPTokenizer:
+def _write_tokenizer(folder: Path, size: int, length: int) -> "CLIPTokenizer":
     """A tokenizer of `size` entries that keeps WORDS whole; the other entries stand for nothing."""
+    from transformers import CLIPTokenizer
+
     folder.mkdir(parents=True)
     letters = [chr(code) for code in range(ord("!"), ord("~") + 1)]
     vocabulary, merges = letters + [f"{letter}</w>" for letter in letters], []
@@ -125,6 +136,9 @@ def _write_tokenizer(folder: Path, size: int, length: int) -> CLIPTokenizer:
 
 def random_concepts(folder: Path, side: int, concepts: int, images: int = 5) -> Path:
     """Writes `images` photographs of smooth noise for each concept, and the JSON list of the concepts."""
+    import numpy as np
+    from PIL import Image
+
     entries = []
     for k in range(concepts):
         rng, place = np.random.default_rng(k), folder / str(k)

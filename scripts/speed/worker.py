@@ -6,7 +6,6 @@ floating-point operations of a step, size of a checkpoint, both of which take me
 """
 
 import json
-import os
 import resource
 import sys
 import time
@@ -14,6 +13,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from utils.common.errors import exit_on_user_error
 
 STARTED = (
     time.time()
@@ -146,5 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    main()
+    exit_on_user_error(main)

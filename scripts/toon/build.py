@@ -45,7 +45,10 @@ def model(name: str, flags: type, text: str) -> Subcommand:
     """The command that trains the model of scripts/toon/models/<name>.py, which loads when it runs."""
 
     def train(config: Any) -> None:
-        import_module(f"scripts.toon.models.{name}").train(config)
+        from utils.bases.devices import without_progress_bars
+
+        with without_progress_bars():
+            import_module(f"scripts.toon.models.{name}").train(config)
 
     return Subcommand(flags, train, text)
 

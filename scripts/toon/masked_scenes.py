@@ -6,19 +6,20 @@ python -m scripts.toon.masked_scenes --individual dog --output_dir outputs/scene
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
-from torch import Tensor
 
-from scripts.toon.models.training import subject_mask, to_pixels
 from scripts.toon.world.captions import describe, with_article
 from scripts.toon.world.examples import EXAMPLES
 from scripts.toon.world.render import render
 from scripts.toon.world.world import ANIMALS, PLACES, WORN, Scene, place_subject, without_subject
-from utils.analysis.scenes import FILE, SUBJECT
 from utils.common.errors import exit_on_user_error
 from utils.common.files import check_writable_folder, write_json
 from utils.common.flags import check_fields, option, parse, seed_option
+
+if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
+    from torch import Tensor
 
 NEIGHBOURS = ("ball", "tree", "flower")  # stand beside the subject
 
@@ -46,11 +47,13 @@ def situations(individual: str, count: int, seed: int) -> list[Scene]:
     return drawn
 
 
-def masks_of(scene: Scene, size: int) -> dict[str, Tensor]:
+def masks_of(scene: Scene, size: int) -> dict[str, "Tensor"]:
     """Word of the prompt -> (size, size) of 0 and 1: where the render changes without it. A worn thing is no
     part of the subject."""
+    from scripts.toon.models.training import subject_mask, to_pixels
+    from utils.analysis.scenes import SUBJECT
 
-    def where_differs(other: Scene) -> Tensor:
+    def where_differs(other: Scene) -> "Tensor":
         return subject_mask(to_pixels([scene], size), to_pixels([other], size), size)[0, 0]
 
     masks = {SUBJECT: where_differs(without_subject(scene))}
@@ -64,6 +67,8 @@ def masks_of(scene: Scene, size: int) -> dict[str, Tensor]:
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     check_writable_folder(config.output_dir, "output_dir")
+    from utils.analysis.scenes import FILE, SUBJECT
+
     entries = []
     for i, scene in enumerate(situations(config.individual, config.count, config.seed)):
         config.output_dir.mkdir(parents=True, exist_ok=True)

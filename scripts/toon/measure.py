@@ -26,7 +26,10 @@ def main(argv: list[str] | None = None) -> None:
 
     for name in ("sd", "clip", "recogniser", "part_reader", "blip", "dino"):
         check_present(config.models / name, "python -m scripts.toon.build all")
-    measure(config.models)
+    from utils.bases.devices import without_progress_bars
+
+    with without_progress_bars():
+        measure(config.models)
 
 
 def measure(models: Path) -> None:

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     from utils.bases.families import check_base, load_pipeline
     from utils.common.files import check_writable_folder, write_json
     from utils.sampling.motion_adapters import check_adapter
-    from utils.scores.similarity import DinoEncoder, check_dino
+    from utils.scores.encoders import DinoEncoder, check_dino
 
     check_base(config.base)
     check_adapter(config.motion_adapter, config.base)

@@ -203,7 +203,7 @@ class Likeness:
 
     def __init__(self, config: Flags, concept: Concept):
         from utils.common.images import list_images, open_image
-        from utils.scores.similarity import ClipEncoder
+        from utils.scores.encoders import ClipEncoder
 
         self.settings, self.clip = config.settings, ClipEncoder(CLIP, "cpu")
         self.portraits = config.portraits or 16

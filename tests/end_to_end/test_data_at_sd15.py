@@ -12,7 +12,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
-from tests.end_to_end.test_sd15_architecture import REPOSITORY, sd15_pipeline
+from utils.bases.registry import REPOSITORY
 
 pytestmark = pytest.mark.slow  # about 3 minutes, 10 GB of memory and 4 GB of disk on 2 cores
 
@@ -56,12 +56,10 @@ def photographs(tmp_path: Path) -> Path:
     return folder
 
 
-def test_photographs_with_captions_buckets_and_masks(photographs, tmp_path):
-    base, output_dir = tmp_path / "sd15", tmp_path / "dog"
-    sd15_pipeline(tmp_path).save_pretrained(base)
-    run = tmp_path / "run.toml"
+def test_photographs_with_captions_buckets_and_masks(sd15_base, photographs, tmp_path):
+    output_dir, run = tmp_path / "dog", tmp_path / "run.toml"
     run.write_text(
-        f"pretrained_model_name_or_path = {json.dumps(str(base))}\n"
+        f"pretrained_model_name_or_path = {json.dumps(str(sd15_base))}\n"
         f"instance_data_dir = {json.dumps(str(photographs))}\n"
         'cls_token = "dog"\nresolution = 256\nmax_train_steps = 2\nmixed_precision = "bf16"\n'
         "buckets = true\nmasked_loss = true\ncaption_dropout = 0.1\nshuffle_captions = true\n"

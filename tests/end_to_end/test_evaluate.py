@@ -490,13 +490,6 @@ def test_a_benchmark_can_be_shortened(flags, tmp_path):
     assert source.word_judge is not None and source.base.name == "toon"
 
 
-def test_help_is_quick_to_come():
-    """No library but the standard one is imported before the flags are known to be right."""
-    code = "import sys; from scripts import evaluate; evaluate.parse(['dataset', 'toon']); "
-    done = run("-c", code + "print([m for m in ('torch', 'numpy', 'PIL', 'diffusers') if m in sys.modules])")
-    assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
 def test_dry_run_counts_estimates_and_writes_nothing(flags, tiny_base, tmp_path, capsys, monkeypatch):
     learn, draw = plan.measure(base_row(tiny_base), torch.device("cpu"), "torch.float32")
     assert 0 < draw < 10 and 0 < learn < 10

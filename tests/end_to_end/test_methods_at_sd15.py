@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from scripts.speed.bases import random_base
 from utils.bases.registry import REPOSITORY
 from utils.common.images import save_png
 from utils.concepts.formats import read_concept
@@ -35,11 +34,6 @@ TRAINED = {  # method -> learner -> how many numbers it trains
     "neti": {"mapper": 563_616},
     "svdiff": {"spectral": 222_696},
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return random_base("sd15", tmp_path_factory.mktemp("base") / "sd15")
 
 
 @pytest.fixture
@@ -102,8 +96,8 @@ def saved(folder: Path, method: str) -> dict[str, dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_step_at_sd15s_shape(method, base, images):
-    done = run(flags(method, base, images), images / "output.txt")
+def test_a_step_at_sd15s_shape(method, sd15_base, images):
+    done = run(flags(method, sd15_base, images), images / "output.txt")
     print(f"{method}: {done.seconds:.0f} s, {done.peak / 1e9:.1f} GB")
     assert done.peak < LIMIT
     log = [json.loads(line) for line in (images / "concept" / "log.jsonl").read_text().splitlines()]

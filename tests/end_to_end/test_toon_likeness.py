@@ -13,7 +13,8 @@ from scripts.toon.world.individuals import class_twin, individuals, near_twin, v
 from scripts.toon.world.render import render
 from scripts.toon.world.world import KINDS
 from utils.common.images import list_images, open_image
-from utils.scores.similarity import DinoEncoder, clip_t, dino_i
+from utils.scores.encoders import DinoEncoder
+from utils.scores.similarity import clip_t, dino_i
 
 DINO = Path("data/toon/dino")
 EACH, COUNT = 8, 3

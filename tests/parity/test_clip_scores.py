@@ -10,7 +10,8 @@ from scripts.toon.models.training import scenes
 from scripts.toon.world.render import render
 from utils.bases.text import tokenize
 from utils.common.images import list_images, open_image
-from utils.scores.similarity import ClipEncoder, clip_i, clip_t, mean_similarity
+from utils.scores.encoders import ClipEncoder
+from utils.scores.similarity import clip_i, clip_t, mean_similarity
 
 CLIP = Path("data/toon/clip")
 

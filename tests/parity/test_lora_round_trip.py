@@ -15,12 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import StableDiffusionPipeline
 from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import load_file
 
 from scripts.export import main as export
-from scripts.speed.bases import random_base
 from tests.tiny_models import tiny_pipeline
 from utils.bases import load_pipeline
 from utils.bases.registry import REPOSITORY
@@ -62,7 +61,7 @@ def case(request, tmp_path_factory):
         base = folder / "sd"
         tiny_pipeline(folder / "words").save_pretrained(base)
     elif request.param == "sd15":
-        base = random_base("sd15", folder / "sd")
+        base = request.getfixturevalue("sd15_base")
     return base, folder / "dog", concept_for(base, folder / "dog", SPREADS[request.param])
 
 
@@ -111,11 +110,10 @@ def test_it_is_read_back(case, tmp_path):
 # key names
 
 
-def sd15_deltas():
-    """The differences' shapes at SD 1.5's size; the UNet's other numbers are never drawn."""
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(cross_attention_dim=768)
-    names = {n: tuple(p.shape) for n, p in unet.named_parameters() if re.fullmatch(CROSS_ATTENTION, n)}
+@pytest.fixture
+def sd15_deltas(sd15_unet):
+    """The differences' shapes at SD 1.5's size."""
+    names = {n: tuple(p.shape) for n, p in sd15_unet.named_parameters() if re.fullmatch(CROSS_ATTENTION, n)}
     assert len(names) == 32
     return names
 
@@ -126,8 +124,8 @@ def small(names):
     return {name: torch.randn(4, 3) for name in names}
 
 
-def test_keys_are_those_of_diffusers_own_converter():
-    deltas = small(sd15_deltas())
+def test_keys_are_those_of_diffusers_own_converter(sd15_deltas):
+    deltas = small(sd15_deltas)
     ours = lora_tensors(factorise(deltas), 2, torch.float32)
     peft = {}
     for name in deltas:
@@ -138,8 +136,8 @@ def test_keys_are_those_of_diffusers_own_converter():
     assert all(ours[key] == kohya[key] for key in ours if key.endswith(".alpha"))
 
 
-def test_comfyui_finds_every_layer():
-    deltas = small(sd15_deltas())
+def test_comfyui_finds_every_layer(sd15_deltas):
+    deltas = small(sd15_deltas)
     layers = {"lora_unet_" + name.removesuffix(".weight").replace(".", "_") for name in deltas}
     parts = {"lora_up.weight", "lora_down.weight", "alpha"}
     lora = lora_tensors(factorise(deltas), 2, torch.float32)
@@ -158,17 +156,17 @@ def a1111_module(layer: str) -> str:
     return f"diffusion_model_middle_block_1_{match[2]}"
 
 
-def test_a1111_finds_every_layer():
+def test_a1111_finds_every_layer(sd15_deltas):
     blocks = [f"input_blocks_{i}" for i in (1, 2, 4, 5, 7, 8)] + ["middle_block"]
     blocks += [f"output_blocks_{i}" for i in range(3, 12)]
     modules = {f"diffusion_model_{b}_1_transformer_blocks_0_attn2_to_{kv}" for b in blocks for kv in "kv"}
-    lora = lora_tensors(factorise(small(sd15_deltas())), 2, torch.float32)
+    lora = lora_tensors(factorise(small(sd15_deltas)), 2, torch.float32)
     assert {a1111_module(key.partition(".")[0]) for key in lora} == modules
     assert {key.partition(".")[2] for key in lora} == {"lora_up.weight", "lora_down.weight", "alpha"}
 
 
-def test_sizes_at_sd15s_shape():
-    shapes = sd15_deltas().values()
+def test_sizes_at_sd15s_shape(sd15_deltas):
+    shapes = sd15_deltas.values()
     assert sum(rows + columns for rows, columns in shapes) == 49_536  # parameters per rank
     assert sum(rows * columns for rows, columns in shapes) == 19_169_280  # of the exact difference
 

@@ -56,9 +56,11 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
 
     A file or folder that the system refuses is a mistake of that kind, and so is memory that runs out. A
     FloatingPointError, a training whose numbers are no longer finite, is one line too, with status 3, and so
-    is Ctrl-C, with status 130.
+    is Ctrl-C, with status 130. The libraries that `main` imports make no remarks.
     """
     _open_streams()
+    for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are imported
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         with redirect_stderr(_Remarks(sys.stderr)):
             main()

@@ -1,7 +1,7 @@
 """How alike images are to their prompts and to other images: CLIP-T, CLIP-I, DINO-I, PRES, DIV.
 
 N generated images or their prompts, M real images, P CLIP's projection width, D width of any features.
-The encoders that make the features live in encoders.py and are exported here too.
+The encoders that make the features are in encoders.py.
 """
 
 import re
@@ -12,33 +12,6 @@ import torch
 from torch import Tensor
 
 from utils.common.errors import UserError
-from utils.scores.encoders import (
-    CLIP_ID,
-    DINO_ID,
-    ClipEncoder,
-    DinoEncoder,
-    check_clip,
-    check_clip_prompts,
-    check_dino,
-)
-
-__all__ = [
-    "CLIP_ID",
-    "DINO_ID",
-    "ClipEncoder",
-    "DinoEncoder",
-    "check_clip",
-    "check_clip_prompts",
-    "check_dino",
-    "clip_i",
-    "clip_t",
-    "dino_i",
-    "div",
-    "mean_similarity",
-    "pres",
-    "with_class",
-    "without_modifier",
-]
 
 # A class word behind one of these belongs to something else: "<new1> next to a dog", "<new1> and a dog".
 LINKS = "a an the and or in on at of to by with near wearing holding".split()

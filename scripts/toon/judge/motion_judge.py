@@ -26,7 +26,8 @@ from utils.sampling.clips import animate, sample_clips, settings_of
 from utils.sampling.grids import save_grid
 from utils.sampling.images import make_scheduler, sample
 from utils.sampling.motion_adapters import noise_levels
-from utils.scores.similarity import DinoEncoder, dino_i
+from utils.scores.encoders import DinoEncoder
+from utils.scores.similarity import dino_i
 
 if TYPE_CHECKING:
     from diffusers import AnimateDiffPipeline, StableDiffusionPipeline

@@ -34,6 +34,7 @@ from scripts.toon.world.world import (
     sample_look,
     with_free_parts,
 )
+from utils.bases.devices import without_progress_bars
 from utils.bases.pretrained import readable
 from utils.common.images import to_pixels as image_to_pixels
 
@@ -157,7 +158,7 @@ class PartReader:
 
     def __init__(self, model: ResNetForImageClassification | Path = FOLDER):
         if isinstance(model, Path):
-            with readable("part reader", model):
+            with without_progress_bars(), readable("part reader", model):
                 model = ResNetForImageClassification.from_pretrained(model, dtype=torch.float32)
         self.model = model.eval()
 

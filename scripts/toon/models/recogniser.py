@@ -16,6 +16,8 @@ from scripts.toon.models.flags import RecogniserFlags
 from scripts.toon.models.training import begin, device, fit, generator, save, scenes, to_pixels
 from scripts.toon.world.captions import ATTRIBUTES, attributes
 from scripts.toon.world.world import Scene
+from utils.bases.devices import without_progress_bars
+from utils.bases.pretrained import readable
 from utils.common.images import to_pixels as image_to_pixels
 
 SIDE = 128  # images are resized to this, so that the stem's fourfold reduction keeps small things
@@ -76,9 +78,9 @@ class Recogniser:
     """`Recogniser().read(images)` -> one dictionary of attribute values per PIL image."""
 
     def __init__(self, folder: Path = FOLDER, device: str = "cpu"):
-        self.model = (
-            ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        )
+        with without_progress_bars(), readable("recogniser", folder):
+            model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32)
+        self.model = model.to(device).eval()
 
     @torch.no_grad()
     def read(self, images: list[Image.Image], batch_size: int = 64) -> list[dict[str, str]]:

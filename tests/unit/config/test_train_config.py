@@ -1,20 +1,15 @@
-"""The training configuration: official command lines, derived values, one line per user mistake."""
+"""The training configuration: official command lines, saved configurations, one line per mistaken flag."""
 
 import json
-import subprocess
-import sys
-from dataclasses import FrozenInstanceError, fields, replace
-from importlib.machinery import ModuleSpec
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-import utils.config.output_flags
-from utils.common.errors import UserError
-from utils.config.methods import METHODS
-from utils.config.optimisation_flags import LR_SCHEDULERS
+from tests.training_flags import mistake, single
 from utils.config.train_config import TrainConfig, build_parser, parse_config, read_config
+
+pytestmark = pytest.mark.usefixtures("workplace")
 
 # scripts/train_single.sh and train_multi.sh of the official repository, their shell variables filled in
 OFFICIAL_SINGLE = [
@@ -60,41 +55,6 @@ OFFICIAL_MULTI = [
     "--validation_prompt=a <new1> teddybear sitting in front of a <new2> barn",
     *("--tracker_name", "custom-diffusion-multi"),
 ]
-TEDDY = {"instance_prompt": "a photo of a <new1> teddy bear", "instance_data_dir": "data/teddybear"}
-BARN = {"instance_prompt": "a photo of a <new2> barn", "instance_data_dir": "data/barn"}
-
-
-@pytest.fixture(autouse=True)
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folders and files that the official commands name; every tracker counts as installed."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        utils.config.output_flags, "find_spec", lambda name: ModuleSpec(name, None, origin=name)
-    )
-    for name in ("dog", "teddybear", "barn"):
-        Path("data", name).mkdir(parents=True)
-        Image.new("RGB", (4, 4)).save(Path("data", name, "0.png"))
-    Path("config").mkdir()
-    write_list([TEDDY | {"class_prompt": "bear"}, BARN | {"class_prompt": "barn"}])
-    return tmp_path
-
-
-def write_list(content: object) -> None:
-    Path("config/concept.json").write_text(content if isinstance(content, str) else json.dumps(content))
-
-
-def single(*more: str) -> TrainConfig:
-    flags = ["--instance_data_dir=data/dog", "--instance_prompt=a photo of a <new1> dog", "--cls_token=dog"]
-    return parse_config(["--preset=none", *flags, *more])
-
-
-def multi(*more: str) -> TrainConfig:
-    flags = [
-        "--concepts_list=config/concept.json",
-        "--modifier_token=<new1>+<new2>",
-        "--cls_token=teddy bear+barn",
-    ]
-    return parse_config([*flags, *more])
 
 
 def test_official_single_command():
@@ -150,108 +110,6 @@ def test_every_field_is_a_flag_with_help():
     build_parser().format_help()  # a stray % in a help text would raise here
 
 
-def test_defaults():
-    config = single()
-    assert config.pretrained_model_name_or_path == "toon"
-    assert config.resolution is None and config.token_learning_rate is None and config.spl_weight is None
-    assert (config.report_to, config.mixed_precision, config.spl_pool) == ("none", "no", "eos")
-    assert not config.scale_lr and not config.hflip and not config.noaug and not config.dry_run
-    rates = ("learning_rate", "token_learning_rate", "text_encoder_learning_rate")
-    assert [config.learning_rate_of(rate, processes=2) for rate in rates] == [1e-5] * 3
-    with pytest.raises(FrozenInstanceError):
-        config.seed = 1
-
-
-def test_scaled_learning_rates():
-    sizes = ["--train_batch_size=3", "--gradient_accumulation_steps=5"]
-    config = single("--scale_lr", "--token_learning_rate=1e-3", *sizes)
-    assert config.learning_rate_of("learning_rate", processes=2) == pytest.approx(30e-5, rel=1e-12)
-    assert config.learning_rate_of("token_learning_rate", processes=2) == pytest.approx(30e-3, rel=1e-12)
-
-
-def test_the_custom_diffusion_family_doubles_its_rates_with_a_prior_under_scale_lr():
-    """As in all three published scripts; DreamBooth's does not."""
-    rates = {
-        method: single(f"--method={method}", *flags).learning_rate_of("learning_rate", prior=True)
-        for method, flags in {"custom_diffusion": ["--scale_lr"], "dreambooth": ["--scale_lr"]}.items()
-    }
-    assert rates == {"custom_diffusion": 4e-5, "dreambooth": 2e-5}  # 1e-5 x batch 2, and twice that
-    assert single("--method=custom_diffusion").learning_rate_of("learning_rate", prior=True) == 1e-5
-    assert single("--scale_lr").learning_rate_of("learning_rate", prior=False) == 2e-5
-
-
-@pytest.mark.parametrize(
-    ("flags", "spl", "lambda_spl"),
-    [
-        ("", True, 1.0),
-        ("--use_spl --spl_weight 0", True, 0.0),
-        ("--spl_weight 0.25", True, 0.25),
-        ("--method custom_diffusion", False, 0.0),
-        ("--method custom_diffusion --use_spl", True, 1.0),
-        ("--method kv_only", False, 0.0),
-        ("--method kv_only --use_spl --spl_weight 3", True, 3.0),
-    ],
-)
-def test_spl_weight(flags: str, spl: bool, lambda_spl: float):
-    config = single(*flags.split())
-    assert (config.spl, config.lambda_spl) == (spl, lambda_spl)
-
-
-def test_methods():
-    rows_and_kv = ("token_rows", "cross_attention_kv")
-    stages = {name: [(stage.trains, stage.prior) for stage in row.stages] for name, row in METHODS.items()}
-    assert stages == {
-        "classdiffusion": [(rows_and_kv, False)],
-        "custom_diffusion": [(rows_and_kv, True)],
-        "kv_only": [(rows_and_kv, False)],
-        "textual_inversion": [(("token_rows",), False)],
-        "dreambooth": [(("unet",), True)],
-        "two_stage": [(("token_rows",), False), (("unet",), False)],
-        "xti": [(("layer_rows",), False)],
-        "neti": [(("mapper",), False)],
-        "svdiff": [(("spectral",), True)],
-    }
-    assert {name for name, row in METHODS.items() if row.spl_weight} == {"classdiffusion"}
-
-
-@pytest.mark.parametrize(
-    ("steps", "boundaries"),
-    [(2, [(1, 1), (2, 2)]), (3, [(1, 2), (3, 3)]), (5, [(1, 3), (4, 5)]), (400, [(1, 240), (241, 400)])],
-)
-def test_stages_share_the_steps_and_each_has_one(steps: int, boundaries: list[tuple[int, int]]):
-    config = single("--method=two_stage", f"--max_train_steps={steps}")
-    assert [(first, last) for _, first, last in config.plan()] == boundaries
-    assert [stage.trains for stage, _, _ in config.plan()] == [("token_rows",), ("unet",)]
-
-
-def test_trains_replaces_the_learners_of_a_single_stage():
-    config = single("--trains=unet+text_encoder")
-    assert [stage.trains for stage in config.stages] == [("unet", "text_encoder")]
-    mistake(lambda: single("--method=two_stage", "--trains=unet"), "--trains", "two_stage")
-    mistake(lambda: single("--method=two_stage", "--max_train_steps=1"), "2 stages")
-
-
-def test_what_prompts_call_the_concept():
-    flags = ["--preset=none", "--instance_data_dir=data/dog", "--cls_token=dog"]
-    (concept,) = parse_config(flags).concepts()
-    assert (concept.subject, concept.instance_prompt) == ("<new1> dog", "a photo of a <new1> dog")
-    (concept,) = parse_config([*flags, "--method=textual_inversion"]).concepts()
-    assert (concept.subject, concept.initializer_token) == ("<new1>", "dog")  # the token for the noun
-    (concept,) = parse_config([*flags, "--method=dreambooth"]).concepts()
-    assert (concept.initializer_token, concept.class_prompt) == ("sks", "a photo of a dog")
-    config = parse_config([*flags, "--method=textual_inversion", "--initializer_token=cat"])
-    assert (config.start, config.concepts()[0].initializer_token) == ("word", "cat")
-    mistake(lambda: single("--method=textual_inversion"), "--instance_prompt", "templates")
-    mistake(lambda: single("--method=dreambooth", "--noaug"), "--noaug", "dreambooth")
-
-
-def test_a_pool_of_views_where_there_is_one_view_is_refused():
-    mistake(lambda: single("--noaug", "--latent_pool=4"), "--latent_pool", "--noaug", "leave it out")
-    flags = ["--preset=none", "--instance_data_dir=data/dog", "--cls_token=dog", "--latent_pool=4"]
-    mistake(lambda: parse_config([*flags, "--method=textual_inversion"]), "--latent_pool has no effect")
-    assert parse_config([*flags, "--method=dreambooth"]).latent_pool == 4  # its random crops are views
-
-
 def test_a_saved_configuration_of_another_version_is_read(tmp_path: Path):
     path = tmp_path / "training_config.json"
     single("--seed=7").save(path)
@@ -263,38 +121,6 @@ def test_a_saved_configuration_of_another_version_is_read(tmp_path: Path):
     for broken in ("", "[]", "{"):
         path.write_text(broken)
         mistake(lambda: read_config(path), str(path))
-
-
-def test_prior_adds_class_images_and_keeps_spl():
-    config = single("--with_prior_preservation", "--class_prompt=a photo of a dog", "--output_dir=out")
-    (concept,) = config.concepts()
-    assert config.uses_prior and config.spl
-    assert (concept.class_prompt, concept.class_data_dir) == ("a photo of a dog", Path("out/class_images/0"))
-    (concept,) = replace(config, class_data_dir="data/dogs").concepts()
-    assert concept.class_data_dir == Path("data/dogs")
-
-
-def test_save_round_trip(workplace: Path):
-    config = parse_config(OFFICIAL_SINGLE)
-    config.save(workplace / "training_config.json")
-    assert TrainConfig(**json.loads((workplace / "training_config.json").read_text())) == config
-
-
-def test_schedules_are_known_to_diffusers():
-    from diffusers.optimization import TYPE_TO_SCHEDULER_FUNCTION, SchedulerType
-
-    assert {SchedulerType(name) for name in LR_SCHEDULERS} == TYPE_TO_SCHEDULER_FUNCTION.keys() - {
-        SchedulerType.PIECEWISE_CONSTANT
-    }
-
-
-def mistake(make, *words: str) -> None:
-    """`make()` raises a UserError of one line that contains every word."""
-    with pytest.raises(UserError) as caught:
-        make()
-    message = str(caught.value)
-    assert "\n" not in message
-    assert [word for word in words if word not in message] == [], message
 
 
 @pytest.mark.parametrize(
@@ -344,86 +170,6 @@ def test_mistake_in_one_flag(flag: str, words: list[str]):
 COUNTS = [each.name for each in fields(TrainConfig) if each.metadata.get("minimum") == 1]
 
 
-def test_counts_are_the_flags_that_must_be_positive():
-    assert set(COUNTS) == {
-        "num_class_images",
-        "sample_batch_size",
-        "train_batch_size",
-        "max_train_steps",
-        "gradient_accumulation_steps",
-        "checkpointing_steps",
-        "checkpoints_total_limit",
-        "num_validation_images",
-        "validation_inference_steps",
-        "validation_steps",
-        "latent_pool",
-        "num_vectors",
-    }
-
-
 @pytest.mark.parametrize("name", COUNTS)
 def test_count_below_one(name: str):
     mistake(lambda: single(f"--{name}=0"), f"--{name} 0", "at least 1")
-
-
-def test_mistakes_of_a_single_concept(monkeypatch: pytest.MonkeyPatch):
-    folder, prompt = "--instance_data_dir=data/dog", "--instance_prompt=a photo of a <new1> dog"
-    mistake(lambda: parse_config([folder, prompt]), "needs --cls_token")
-    mistake(lambda: parse_config([prompt, "--cls_token=dog"]), "--instance_data_dir is missing")
-    mistake(lambda: parse_config([folder, "--method=custom_diffusion"]), "prior preservation", "--cls_token")
-    mistake(lambda: parse_config([folder, prompt, "--method=kv_only", "--use_spl"]), "needs --cls_token")
-    mistake(lambda: single("--method=kv_only", "--spl_weight=1"), "--spl_weight", "--use_spl")
-    mistake(
-        lambda: single("--modifier_token=<new1>+<new2>", "--cls_token=dog+cat"), "1 concept", "<new1>+<new2>"
-    )
-    monkeypatch.setattr(utils.config.output_flags, "find_spec", lambda name: None)
-    mistake(lambda: single("--report_to=wandb"), "wandb", "not installed")
-    folder_of_that_name = ModuleSpec("wandb", None, is_package=True)
-    monkeypatch.setattr(utils.config.output_flags, "find_spec", lambda name: folder_of_that_name)
-    mistake(lambda: single("--report_to=wandb"), "wandb", "not installed")
-    assert single().report_to == "none"
-
-
-def test_mistakes_of_several_concepts():
-    mistake(lambda: multi("--modifier_token=<new1>+<new1>"), "<new1>+<new1>", "repeats")
-    mistake(lambda: multi("--initializer_token=ktn"), "--initializer_token ktn", "2")
-    mistake(lambda: multi("--modifier_token=<new1>", "--cls_token=barn"), "2 concept(s)", "<new1>")
-    mistake(lambda: multi("--cls_token=teddy bear+"), "--cls_token 'teddy bear+'")
-    mistake(
-        lambda: multi("--with_prior_preservation", "--concepts_list=none.json"), "none.json", "does not exist"
-    )
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("[{]", ["concept.json", "JSON"]),
-        ({"concepts": []}, ["must hold a list"]),
-        (["dog"], ["must hold a list"]),
-        ([TEDDY, {"instance_prompt": "a <new2> barn"}], ["concept 2", "lacks instance_data_dir"]),
-        ([TEDDY, BARN | {"class": "barn"}], ["concept 2 has class", "class_prompt"]),
-        ([TEDDY, BARN | {"class_prompt": 3}], ["concept 2", "not text"]),
-        ([TEDDY, TEDDY], ["a photo of a <new1> teddy bear", "lacks <new2>"]),
-        ([TEDDY], ["1 concept(s)", "<new1>+<new2>"]),
-    ],
-)
-def test_mistake_in_the_concepts_list(content: object, words: list[str]):
-    write_list(content)
-    mistake(multi, *words)
-
-
-def test_class_prompts_of_a_concepts_list():
-    write_list([TEDDY | {"class_prompt": "bear"}, BARN])
-    prompts = [concept.class_prompt for concept in multi("--with_prior_preservation").concepts()]
-    assert prompts == ["bear", "a photo of a barn"]  # the second from its class word
-
-
-def test_user_error_exits_with_status_2():
-    script = (
-        "from utils.common.errors import UserError, exit_on_user_error\n"
-        "def main():\n    raise UserError('--resolution 100 is wrong')\n"
-        "exit_on_user_error(main)\n"
-    )
-    root = Path(__file__).parents[3]
-    done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: --resolution 100 is wrong\n")

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel, UNetMotionModel
+from diffusers import UNetMotionModel
 
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import tiny_adapter
@@ -109,16 +109,14 @@ def test_checkpointing_gives_the_same_gradient(base):
     torch.testing.assert_close(*gradients)
 
 
-def test_sd15_has_kohyas_16_layers_in_order_and_12288_numbers():
-    with torch.device("meta"):
-        unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
-    names = cross_attention_layers(unet)
-    assert layer_keys(unet) == KOHYA and len(KOHYA) == 16
+def test_sd15_has_kohyas_16_layers_in_order_and_12288_numbers(sd15_unet):
+    names = cross_attention_layers(sd15_unet)
+    assert layer_keys(sd15_unet) == KOHYA and len(KOHYA) == 16
     assert names[0].startswith("down_blocks.0.attentions.0.") and names[6].startswith("mid_block.")
     assert names[7].startswith("up_blocks.1.attentions.0.") and names[-1].startswith(
         "up_blocks.3.attentions.2."
     )
-    assert len(KOHYA) * unet.config.cross_attention_dim == 12_288
+    assert len(KOHYA) * sd15_unet.config.cross_attention_dim == 12_288
 
 
 def saved(base, folder, seed: int = 3) -> None:

@@ -84,7 +84,7 @@ def test_a_folder_that_no_training_wrote_is_refused(tmp_path):
 @pytest.mark.parametrize(("flags", "count"), [({}, 16), ({"portraits": 3}, 3)])
 def test_likeness_is_of_as_many_portraits_as_asked(tmp_path, monkeypatch, flags, count):
     encoder = SimpleNamespace(image_features=list)
-    monkeypatch.setattr("utils.scores.similarity.ClipEncoder", lambda *_: encoder)
+    monkeypatch.setattr("utils.scores.encoders.ClipEncoder", lambda *_: encoder)
     monkeypatch.setattr("utils.sampling.images.sample", lambda _, texts, *more, **_2: texts)
     monkeypatch.setattr(prompt_accuracy.Likeness, "of", lambda self, images: len(images))
     likeness = prompt_accuracy.Likeness(Flags(concept=tmp_path, **flags), concept("<a>", "cat"))
