@@ -23,16 +23,16 @@ def test_the_guides_loss(train, tmp_path, monkeypatch, capsys):
     names = {"Loss": Loss}
     exec(term, names)
     monkeypatch.setattr(TrainConfig, flag.partition(":")[0], None, raising=False)
-    monkeypatch.setitem(LOSSES, "loss_length", eval(row, names))
-    assert "loss_length" not in records(plain)[0]
+    monkeypatch.setitem(LOSSES, "loss_distance", eval(row, names))
+    assert "loss_distance" not in records(plain)[0]
 
-    method = replace(METHODS["classdiffusion"], weights={"length_weight": 100.0})
+    method = replace(METHODS["classdiffusion"], weights={"distance_weight": 100.0})
     monkeypatch.setitem(METHODS, "classdiffusion", method)
     capsys.readouterr()
     out = train(tmp_path / "with", max_train_steps=3)
-    assert "loss L_denoise + 1 · L_spl + 100 · L_length" in capsys.readouterr().out
+    assert "loss L_denoise + 1 · L_spl + 100 · L_distance" in capsys.readouterr().out
     for line in records(out):
-        assert line["loss_length"] > 0
-        parts = line["loss_denoise"] + line["loss_spl"] + 100 * line["loss_length"]
+        assert line["loss_distance"] > 0
+        parts = line["loss_denoise"] + line["loss_spl"] + 100 * line["loss_distance"]
         assert line["loss"] == pytest.approx(parts, rel=1e-5)
     assert apart(learned(plain), learned(out)) > 1e-4
