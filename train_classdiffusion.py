@@ -125,6 +125,7 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     """
     import torch
 
+    from utils.common.seeds import items_have_seeds
     from utils.losses.registry import check_finite
     from utils.training.run import draw_texts
 
@@ -133,7 +134,7 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     texts = draw_texts(run, at, step)
     for micro_step in range(micro_steps):
         batch, draws = at.batches((step - 1) * micro_steps + micro_step)
-        with accelerator.accumulate(at.model):
+        with accelerator.accumulate(at.model), items_have_seeds(draws.seeds):
             terms = objective(run, at, batch, draws.to(accelerator.device), texts)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients:
