@@ -46,6 +46,7 @@ def set_up(config: TrainConfig) -> Run:
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
     )
+    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
     sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
     base = load_base(row.path, accelerator.device, config.revision, config.variant)
@@ -81,7 +82,10 @@ def set_up(config: TrainConfig) -> Run:
         instances=instances,
         classes=classes,
         encode_images=LatentEncoder(
-            base, config.encodes_once, pooled=len(instances) * (config.latent_pool or 0)
+            base,
+            config.encodes_once,
+            pooled=len(instances) * (config.latent_pool or 0),
+            fresh=0 if config.repeats or config.latent_pool else config.train_batch_size,
         ),
         phrases=phrases_of(base, config),
         prepared=prepare_losses(base, config),
