@@ -45,6 +45,7 @@ def set_up(config: TrainConfig) -> Run:
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
     )
+    torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
     sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
     base = load_base(row.path, accelerator.device, config.revision, config.variant)
@@ -80,7 +81,10 @@ def set_up(config: TrainConfig) -> Run:
         instances=instances,
         classes=classes,
         encode_images=LatentEncoder(
-            base, config.encodes_once, pooled=len(instances) * (config.latent_pool or 0)
+            base,
+            config.encodes_once,
+            pooled=len(instances) * (config.latent_pool or 0),
+            fresh=0 if config.repeats or config.latent_pool else config.train_batch_size,
         ),
         phrases=phrases_of(base, config),
         prepared=prepare_losses(base, config),
@@ -124,6 +128,7 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     """
     import torch
 
+    from utils.common.seeds import items_have_seeds
     from utils.losses.registry import check_finite
     from utils.training.run import draw_texts
 
@@ -132,7 +137,7 @@ def update(run: Run, at: StageRun, step: int, stop: bool) -> tuple[dict[str, flo
     texts = draw_texts(run, at, step)
     for micro_step in range(micro_steps):
         batch, draws = at.batches((step - 1) * micro_steps + micro_step)
-        with accelerator.accumulate(at.model):
+        with accelerator.accumulate(at.model), items_have_seeds(draws.seeds):
             terms = objective(run, at, batch, draws.to(accelerator.device), texts)
             accelerator.backward(terms["loss"])
             if accelerator.sync_gradients:

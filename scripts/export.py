@@ -33,7 +33,8 @@ class ExportConfig:
     rank: int | None = option(None, "lora: the rank of every layer", minimum=1)
     error: float | None = option(
         None,
-        "lora: the smallest rank whose relative error over all layers is at most this; 0: the exact one "
+        "lora: the smallest rank whose keys and values, for captions of the concept, have at most this "
+        "relative error; 0: the exact one "
         f"(default: {LORA_ERROR}, without --rank)",
         minimum=0,
         below=1,
@@ -139,13 +140,14 @@ def _write_into(
         raise UserError(
             f"--alias {path.stem}_{config.format} is the name of the LoRA's own file; choose another"
         )
+    states = formats.caption_states(base, concept)
     if config.format == "lora":
-        report = formats.write_lora(file, deltas, note, config.rank, config.error, dtype)
+        report = formats.write_lora(file, deltas, states, note, config.rank, config.error, dtype)
     else:
-        report = formats.write_diff(file, deltas, note, dtype)
+        report = formats.write_diff(file, deltas, states, note, dtype)
     for name, error in report.errors.items():
         print(f"{name:80} error {error:.2e}")
-    print(f"rank {report.rank}, {dtype}, relative error over all layers {report.error:.2e}")
+    print(f"rank {report.rank}, {dtype}, relative error of all layers' outputs {report.error:.2e}")
 
 
 def _describe(output: Path, aliases: dict[str, str], config: ExportConfig) -> None:

@@ -76,7 +76,9 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
     if merged.dropped:
         print(f"{merged.dropped} rows of target words were equal to earlier ones and count once")
     print(f"the concepts' phrases are met to {merged.residual:.0e}")
-    print(f"K and V of other captions move by {merged.drift:.2%}")
+    print(f"K and V of other captions move by {merged.drift:.2%}, the matrices by {merged.change:.2%}")
+    captions, phrases = merged.conditions
+    print(f"condition number {captions:.1e} of the captions, {phrases:.1e} of the concepts' phrases")
     subjects = [f"{t} {c}" if c else t for t, c in zip(merged.rows, merged.classes, strict=True)]
     print(f"{config.output}: {', '.join(subjects)}")
 

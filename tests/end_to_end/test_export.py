@@ -69,7 +69,9 @@ def test_command_writes_a_lora_and_says_how_good_it_is(concepts, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert {path.name for path in tmp_path.glob("out/*")} == {"dog_lora.safetensors", "rex1.safetensors"}
-    rank, error = re.search(r"rank (\d+), fp16, relative error over all layers (\S+)", done.stdout).groups()
+    rank, error = re.search(
+        r"rank (\d+), fp16, relative error of all layers' outputs (\S+)", done.stdout
+    ).groups()
     assert float(error) <= 0.3 and 1 < int(rank) < 32
     assert "<new1> in diffusers is rex1 in A1111's prompts and embedding:rex1 in ComfyUI's" in done.stdout
 
@@ -95,6 +97,11 @@ def test_diffusers_is_a_pipeline_of_its_own(concepts, tiny_base, tmp_path):
     assert torch.equal(stock.text_encoder.get_input_embeddings().weight, table)
     ids = stock.tokenizer("a photo of a <new1> dog and a <new2> dog").input_ids
     assert ids.count(len(table) - 2) == 1 and ids.count(len(table) - 1) == 1
+    assert stock.text_encoder.config.eos_token_id == stock.tokenizer.eos_token_id  # whoever pools gets EOS
+    padded = stock.tokenizer("a <new1> dog", padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        output = stock.text_encoder(padded)
+    assert torch.equal(output.pooler_output[0], output.last_hidden_state[0, 4])  # BOS a <new1> dog EOS
     export([str(concepts / "pair"), str(tmp_path / "half"), "--format=diffusers", "--dtype=fp16"])
     half = load_file(tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors")
     assert {value.dtype for value in half.values()} == {torch.float16}

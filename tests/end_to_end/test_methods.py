@@ -189,3 +189,11 @@ def test_two_stage_resumes_before_at_and_after_the_boundary(train, tmp_path, cut
         assert all(torch.equal(value, tensors[1][name]) for name, value in tensors[0].items())
     for name in ("unet.safetensors", "new1.safetensors"):
         assert (whole / name).read_bytes() == (rest / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["neti", "xti", "textual_inversion", "classdiffusion"])
+def test_a_batch_in_which_every_caption_is_dropped_trains(train, tmp_path, method):
+    own = {} if method == "classdiffusion" else {"instance_prompt": None}
+    out = train(tmp_path, method=method, caption_dropout=0.9, max_train_steps=4, seed=1, **own)
+    assert [line["step"] for line in log(out)] == [1, 2, 3, 4]
+    assert all(0 < line["loss_denoise"] < 100 for line in log(out))

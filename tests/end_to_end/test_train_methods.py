@@ -41,7 +41,7 @@ def hand_made_first_step(base: Path, settings: dict[str, object]) -> tuple[float
     instances = InstanceDataset(concepts, METHODS["classdiffusion"], 16, 2, seed=7, hflip=True, noaug=False)
     batch = collate([instances.instance_item(number) for number in (0, 1)])
     keys = [("instance", 0), ("instance", 1)]
-    posterior_noise, noise, timesteps = draw_noise(7, keys, (4, 8, 8), 1000)
+    posterior_noise, noise, timesteps, _ = draw_noise(7, keys, (4, 8, 8), 1000)
     alpha = pipeline.scheduler.alphas_cumprod[timesteps].reshape(2, 1, 1, 1)
 
     def encode(phrases: list[str]) -> Tensor:

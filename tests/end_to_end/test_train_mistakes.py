@@ -107,6 +107,7 @@ MISTAKES = {
     "base model is a relative path": (dict(pretrained_model_name_or_path="data/nope"), "though data is one"),
     "base model is no name": (dict(pretrained_model_name_or_path="nope"), "base model nope"),
     "wandb": (dict(report_to="wandb"), "--report_to wandb: not installed"),
+    "TF32 on a CPU": (dict(allow_tf32=True), "--allow_tf32 has no effect without a CUDA device"),
     "fp16 on a CPU": (dict(mixed_precision="fp16"), "fp16 needs a CUDA device"),
     "output file": (
         dict(output_dir="{tmp}/list.json"),

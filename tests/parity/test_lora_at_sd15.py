@@ -35,7 +35,9 @@ def test_full_rank_lora_predicts_the_same_noise(tmp_path):
     for name, weight in parameters.items():
         weight -= deltas[name].float()
 
-    report = write_lora(tmp_path / "a.safetensors", deltas, {}, None, 0, "fp32")
+    report = write_lora(
+        tmp_path / "a.safetensors", deltas, torch.eye(768, dtype=torch.float64), {}, None, 0, "fp32"
+    )
     assert report.rank == 768 and report.error < 1e-6
     state, alphas = StableDiffusionPipeline.lora_state_dict(tmp_path / "a.safetensors")
     StableDiffusionPipeline.load_lora_into_unet(state, alphas, unet)
@@ -43,8 +45,10 @@ def test_full_rank_lora_predicts_the_same_noise(tmp_path):
     assert (merged - before).abs().max() > 1e-3
     assert (stock - merged).abs().max() < 1e-3 * (merged - before).abs().max()
 
-    write_lora(tmp_path / "half.safetensors", deltas, {}, None, 0, "fp16")
-    write_diff(tmp_path / "diff.safetensors", deltas, {}, "fp16")
+    write_lora(
+        tmp_path / "half.safetensors", deltas, torch.eye(768, dtype=torch.float64), {}, None, 0, "fp16"
+    )
+    write_diff(tmp_path / "diff.safetensors", deltas, torch.eye(768, dtype=torch.float64), {}, "fp16")
     sizes = [round((tmp_path / f"{name}.safetensors").stat().st_size / 1e6) for name in ("half", "diff")]
     assert sizes == [63, 38]  # MB
 

@@ -126,7 +126,7 @@ def small(names):
 
 def test_keys_are_those_of_diffusers_own_converter(sd15_deltas):
     deltas = small(sd15_deltas)
-    ours = lora_tensors(factorise(deltas), 2, torch.float32)
+    ours = lora_tensors(factorise(deltas, torch.eye(3).double()), 2, torch.float32)
     peft = {}
     for name in deltas:
         peft[f"unet.{name.replace('.weight', '.lora_A.weight')}"] = torch.zeros(2, 3)
@@ -140,7 +140,7 @@ def test_comfyui_finds_every_layer(sd15_deltas):
     deltas = small(sd15_deltas)
     layers = {"lora_unet_" + name.removesuffix(".weight").replace(".", "_") for name in deltas}
     parts = {"lora_up.weight", "lora_down.weight", "alpha"}
-    lora = lora_tensors(factorise(deltas), 2, torch.float32)
+    lora = lora_tensors(factorise(deltas, torch.eye(3).double()), 2, torch.float32)
     assert lora.keys() == {f"{layer}.{part}" for layer in layers for part in parts}
     assert diff_tensors(deltas, torch.float32).keys() == {f"{layer}.diff" for layer in layers}
 
@@ -160,7 +160,7 @@ def test_a1111_finds_every_layer(sd15_deltas):
     blocks = [f"input_blocks_{i}" for i in (1, 2, 4, 5, 7, 8)] + ["middle_block"]
     blocks += [f"output_blocks_{i}" for i in range(3, 12)]
     modules = {f"diffusion_model_{b}_1_transformer_blocks_0_attn2_to_{kv}" for b in blocks for kv in "kv"}
-    lora = lora_tensors(factorise(small(sd15_deltas)), 2, torch.float32)
+    lora = lora_tensors(factorise(small(sd15_deltas), torch.eye(3).double()), 2, torch.float32)
     assert {a1111_module(key.partition(".")[0]) for key in lora} == modules
     assert {key.partition(".")[2] for key in lora} == {"lora_up.weight", "lora_down.weight", "alpha"}
 

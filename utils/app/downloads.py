@@ -11,6 +11,7 @@ from utils.common.folders import files_of
 from utils.concepts.export import (
     aliases_of,
     base_kv,
+    caption_states,
     check_exportable,
     differences,
     write_embeddings,
@@ -72,6 +73,7 @@ def _export(job: Job, layout: str, folder: Path) -> None:
         return
     base = base_row(concept.base or job.form.base)
     deltas = differences(concept, base_kv(base.path, set(concept.weights), job.concept), job.concept)
+    states = caption_states(base.path, concept)
     files = {token: f"{alias}.safetensors" for token, alias in aliases.items()}
     note = {"base": base.name, "classes": list(concept.classes), "tokens": files}
-    write_lora(folder / f"{job.name}_lora.safetensors", deltas, note, None, None, "fp16")
+    write_lora(folder / f"{job.name}_lora.safetensors", deltas, states, note, None, None, "fp16")

@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from typing import Any
 
 # What the system says of paths that it keeps from us, and of disks that fail or are gone, rather than of
@@ -56,15 +56,19 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
 
     A file or folder that the system refuses is a mistake of that kind, and so is memory that runs out. A
     FloatingPointError, a training whose numbers are no longer finite, is one line too, with status 3, and so
-    is Ctrl-C, with status 130. The libraries that `main` imports make no remarks.
+    is Ctrl-C, with status 130. A stdout that fails, full or closed, is such a mistake too, once the work is
+    done. The libraries that `main` imports make no remarks.
     """
     _open_streams()
     for library in ("TRANSFORMERS", "DIFFUSERS"):  # read when they are imported
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
+    output = _Stream(sys.stdout)
     try:
-        with redirect_stderr(_Remarks(sys.stderr)):
+        with redirect_stderr(_Stream(sys.stderr)), redirect_stdout(output):
             main()
         _flush_stdout()
+        if output.failed:
+            raise output.failed
     except BaseException as error:
         _close_progress_bars()
         status, line = _ending(error)
@@ -72,7 +76,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
             with suppress(OSError):
                 _flush_stdout()
             raise
-        _Remarks(sys.stderr).write(line)
+        _Stream(sys.stderr).write(line)
         with suppress(OSError):
             _flush_stdout()
         sys.exit(status)
@@ -152,15 +156,21 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if number == 0 else "w"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # for an ASCII locale: \xb7 in the place of ·
     if isinstance(sys.stdout, io.TextIOWrapper):  # of file names that are no text, and for old locales
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-class _Remarks:
-    """stderr: what cannot be written to it, for its disk is full or it is gone, ends no run."""
+class _Stream:
+    """stdout or stderr: what cannot be written to it, for its disk is full or it is gone, ends no run.
+
+    failed: the first error.
+    """
 
     def __init__(self, stream: Any):
-        self._stream = stream
+        self._stream, self.failed = stream, None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -174,9 +184,10 @@ class _Remarks:
     def _try(self, act: Callable[[], Any]) -> None:
         try:
             act()
-        except OSError:
-            if self._stream is sys.__stderr__:
-                _lead_nowhere(2)
+        except OSError as error:
+            self.failed = self.failed or error
+            if self._stream in (sys.__stdout__, sys.__stderr__):
+                _lead_nowhere(1 if self._stream is sys.__stdout__ else 2)
 
 
 def _flush_stdout() -> None:

@@ -1,6 +1,21 @@
 """One seed per named draw, so that no draw depends on how many others came before it."""
 
 import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+ITEM_SEEDS: ContextVar[Sequence[int]] = ContextVar("ITEM_SEEDS")  # of the batch that is being learned from
+
+
+@contextmanager
+def items_have_seeds(seeds: Sequence[int]) -> Iterator[None]:
+    """Within it modules that draw while they train find a seed for each item of the batch in ITEM_SEEDS."""
+    before = ITEM_SEEDS.set(seeds)
+    try:
+        yield
+    finally:
+        ITEM_SEEDS.reset(before)
 
 
 def seed_of(*parts: int | str) -> int:

@@ -1,4 +1,6 @@
-"""Captions that stand for everything a merge of concepts should leave as it is."""
+"""Captions: of all sorts, which a merge of concepts should leave as they are, or of a concept."""
+
+from collections.abc import Sequence
 
 KINDS = (
     "dog cat horse bird fish barn house castle bridge boat car train bicycle chair table lamp cup vase bag "
@@ -30,14 +32,17 @@ STYLES = (
 )
 
 
-def regularisation_captions(count: int = 390) -> list[str]:
+def regularisation_captions(count: int = 390, subjects: Sequence[str] = ()) -> list[str]:
     """`count` different captions, e.g. "a painting of a small cat in the snow"; the same ones every time.
 
-    The lists' lengths (30, 15, 13, 6) are walked at steps that pair every kind with many looks and places.
+    subjects: what they speak of in turn instead, e.g. "<new1> dog". The lists' lengths (30, 15, 13, 6) are
+    walked at steps that pair every kind with many looks and places.
     """
     assert count <= 30 * 13, "the walk repeats itself"
+    kinds = [kind.replace("-", " ") for kind in KINDS]
     captions = []
     for i in range(count):
-        kind, look = KINDS[i % 30].replace("-", " "), LOOKS[(i + i // 30) % 15]
+        kind = subjects[i % len(subjects)] if subjects else kinds[i % 30]
+        look = LOOKS[(i + i // 30) % 15]
         captions.append(f"{STYLES[(i // 5) % 6]} {look} {kind} {PLACES[i % 13]}")
     return captions

@@ -1,12 +1,13 @@
 """Write a concept in the formats of other tools; what a format cannot hold is refused with the reason.
 
-Shapes: C channels of a cross-attention layer, D text width, r rank.
+Shapes: C channels of a cross-attention layer, D text width, r rank, n words of captions.
 """
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from utils.bases.families import open_base, open_part
 from utils.common.errors import UserError, short
 from utils.common.files import give_umask_mode
 from utils.common.tensor_files import system_errors, write_pickle, write_tensors
+from utils.concepts.captions import regularisation_captions
 from utils.concepts.embeddings import KOHYA_KEY, check_one_vector
 from utils.concepts.formats import WEIGHTS_STEM
 from utils.concepts.load import WRONG_BASE, load_concept
@@ -31,14 +33,17 @@ from utils.concepts.lora import (
     rank_for,
 )
 from utils.concepts.lora_error import LORA_ERROR
-from utils.concepts.names import is_device
+from utils.concepts.merge import features, install_rows
+from utils.concepts.names import is_device, vector_names, written_out
 from utils.concepts.weights import ConceptWeights
 from utils.learners.registry import LEARNERS
 
 
 @dataclass(frozen=True)
 class LoraReport:
-    """What a LoRA file holds. errors: parameter -> ‖Δ − Δ̂‖ / ‖Δ‖ of the stored numbers, Frobenius norms."""
+    """What a LoRA file holds. errors: parameter -> ‖(Δ − Δ̂)Hᵀ‖ / ‖ΔHᵀ‖ of the stored numbers, H the captions'
+    text states; error: of all layers together.
+    """
 
     file: Path
     rank: int
@@ -134,37 +139,59 @@ def differences(concept: ConceptWeights, start: dict[str, Tensor], path: Path) -
     return deltas
 
 
-def write_lora(
-    file: Path, deltas: dict[str, Tensor], note: dict, rank: int | None, error: float | None, dtype: str
-) -> LoraReport:
-    """Truncated singular value decompositions in kohya's layout.
+def caption_states(base: str, concept: ConceptWeights) -> Tensor:
+    """H (n, D) float64: text states of captions of the concept ("a photo of a red <new1> dog at sunset")."""
+    model = open_base(base, "cpu", "fp32").freeze()
+    vectors = {token: torch.atleast_2d(row) for token, row in concept.rows.items()}
+    single = [zip(vector_names(token, len(each)), each, strict=True) for token, each in vectors.items()]
+    install_rows(model, dict(chain(*single)))
+    words = [*concept.classes, *[None] * len(concept.rows)]
+    subjects = [f"{t} {word}" if word else t for t, word in zip(concept.rows, words, strict=False)]
+    captions = [
+        written_out(model.tokenizer, caption) for caption in regularisation_captions(subjects=subjects)
+    ]
+    return features(model, captions)
 
-    error: the largest relative error over all layers, 0: exact to rounding. Default, without a rank:
+
+def write_lora(
+    file: Path,
+    deltas: dict[str, Tensor],
+    states: Tensor,
+    note: dict,
+    rank: int | None,
+    error: float | None,
+    dtype: str,
+) -> LoraReport:
+    """The low-rank matrices whose outputs on `states`, of `caption_states`, differ least; kohya's layout.
+
+    error: the largest relative error of all layers' outputs, 0: exact to rounding. Default, without a rank:
     LORA_ERROR.
     """
-    factors = factorise(deltas)
+    root = torch.linalg.qr(states, mode="r").R  # (D, D)
+    factors = factorise(deltas, root)
     full = max(len(layer.s) for layer in factors.values())
     if rank is not None and rank > full:
         raise UserError(f"--rank {rank}: rank {full} is exact already; give at most {full}")
     rank = rank or rank_for(factors, LORA_ERROR if error is None else error)
-    return _write(file, lora_tensors(factors, rank, getattr(torch, DTYPES[dtype])), deltas, note, rank)
+    return _write(file, lora_tensors(factors, rank, getattr(torch, DTYPES[dtype])), deltas, root, note, rank)
 
 
-def write_diff(file: Path, deltas: dict[str, Tensor], note: dict, dtype: str) -> LoraReport:
+def write_diff(file: Path, deltas: dict[str, Tensor], states: Tensor, note: dict, dtype: str) -> LoraReport:
     """The differences themselves, for ComfyUI and A1111. diffusers refuses them."""
     full = max(min(delta.shape) for delta in deltas.values())
-    return _write(file, diff_tensors(deltas, getattr(torch, DTYPES[dtype])), deltas, note, full)
+    root = torch.linalg.qr(states, mode="r").R
+    return _write(file, diff_tensors(deltas, getattr(torch, DTYPES[dtype])), deltas, root, note, full)
 
 
 def _write(
-    file: Path, tensors: dict[str, Tensor], deltas: dict[str, Tensor], note: dict, rank: int
+    file: Path, tensors: dict[str, Tensor], deltas: dict[str, Tensor], root: Tensor, note: dict, rank: int
 ) -> LoraReport:
     """Writes the file with its errors, which are measured on what is stored: rounding is part of them."""
     stored = deltas_of(tensors, file)
     if any(not tensor.isfinite().all() for tensor in stored.values()):
         raise UserError(f"{file.name}: the differences are too large for half precision; use --dtype fp32")
-    lost = {name: (delta - stored[name]).norm().item() for name, delta in deltas.items()}
-    norms = {name: delta.norm().item() for name, delta in deltas.items()}
+    lost = {name: ((delta - stored[name]) @ root.T).norm().item() for name, delta in deltas.items()}
+    norms = {name: (delta @ root.T).norm().item() for name, delta in deltas.items()}
     errors = {name: lost[name] / norms[name] if norms[name] else 0.0 for name in deltas}
     error = sum(x**2 for x in lost.values()) ** 0.5 / sum(x**2 for x in norms.values()) ** 0.5
     layers = {layer_name(name): error for name, error in errors.items()}
@@ -188,6 +215,8 @@ def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
     opened = open_base(base, "cpu", "fp32").freeze()
     load_concept(opened, path)
     for encoder in opened.encoders:
+        # SD 1.5's says 2, for which the libraries pool at the highest id: with a new token, at that.
+        encoder.model.config.eos_token_id = encoder.tokenizer.eos_token_id
         encoder.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
     cast_frozen(list(opened.modules.values()), getattr(torch, DTYPES[dtype]))
     for module in opened.modules.values():

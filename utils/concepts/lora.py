@@ -55,27 +55,37 @@ def parameter_name(layer: str) -> str | None:
 
 @dataclass(frozen=True)
 class Factors:
-    """The singular value decomposition of a layer's difference, float64: u (C, m), s (m,), vh (m, D)."""
+    """A layer's difference Δ as u @ down, float64, the parts that matter most first.
+
+    u: (C, m) orthonormal. s: (m,) what each part adds to the norm of the layer's outputs. down: (m, D).
+    """
 
     u: Tensor
     s: Tensor
-    vh: Tensor
+    down: Tensor
 
     def pair(self, rank: int) -> tuple[Tensor, Tensor]:
-        """up (C, r) and down (r, D), whose product is the best approximation of rank r = min(rank, m)."""
-        root = self.s[:rank].sqrt()
-        return self.u[:, :rank] * root, root[:, None] * self.vh[:rank]
+        """up (C, r) and down (r, D), r = min(rank, m): of all pairs that whose outputs differ least."""
+        root = self.down[:rank].norm(dim=1).sqrt()  # each half of the length, for half precision
+        return self.u[:, :rank] * root, self.down[:rank] / root.clamp(min=1e-300)[:, None]
 
 
-def factorise(deltas: dict[str, Tensor]) -> dict[str, Factors]:
-    """name -> (C, D) differences, decomposed in float64 on the CPU, where the result does not vary."""
-    return {
-        name: Factors(*torch.linalg.svd(d.double().cpu(), full_matrices=False)) for name, d in deltas.items()
-    }
+def factorise(deltas: dict[str, Tensor], root: Tensor) -> dict[str, Factors]:
+    """name -> (C, D) differences, decomposed in float64 on the CPU, where the result does not vary.
+
+    root: R (D, D) of the text states H = QR that the layers read, for ‖ΔRᵀ‖ = ‖ΔHᵀ‖. With ΔRᵀ = U S Vᵀ the
+    best Δ̂ of rank r is U_r U_rᵀ Δ.
+    """
+    factors = {}
+    for name, delta in deltas.items():
+        delta = delta.double().cpu()
+        u, s, _ = torch.linalg.svd(delta @ root.T, full_matrices=False)
+        factors[name] = Factors(u, s, u.T @ delta)
+    return factors
 
 
 def rank_for(factors: dict[str, Factors], error: float) -> int:
-    """The smallest rank whose relative Frobenius error over all layers is at most `error`; 0: all."""
+    """The smallest rank whose relative error of all layers' outputs is at most `error`; 0: all."""
     full = max(len(layer.s) for layer in factors.values())
     if error == 0:  # not left to rounding
         return full

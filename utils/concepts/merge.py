@@ -6,6 +6,10 @@ their own W gave.
     min ‖(W − W⁰) Kᵀ‖   with   W Cᵀ = V,      V = [W₁C₁ᵀ  W₂C₂ᵀ …]
     W = W⁰ + (V − W⁰Cᵀ)(d Cᵀ)⁻¹ d,            d = C (KᵀK)⁻¹
 
+W − W⁰ is sought only along directions in which the captions' text states vary. They come out of a layer norm,
+so along 1/γ all of them are the same small number, .0013 on toon: there a bias of keys and values would take
+weights of hundreds, beside which a LoRA of few ranks would keep nothing else.
+
 Shapes: C channels of a layer, D text width, m rows of target words (Cᵀ above is D × m), n of captions.
 All of it is float64, text encoder included.
 """
@@ -22,6 +26,7 @@ from utils.common.errors import UserError
 from utils.concepts.weights import ConceptWeights
 from utils.learners.token_rows import ModifierTokens
 
+STILL = 1e-4  # of the largest standard deviation of a direction: below it nothing is learned along it
 SAME = 1e-6  # relative distance below which two rows of target words are one
 
 
@@ -29,7 +34,8 @@ SAME = 1e-6  # relative distance below which two rows of target words are one
 class Merged:
     """The merged concept's parts, and how well it keeps both sides of the bargain.
 
-    residual: largest |W Cᵀ − V| over the largest |V|. drift: ‖(W − W⁰)Kᵀ‖ / ‖W⁰Kᵀ‖ over all layers.
+    residual: largest |W Cᵀ − V| over the largest |V|. drift: ‖(W − W⁰)Kᵀ‖ / ‖W⁰Kᵀ‖ over all layers. change:
+    ‖W − W⁰‖ / ‖W⁰‖ over all layers. conditions: of the captions and of the phrases, see `Solver`.
     """
 
     weights: dict[str, Tensor]
@@ -38,6 +44,8 @@ class Merged:
     dropped: int
     residual: float
     drift: float
+    change: float
+    conditions: tuple[float, float]
 
 
 def without_clashes(concepts: Sequence[ConceptWeights]) -> tuple[list[ConceptWeights], dict[int, dict]]:
@@ -105,36 +113,42 @@ def target_phrases(token: str, name: str | None) -> list[str]:
     return [subject, f"photo of a {subject}"]
 
 
+def varying(states: Tensor) -> Tensor:
+    """(D, r) orthonormal: the directions along which states (n, D) differ from one another.
+
+    A direction counts if its standard deviation is at least STILL of the largest.
+    """
+    _, deviations, directions = torch.linalg.svd(states - states.mean(0), full_matrices=False)
+    return directions[deviations > STILL * deviations[0]].T
+
+
 class Solver:
     """The closed form for one C and K, which all layers share.
 
-    With K = QR and A = R⁻ᵀCᵀ the formula is W = W⁰ + (V − W⁰Cᵀ) A⁺ R⁻ᵀ, which does not square K's condition.
+    With B the directions of `varying`, K B = QR and A = R⁻ᵀ(C B)ᵀ the formula is
+    W = W⁰ + (V − W⁰Cᵀ) A⁺ R⁻ᵀ Bᵀ, which does not square K's condition.
+    conditions: the condition numbers of R and of A.
     """
 
     def __init__(self, targets: Tensor, captions: Tensor):
         """targets: C, (m, D); captions: K, (n, D). Raises UserError if they do not determine W."""
-        width = targets.shape[1]
-        self.targets, self.root = targets, torch.linalg.qr(captions, mode="r").R  # (n or D, D)
-        rank = int(torch.linalg.matrix_rank(self.root))
-        if rank < width:
-            raise UserError(
-                f"{len(captions)} words of captions span {rank} of {width} directions of the text features: "
-                "too few to say what must stay; this text encoder needs more captions"
-            )
-        whitened = torch.linalg.solve_triangular(self.root.T, targets.T, upper=False)  # A, (D, m)
+        self.targets, self.captions, self.basis = targets, captions, varying(captions)
+        self.root = torch.linalg.qr(captions @ self.basis, mode="r").R  # (r, r)
+        whitened = torch.linalg.solve_triangular(self.root.T, (targets @ self.basis).T, upper=False)  # (r, m)
         if int(torch.linalg.matrix_rank(whitened)) < len(targets):
             raise UserError("the concepts' phrases depend on one another; merge fewer concepts at a time")
-        self.inverse = torch.linalg.pinv(whitened)  # A⁺, (m, D)
+        self.inverse = torch.linalg.pinv(whitened)  # A⁺, (m, r)
+        self.conditions = torch.linalg.cond(self.root).item(), torch.linalg.cond(whitened).item()
 
     def __call__(self, start: Tensor, values: Tensor) -> Tensor:
         """W (C, D) from W⁰ (C, D) and V (C, m)."""
         missing = values - start @ self.targets.T  # (C, m)
-        step = missing @ self.inverse  # (C, D), (W − W⁰)Rᵀ
-        return start + torch.linalg.solve_triangular(self.root, step.T, upper=True).T
+        step = missing @ self.inverse  # (C, r), (W − W⁰) B Rᵀ
+        return start + torch.linalg.solve_triangular(self.root, step.T, upper=True).T @ self.basis.T
 
     def drift(self, step: Tensor, start: Tensor) -> tuple[float, float]:
-        """‖(W − W⁰)Kᵀ‖² and ‖W⁰Kᵀ‖² of a layer; R stands for K."""
-        return (step @ self.root.T).square().sum().item(), (start @ self.root.T).square().sum().item()
+        """‖(W − W⁰)Kᵀ‖² and ‖W⁰Kᵀ‖² of a layer."""
+        return tuple((each @ self.captions.T).square().sum().item() for each in (step, start))
 
 
 def distinct(rows: Tensor) -> Tensor:
@@ -168,19 +182,27 @@ def merge(
     targets = torch.cat(groups)  # (m, D)
     kept = distinct(targets)
     solver = Solver(targets[kept], features(base, captions))
-    weights, residual, moved, whole = {}, 0.0, 0.0, 0.0
+    weights, residual, drifts, changes = {}, 0.0, [], []
     for name, own in base_kv.items():
         start = own.double()
         values = torch.cat([_tuned(c, name, start) @ g.T for c, g in zip(concepts, groups, strict=True)], 1)
         weights[name] = solver(start, values[:, kept])
         error = (weights[name] @ targets.T - values).abs().max() / values.abs().max()
         residual = max(residual, error.item())
-        step, norm = solver.drift(weights[name] - start, start)
-        moved, whole = moved + step, whole + norm
+        drifts.append(solver.drift(weights[name] - start, start))
+        changes.append(tuple(each.square().sum().item() for each in (weights[name] - start, start)))
     if residual > 1e-3:
         raise UserError("two concepts have the same token row and different K/V; merge only one of them")
     classes = tuple(name for c in concepts for _, name in zip_longest(c.rows, c.classes[: len(c.rows)]))
-    return Merged(weights, rows, classes, len(targets) - len(kept), residual, (moved / whole) ** 0.5)
+    dropped = len(targets) - len(kept)
+    relative = (relative_norm(drifts), relative_norm(changes))
+    return Merged(weights, rows, classes, dropped, residual, *relative, solver.conditions)
+
+
+def relative_norm(squares: Sequence[tuple[float, float]]) -> float:
+    """The norm of what moved over that of what there was, from both squared, layer by layer."""
+    moved, whole = map(sum, zip(*squares, strict=True))
+    return (moved / whole) ** 0.5
 
 
 def _tuned(concept: ConceptWeights, name: str, start: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ class OptimisationFlags:
     adam_epsilon: float = option(1e-8, "AdamW epsilon", above=0)
     max_grad_norm: float = option(1.0, "gradient clipping norm", above=0)
     mixed_precision: str = option("no", "precision of the frozen parts", choices=("no", "fp16", "bf16"))
+    allow_tf32: bool = option(False, "CUDA: float32 products of 10 bits (TF32), which are faster")
     hflip: bool = option(False, "flip images left-right half of the time")
     noaug: bool = option(False, "no scale augmentation")
     latent_pool: int | None = option(

@@ -32,9 +32,11 @@ def _settings(config: "OptimisationFlags") -> dict[str, Any]:
 
 
 def _adamw(groups: Groups, config: "OptimisationFlags") -> "Optimizer":
+    """On CUDA in one kernel; on a CPU that would change the last bits of what is recorded."""
     import torch
 
-    return torch.optim.AdamW(groups, **_settings(config))
+    on_cuda = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, **_settings(config), fused=True if on_cuda else None)
 
 
 def _adamw8bit(groups: Groups, config: "OptimisationFlags") -> "Optimizer":

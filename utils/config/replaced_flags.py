@@ -18,7 +18,6 @@ REPLACED_FLAGS: dict[str, str] = {
     # memory and speed
     "enable_xformers_memory_efficient_attention": "torch's own memory-efficient attention is always on: "
     "leave it out",
-    "allow_tf32": "use --mixed_precision bf16, which is faster still",
     "use_8bit_adam": "use --optimizer adamw8bit",
     "use_ema": "use --ema_decay, e.g. 0.99",
     "snr_gamma": "Min-SNR weights changed nothing that toon shows (scripts/toon/LOG.md): leave it out",

@@ -11,14 +11,15 @@ from utils.common.seeds import seed_of
 
 class Draws(NamedTuple):
     """The autoencoder's noise and the noise of the forward process, both (B, C, h, w) and standard normal,
-    and the timesteps (B,)."""
+    the timesteps (B,), and a seed of each item for what modules draw while they train."""
 
     posterior_noise: Tensor
     noise: Tensor
     timesteps: Tensor
+    seeds: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Draws":
-        return Draws(*(draw.to(device) for draw in self))
+        return Draws(*(draw.to(device) for draw in self[:3]), self.seeds)
 
 
 def draw_noise(
@@ -29,9 +30,10 @@ def draw_noise(
 
     Drawn on the CPU, the same everywhere.
     """
-    draws = []
+    draws, seeds = [], []
     for stream, number in items:
+        seeds.append(seed_of(seed, f"{stream} modules", number))
         rng = torch.Generator().manual_seed(seed_of(seed, f"{stream} noise", number))
         posterior, noise = torch.randn(shape, generator=rng), torch.randn(shape, generator=rng)
         draws.append((posterior, noise, torch.randint(num_timesteps, (), generator=rng)))
-    return Draws(*(torch.stack(draw) for draw in zip(*draws, strict=True)))
+    return Draws(*(torch.stack(draw) for draw in zip(*draws, strict=True)), tuple(seeds))

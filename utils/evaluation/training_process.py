@@ -1,5 +1,6 @@
 """Training one subject of a benchmark with one method, in a process of its own."""
 
+import gc
 import os
 import re
 import signal
@@ -81,6 +82,9 @@ def train(
         command.append("--checkpoints_total_limit=1")
     log = concept.parent / "train.txt"
     concept.mkdir(parents=True, exist_ok=True)
+    if device.type == "cuda":  # what this process has kept of earlier models, the child needs
+        gc.collect()
+        torch.cuda.empty_cache()
     code = run_child(command, log, _environment(device))
     if code:
         raise _failure(code, f"training {subject.name} with {method}", log)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from utils.bases.attention import cross_attention_layers
 from utils.common.errors import UserError
+from utils.common.seeds import ITEM_SEEDS
 from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
 from utils.learners.mapper_network import HIDDEN, Mappers, kept_in_training
 
@@ -95,16 +96,17 @@ def _encoded(encoder: nn.Module, unet: nn.Module, args: tuple, kwargs: dict[str,
     given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
     states, mappers = given["encoder_hidden_states"], encoder.mappers
     training = torch.is_grad_enabled() and next(mappers.parameters()).requires_grad
-    firsts = [states[:, 0, 0].float()] + [given["sample"].flatten(1)[:, 0].float()] * training
-    marks, *noises = torch.stack(firsts).tolist()  # one wait for the device
-    waits = [i for i, mark in enumerate(marks) if mark == MARK]
+    waits = [i for i, mark in enumerate(states[:, 0, 0].tolist()) if mark == MARK]
     if not waits:
-        return args, kwargs
+        if training:  # every caption dropped: a gradient of 0, for a loss without any would stop the run
+            nothing = 0 * sum(parameter.sum() for parameter in mappers.parameters())
+            given["encoder_hidden_states"] = states + nothing.to(states)
+        return (), given
     places = torch.tensor(waits, device=states.device)  # (M,)
     ids = read_ids(states[places])
     timesteps = torch.as_tensor(given["timestep"], device=ids.device).expand(len(states))[places]
     if training:
-        kept = kept_in_training([noises[0][i] for i in waits], mappers.layers).to(ids.device)
+        kept = kept_in_training([ITEM_SEEDS.get()[i] for i in waits], mappers.layers).to(ids.device)
         encoded = encode_at(encoder, ids, timesteps, kept)
     else:  # one caption of many images, or of all frames, is encoded once
         asked, which = torch.cat([timesteps[:, None].long(), ids], 1).unique(dim=0, return_inverse=True)

@@ -74,15 +74,14 @@ class Mappers(nn.Module):
         return rows, torch.stack([bypass for _, bypass in pairs])
 
 
-def kept_in_training(noises: Sequence[float], layers: int) -> Tensor:
-    """(M, G): how many hidden numbers count, drawn for each caption and layer by a seed that its noise gives.
+def kept_in_training(seeds: Sequence[int], layers: int) -> Tensor:
+    """(M, G): how many hidden numbers count, drawn for each caption and layer by the seed of its item.
 
-    noises: the first of the noisy latents of each caption.
     Nested dropout: half of the time a number in 0 … HIDDEN − 1, else all.
     """
     drawn = []
-    for first in noises:
-        rng = torch.Generator().manual_seed(seed_of("nested dropout", repr(first)))
+    for seed in seeds:
+        rng = torch.Generator().manual_seed(seed_of("nested dropout", seed))
         some = torch.randint(HIDDEN, (layers,), generator=rng)
         drawn.append(torch.where(torch.rand(layers, generator=rng) < DROPPED, some, HIDDEN))
     return torch.stack(drawn)

@@ -18,10 +18,15 @@ def named(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[
 
 
 def groups_of(trained: dict[str, Tensor], optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    """The optimizer's groups with names for parameters, ready for JSON, which has no tuples."""
+    """The optimizer's groups with names for parameters, ready for JSON, which has no tuples.
+
+    Whether it is fused is left out: that depends on the device, and a run may go on on another.
+    """
     names = {id(parameter): name for name, parameter in trained.items()}
     groups = [
-        group | {"params": [names[id(parameter)] for parameter in group["params"]]}
+        group
+        | ({"fused": None} if "fused" in group else {})
+        | {"params": [names[id(parameter)] for parameter in group["params"]]}
         for group in optimizer.param_groups
     ]
     return json.loads(json.dumps(groups))
@@ -59,8 +64,9 @@ def optimizer_state(
             key: tuple(value) if key != "params" and isinstance(value, list) else value
             for key, value in g.items()
         }
+        | ({"fused": own["fused"]} if "fused" in own else {})
         | {"params": [order[name] for name in g["params"]]}
-        for g in groups
+        for g, own in zip(groups, optimizer.param_groups, strict=True)
     ]
     return {"state": {order[name]: part for name, part in moments.items() if part}, "param_groups": packed}
 

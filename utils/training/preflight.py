@@ -58,6 +58,8 @@ def check_settings(config: TrainConfig) -> BaseModel:
     check_learners(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a CUDA device: use bf16, or no")
+    if config.allow_tf32 and not torch.cuda.is_available():
+        raise UserError("--allow_tf32 has no effect without a CUDA device: leave it out")
     base = outline_of(config)
     check_encoders(config, base)
     if config.resolution and config.resolution % base.latent_factor:

@@ -152,21 +152,36 @@ exit_on_user_error(main)
         (
             "| true; exit ${PIPESTATUS[0]}",
             2,
-            "error: cannot write to stdout or a file: Broken pipe; what read the output has ended",
+            "a remark\nerror: cannot write to stdout or a file: Broken pipe; what read the output has ended",
         ),
     ],
 )
-def test_closed_and_full_streams(streams: str, status: int, said: str, tmp_path: Path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_closed_and_full_streams(streams: str, status: int, said: str, unbuffered: str, tmp_path: Path):
     """No file is written to by what was meant for a stream, and a stream is no reason for a traceback."""
     size = 1_000_000 if "|" in streams else 5
     command = f'exec 3>&- 4>&-; "$0" -c "$1" {size} "$2" {streams}'
     done = subprocess.run(
         ["bash", "-c", command, sys.executable, PROGRAM, str(tmp_path / "file")],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONUNBUFFERED": ""},
+        env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
         capture_output=True,
         text=True,
     )
     assert (done.returncode, done.stderr[: len(said) or None]) == (status, said), done
     assert done.stderr.count("\n") == said.rstrip("\n").count("\n") + bool(said)
-    assert "|" in streams or (tmp_path / "file").read_text() == "content"
+    assert (tmp_path / "file").read_text() == "content"  # the work is done, whatever becomes of its words
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_stream_that_knows_ascii_alone_gets_escapes(unbuffered: str):
+    program = "from utils.common.errors import exit_on_user_error as run\n"
+    program += 'run(lambda: print("1 \\u00b7 L_spl, \\u00e9"))'
+    ascii_alone = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=os.environ | ascii_alone | {"PYTHONUNBUFFERED": unbuffered},
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"1 \\xb7 L_spl, \\xe9\n", b"")

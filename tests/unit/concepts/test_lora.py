@@ -20,6 +20,9 @@ NAMES = [
 ]
 
 
+EYE = torch.eye(4, dtype=torch.float64)  # text states under which outputs differ as much as weights
+
+
 def deltas(seed=0):
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.randn(6, 4, generator=generator, dtype=torch.float64) for name in NAMES}
@@ -42,7 +45,7 @@ def test_other_layers_have_no_name_here(layer):
 
 def test_full_rank_is_exact_and_a_lower_one_is_the_best():
     whole = deltas()
-    factors = factorise(whole)
+    factors = factorise(whole, EYE)
     for rank in (1, 2, 4):
         read = deltas_of(lora_tensors(factors, rank, torch.float64), Path("x"))
         for name, delta in whole.items():
@@ -51,7 +54,7 @@ def test_full_rank_is_exact_and_a_lower_one_is_the_best():
 
 
 def test_alpha_over_rank_scales_what_is_read():
-    tensors = lora_tensors(factorise(deltas()), 2, torch.float64)
+    tensors = lora_tensors(factorise(deltas(), EYE), 2, torch.float64)
     halved = {k: v / 2 if k.endswith(".alpha") else v for k, v in tensors.items()}
     no_alpha = {k: v for k, v in tensors.items() if not k.endswith(".alpha")}
     whole = deltas_of(tensors, Path("x"))
@@ -61,7 +64,7 @@ def test_alpha_over_rank_scales_what_is_read():
 
 
 def test_rank_for_counts_the_energy_of_all_layers():
-    factors = factorise({NAMES[0]: diagonal(10, 0, 0), NAMES[1]: diagonal(3, 2, 1)})
+    factors = factorise({NAMES[0]: diagonal(10, 0, 0), NAMES[1]: diagonal(3, 2, 1)}, EYE[:3, :3])
     total = 100 + 9 + 4 + 1
     assert rank_for(factors, (5.01 / total) ** 0.5) == 1
     assert rank_for(factors, (4.99 / total) ** 0.5) == 2
@@ -72,7 +75,7 @@ def test_the_default_loses_at_most_a_tenth_and_error_zero_nothing(tmp_path):
     whole = {NAMES[0]: diagonal(10, 3, 0.5, 0.01)}  # ranks 1 and 2 lose .29 and .05 of it
     given = {"default": (None, None), "exact": (None, 0), "less": (None, 0.3), "rank": (3, None)}
     reports = {
-        name: write_lora(tmp_path / f"{name}.safetensors", whole, {}, *how, "fp32")
+        name: write_lora(tmp_path / f"{name}.safetensors", whole, EYE, {}, *how, "fp32")
         for name, how in given.items()
     }
     assert {name: report.rank for name, report in reports.items()} == {
@@ -86,7 +89,7 @@ def test_the_default_loses_at_most_a_tenth_and_error_zero_nothing(tmp_path):
 
 def test_layers_of_smaller_rank_share_the_alpha(tmp_path):
     wide = {NAMES[0]: deltas()[NAMES[0]], NAMES[1]: torch.randn(2, 4, dtype=torch.float64)}
-    report = write_lora(tmp_path / "a.safetensors", wide, {}, None, 0, "fp32")
+    report = write_lora(tmp_path / "a.safetensors", wide, EYE, {}, None, 0, "fp32")
     tensors = load_file(tmp_path / "a.safetensors")
     assert report.rank == 4 and report.error < 1e-6
     assert [tensors[f"{layer_name(n)}.alpha"].item() for n in NAMES[:2]] == [4, 4]
@@ -96,7 +99,7 @@ def test_layers_of_smaller_rank_share_the_alpha(tmp_path):
 
 
 def test_the_file_notes_the_errors_of_what_it_stores(tmp_path):
-    report = write_lora(tmp_path / "a.safetensors", deltas(), {"classes": ["dog"]}, 2, None, "fp16")
+    report = write_lora(tmp_path / "a.safetensors", deltas(), EYE, {"classes": ["dog"]}, 2, None, "fp16")
     with safe_open(tmp_path / "a.safetensors", "pt") as file:
         noted = json.loads(file.metadata()["classdiffusion"])
     assert noted["rank"] == 2 and noted["error"] == report.error and noted["classes"] == ["dog"]
@@ -111,33 +114,33 @@ def test_the_file_notes_the_errors_of_what_it_stores(tmp_path):
 
 def test_a_diff_is_exact_in_fp32(tmp_path):
     single = {name: delta.float().double() for name, delta in deltas().items()}
-    assert write_diff(tmp_path / "a.safetensors", single, {}, "fp32").error == 0
+    assert write_diff(tmp_path / "a.safetensors", single, EYE, {}, "fp32").error == 0
     read = read_concept(tmp_path / "a.safetensors").deltas
     assert all(torch.equal(read[name], delta) for name, delta in single.items())
 
 
 def test_a_layer_that_never_moved_is_no_division_by_zero(tmp_path):
     still = deltas() | {NAMES[0]: torch.zeros(6, 4, dtype=torch.float64)}
-    report = write_lora(tmp_path / "a.safetensors", still, {}, None, 0, "fp32")
+    report = write_lora(tmp_path / "a.safetensors", still, EYE, {}, None, 0, "fp32")
     assert report.errors[NAMES[0]] == 0 and report.error < 1e-6
 
 
 def test_too_much_rank_and_too_large_numbers_are_refused(tmp_path):
     with pytest.raises(UserError, match="--rank 5: rank 4 is exact already"):
-        write_lora(tmp_path / "a.safetensors", deltas(), {}, 5, None, "fp32")
+        write_lora(tmp_path / "a.safetensors", deltas(), EYE, {}, 5, None, "fp32")
     huge = {name: delta * 1e6 for name, delta in deltas().items()}
     with pytest.raises(UserError, match="use --dtype fp32"):
-        write_diff(tmp_path / "a.safetensors", huge, {}, "fp16")
+        write_diff(tmp_path / "a.safetensors", huge, EYE, {}, "fp16")
 
 
 def test_a_lora_of_another_tool_is_read_without_rows(tmp_path):
-    save_file(lora_tensors(factorise(deltas()), 4, torch.float32), tmp_path / "kohya.safetensors")
+    save_file(lora_tensors(factorise(deltas(), EYE), 4, torch.float32), tmp_path / "kohya.safetensors")
     concept = read_concept(tmp_path / "kohya.safetensors")
     assert concept.deltas.keys() == set(NAMES) and not concept.rows and concept.base is None
 
 
 def test_an_incomplete_layer_is_refused(tmp_path):
-    tensors = lora_tensors(factorise(deltas()), 2, torch.float32)
+    tensors = lora_tensors(factorise(deltas(), EYE), 2, torch.float32)
     del tensors[f"{layer_name(NAMES[0])}.lora_up.weight"]
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match="a LoRA's layer has lora_down.weight, lora_up.weight, alpha"):
@@ -146,7 +149,28 @@ def test_an_incomplete_layer_is_refused(tmp_path):
 
 def test_two_loras_in_a_folder_are_ambiguous(tmp_path):
     for name in ("a", "b"):
-        write_lora(tmp_path / f"{name}.safetensors", deltas(), {}, None, 0, "fp32")
+        write_lora(tmp_path / f"{name}.safetensors", deltas(), EYE, {}, None, 0, "fp32")
     with pytest.raises(UserError, match=r"a.safetensors and b.safetensors; give the path of one"):
         read_concept(tmp_path)
     assert read_concept(tmp_path / "a.safetensors").deltas.keys() == set(NAMES)
+
+
+def test_the_error_is_that_of_the_outputs_and_no_rank_is_spent_on_what_no_caption_reads(tmp_path):
+    """A thousandfold weight along a direction in which every text state is .001."""
+    states = torch.randn(50, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    states[:, 3] = 0.001
+    weight = deltas()[NAMES[0]]
+    weight[:, 3] *= 1000
+
+    def error(kept):
+        return (((weight - kept) @ states.T).norm() / (weight @ states.T).norm()).item()
+
+    for rank in (1, 2):
+        report = write_lora(tmp_path / "a.safetensors", {NAMES[0]: weight}, states, {}, rank, None, "fp32")
+        assert report.error == pytest.approx(
+            error(read_concept(tmp_path / "a.safetensors").deltas[NAMES[0]]), rel=1e-6
+        )
+        best = torch.linalg.svdvals(weight @ states.T)  # Eckart and Young, for the outputs
+        assert report.error == pytest.approx((best[rank:].norm() / best.norm()).item(), rel=1e-5)
+        u = torch.linalg.svd(weight)[0][:, :rank]
+        assert report.error < 0.95 * error(u @ u.T @ weight)  # what is best for the weights is not

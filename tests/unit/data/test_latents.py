@@ -71,6 +71,17 @@ def test_the_oldest_is_forgotten_first(base, encoded, monkeypatch):
     assert encoded == [1] * 4 and len(encoder.posteriors) == 2
 
 
+def test_views_that_never_come_again_crowd_out_no_class_image(base, encoded, monkeypatch):
+    monkeypatch.setattr(module, "CACHED", 2)
+    encoder, noise = LatentEncoder(base, repeats=True, fresh=2), torch.randn(3, 4, 8, 8)
+    for step in range(6):  # two views of the subject and one of two class images, in turn
+        seeds = (100 + 2 * step, 101 + 2 * step, step % 2)
+        latents = encoder(images(*seeds), noise)
+        torch.testing.assert_close(latents, base.encode_images(images(*seeds), noise), rtol=0, atol=1e-5)
+    assert encoded.count(1) == 6 * 2 + 2  # of 18 images; the class images once each
+    assert len(encoder.posteriors) == 2
+
+
 def test_a_pool_is_kept_whole(base, encoded, monkeypatch):
     monkeypatch.setattr(module, "CACHED", 0)
     encoder, noise = LatentEncoder(base, repeats=True, pooled=3), torch.randn(1, 4, 8, 8)

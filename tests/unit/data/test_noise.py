@@ -12,7 +12,7 @@ def draw(items, seed=0, num_timesteps=1000):
 
 
 def test_shapes_and_types():
-    posterior, noise, timesteps = draw([("instance", 0), ("instance", 1), ("class", 0)])
+    posterior, noise, timesteps, _ = draw([("instance", 0), ("instance", 1), ("class", 0)])
     assert posterior.shape == noise.shape == (3, *SHAPE) and timesteps.shape == (3,)
     assert posterior.dtype == noise.dtype == torch.float32 and timesteps.dtype == torch.int64
 
@@ -21,8 +21,11 @@ def test_draws_do_not_depend_on_the_batch_or_on_torchs_generator():
     together = draw([("instance", 4), ("class", 4), ("instance", 5)])
     torch.manual_seed(3)
     for place, item in enumerate([("instance", 4), ("class", 4), ("instance", 5)]):
-        for of_batch, alone in zip(together, draw([item]), strict=True):
+        one = draw([item])
+        for of_batch, alone in zip(together[:3], one[:3], strict=True):
             assert torch.equal(of_batch[place], alone[0])
+        assert together.seeds[place] == one.seeds[0]
+    assert len(set(together.seeds)) == 3
 
 
 def test_every_part_of_the_key_counts():
@@ -32,7 +35,7 @@ def test_every_part_of_the_key_counts():
 
 
 def test_distributions():
-    posterior, noise, timesteps = draw([("instance", i) for i in range(2000)], num_timesteps=4)
+    posterior, noise, timesteps, _ = draw([("instance", i) for i in range(2000)], num_timesteps=4)
     for values in (posterior, noise):  # 512,000 numbers each: the mean is good to 0.0014
         assert abs(values.mean()) < 0.006 and abs(values.std() - 1) < 0.004
     assert abs((posterior * noise).mean()) < 0.006

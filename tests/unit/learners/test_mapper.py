@@ -12,6 +12,7 @@ from tests.tiny_motion import tiny_adapter
 from utils.bases import as_base, load_pipeline
 from utils.bases.sd import StableDiffusion
 from utils.common.errors import UserError
+from utils.common.seeds import items_have_seeds
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.learners.layer_rows import cross_attention_layers
@@ -33,7 +34,8 @@ def base(tmp_path):
 def predict(base, prompts: list[str], timestep: int = 500) -> torch.Tensor:
     latents = torch.randn(len(prompts), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     timesteps = torch.full((len(prompts),), timestep)
-    return base.predict(latents, timesteps, base.encode(base.tokenize(prompts)))
+    with items_have_seeds(range(len(prompts))):
+        return base.predict(latents, timesteps, base.encode(base.tokenize(prompts)))
 
 
 def test_numbers_are_those_of_the_published_mapper():
@@ -136,10 +138,17 @@ def test_a_gradient_reaches_every_parameter_and_nothing_else_moves(base, checkpo
     assert {name for name in before if not torch.equal(after[name], before[name])} == names
 
 
-def test_nested_dropout_is_drawn_by_the_noise_alone():
-    noise = torch.randn(200, generator=torch.Generator().manual_seed(0)).tolist()
-    kept = kept_in_training(noise, LAYERS)
-    assert torch.equal(kept[7:9], kept_in_training(noise[7:9], LAYERS))  # whatever the batch
+def test_captions_without_a_token_give_a_gradient_of_zero(base):
+    parameters = attach(base)
+    expected = base.predict(torch.ones(1, 4, 8, 8), torch.tensor([5]), base.encode(base.tokenize([""])))
+    assert expected.isfinite().all()
+    expected.square().mean().backward()
+    assert all(not parameter.grad.any() for parameter in parameters.values())
+
+
+def test_nested_dropout_is_drawn_by_the_items_seed_alone(base):
+    kept = kept_in_training(range(200), LAYERS)
+    assert torch.equal(kept[7:9], kept_in_training([7, 8], LAYERS))  # whatever the batch
     assert 0.4 < (kept < HIDDEN).float().mean() < 0.6 and kept.min() < 10
     mapper = Mapper(LAYERS, WIDTH)
     with torch.no_grad():

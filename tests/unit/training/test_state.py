@@ -36,14 +36,19 @@ class Run:
     """Two parameters, AdamW in two groups, a learning rate schedule, a concept file."""
 
     def __init__(
-        self, seed: int = 0, schedule: str = "cosine", names: tuple[str, ...] = NAMES, width: int = 3
+        self,
+        seed: int = 0,
+        schedule: str = "cosine",
+        names: tuple[str, ...] = NAMES,
+        width: int = 3,
+        fused: bool | None = None,
     ):
         torch.manual_seed(seed)
         self.trained: dict[str, Tensor] = {name: nn.Parameter(torch.randn(2, width)) for name in names}
         groups = [
             {"params": [value], "lr": 0.1 / n} for n, value in enumerate(self.trained.values(), start=1)
         ]
-        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), fused=fused)
         self.lr_scheduler = get_scheduler(schedule, self.optimizer, num_warmup_steps=1, num_training_steps=10)
 
     def parts(self, processes: int = 1, scaler: torch.amp.GradScaler | None = None) -> tuple:
@@ -395,3 +400,15 @@ def test_a_forged_state_is_one_line(tmp_path: Path, change: Callable[[dict, dict
     with pytest.raises(UserError, match=message) as error:
         run.load(checkpoint)
     assert "\n" not in str(error.value) and run.values() == before
+
+
+@pytest.mark.parametrize("saved, loaded", [(None, True), (True, None), (True, True)])
+def test_a_fused_optimizer_goes_on_from_one_that_is_not_and_back(tmp_path: Path, saved, loaded):
+    """As CUDA fuses AdamW and a CPU does not."""
+    folder = Run(fused=saved).go(3).save(tmp_path, 3)
+    unbroken, resumed = Run().go(5), Run(seed=1, fused=loaded)
+    resumed.load(folder)
+    assert [group["fused"] for group in resumed.optimizer.param_groups] == [loaded] * 2
+    resumed.go(2)
+    for ours, theirs in zip(resumed.trained.values(), unbroken.trained.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
