@@ -70,7 +70,7 @@ def attention_maps(attention: nn.Module, hidden: Tensor, states: Tensor, side: i
     scores = attention.get_attention_scores(query, key).float()  # (B · heads, N, L)
     scores = scores.unflatten(0, (len(hidden), -1)).mean(dim=1)  # (B, N, L)
     own = math.isqrt(scores.shape[1])
-    assert own * own == scores.shape[1], f"{scores.shape[1]} places are no square"
+    assert own * own == scores.shape[1], f"{scores.shape[1]} places do not form a square"
     maps = scores.transpose(1, 2).unflatten(2, (own, own))  # (B, L, n, n)
     # Bilinear, for bicubic (DAAM's) may leave [0, 1]; places still sum to 1 over the tokens.
     return F.interpolate(maps, (side, side), mode="bilinear", align_corners=False)

@@ -205,7 +205,7 @@ def _label(ax: Axes, title: str, x_label: str, y_label: str) -> None:
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:
-    """stem.png and stem.svg, whole or not there."""
+    """stem.png and stem.svg, written atomically."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]
     for path in paths:

@@ -63,7 +63,7 @@ def _scene(folder: Path, number: int, entry: Any) -> Scene:
         raise UserError(f"{where} needs one {SUBJECT} in its prompt, and a mask for it")
     for word, path in scene.masks.items():
         if word not in scene.prompt.split():
-            raise UserError(f"{where} has a mask for '{word}', which is no word of its prompt")
+            raise UserError(f"{where} has a mask for '{word}', which is not a word of its prompt")
         if open_image(path).size != open_image(scene.image).size:
             raise UserError(f"{where}: {path.name} and {scene.image.name} differ in size")
         if not np.asarray(open_image(path)).any():

@@ -2,7 +2,7 @@
 
 <folder>/dog-1/images/        the uploads, as they were sent
                concept/       the training's output folder: log, checkpoints, samples, the concept
-               job.json       what was asked; written last, so that a folder without it is no job
+               job.json       what was asked; written last, so that a folder without it is not a job
                train.txt      what the training printed
                drawn/1/       images of prompts, with their grid
 """

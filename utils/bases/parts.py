@@ -103,7 +103,7 @@ def check_values(parts: Any, base: str | Path) -> None:
     }
     for name, (value, least) in values.items():
         if type(value) is not int or value < least:
-            raise UserError(f"base model {base}: {name} is no number of at least {least}; it is damaged")
+            raise UserError(f"base model {base}: {name} must be a number ≥ {least}; the model is damaged")
     if (target := parts.scheduler.config.prediction_type) not in TARGETS:
         raise UserError(f"base model {base} predicts {short(target)}; give one of {', '.join(TARGETS)}")
 

@@ -159,7 +159,7 @@ def _open_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # for an ASCII locale: \xb7 in the place of ·
-    if isinstance(sys.stdout, io.TextIOWrapper):  # of file names that are no text, and for old locales
+    if isinstance(sys.stdout, io.TextIOWrapper):  # of file names that are not text, and for old locales
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: one atomic writer, JSON, and JSON lines that a killed run left torn.
+"""Atomic file writes, JSON, and JSON lines, the last of which a killed run may have left torn.
 
 An error of the outside world (a full disk, a read-only or missing folder, an impossible name) is one line.
 """
@@ -110,7 +110,7 @@ def write_text(path: Path, text: str) -> None:
     """UTF-8, atomically; missing folders are made."""
     with one_line("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    content = text.encode(errors="backslashreplace")  # a file name that is no UTF-8; JSON reads it back
+    content = text.encode(errors="backslashreplace")  # a file name that is not UTF-8; JSON reads it back
     write_atomically(path, lambda partial: partial.write_bytes(content))
 
 
@@ -119,7 +119,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Raises UserError for a file that is no JSON, which this program does not write."""
+    """Raises UserError for a file that is not JSON, which this program never writes."""
     try:
         with one_line("read", path):
             return json.loads(path.read_text(encoding="utf-8-sig"))

@@ -156,7 +156,7 @@ class _Parser(ArgumentParser):
     def _refuse(self, given: str) -> NoReturn:
         name = given.partition("=")[0].lstrip("-")
         if not given.startswith("-"):
-            raise UserError(f"'{short(given)}' belongs to no flag; see --help")
+            raise UserError(f"'{short(given)}' is not the value of a flag; see --help")
         if name in self.replaced:
             raise UserError(f"--{name} does not exist here: {self.replaced[name]}")
         flags = [action.option_strings[0].lstrip("-") for action in self._actions if action.option_strings]

@@ -18,7 +18,7 @@ LONGEST = 1000  # characters of a text; a text encoder of Stable Diffusion reads
 LONGEST_PATH = 4096  # on Linux
 LONGEST_NAME = 255  # bytes of a file's or a folder's name
 LONGEST_STEM = 200  # bytes of a name that gets a suffix, and what a partial file adds
-UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, bytes that are no UTF-8, line breaks
+UNPRINTABLE = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control characters, bytes that are not UTF-8, line breaks
 KINDS = {
     str: "a text",
     int: "a whole number",
@@ -75,7 +75,7 @@ def _check_number(name: str, value: float, limits: Any) -> None:
 
 
 def is_unprintable(text: str) -> bool:
-    """Whether it holds a line break, another control character, or bytes that are no UTF-8."""
+    """Whether it holds a line break, another control character, or bytes that are not UTF-8."""
     return any(unicodedata.category(each) in UNPRINTABLE for each in text)
 
 

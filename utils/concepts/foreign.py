@@ -1,4 +1,4 @@
-"""What a weights file of another tool is, by its keys, for the ones that are no concept."""
+"""What a weights file of another tool is, by its keys, for those that are not concepts."""
 
 import re
 from pathlib import Path

@@ -38,11 +38,13 @@ def read_concept(path: Path, token: str | None = None) -> ConceptWeights:
 
 
 def _check_finite(concept: ConceptWeights, path: Path) -> None:
-    """Raises UserError for what is no tensor of finite numbers, before a base model loads for it."""
+    """Raises UserError for anything but a tensor of finite numbers, before a base model loads for it."""
     for tensors in (concept.weights, concept.deltas, concept.rows, *concept.parts.values()):
         for name, value in tensors.items():
             if not isinstance(value, Tensor) or not value.is_floating_point() or not value.numel():
-                raise UserError(f"{path}: {short(name)} is no tensor of numbers; train or download it again")
+                raise UserError(
+                    f"{path}: {short(name)} is not a tensor of numbers: train or download it again"
+                )
             if not value.isfinite().all():
                 raise UserError(f"{path}: {short(name)} is not finite; train or download it again")
 

@@ -43,7 +43,7 @@ def layer_name(parameter: str) -> str:
 
 
 def parameter_name(layer: str) -> str | None:
-    """The UNet's own name of the parameter that kohya calls `layer`; None if it is no attn2.to_k/to_v."""
+    """The UNet's own name of the parameter that kohya calls `layer`; None if it is not attn2.to_k or to_v."""
     match = _LAYER.fullmatch(layer)
     if match is None:
         return None
@@ -177,5 +177,5 @@ def lora_in(folder: Path) -> Path | None:
 def _is_ours(path: Path) -> bool:
     try:
         return "layers" in read_note(path)
-    except SafetensorError:  # a file that is no safetensors, e.g. a Git LFS pointer, is no LoRA either
+    except SafetensorError:  # a file that is not safetensors, e.g. a Git LFS pointer, is not a LoRA either
         return False

@@ -77,7 +77,7 @@ def check_token(where: str, token: str, advice: str = "give a single word like <
 def check_apart(tokens: Iterable[str], texts: Iterable[str]) -> None:
     """Raise UserError for a token inside a word of a text: "og" makes the tokenizer read "dog" as d and og.
 
-    It finds tokens in any case. One like <new1>, whose ends are no letters, is never part of a word.
+    It finds tokens in any case. One like <new1>, whose ends are not letters, is never part of a word.
     """
     texts = list(texts)
     for token in tokens:

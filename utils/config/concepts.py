@@ -111,7 +111,7 @@ class ConceptFlags:
         return self.cls_token.split("+") if self.cls_token is not None else [None] * len(self.modifier_tokens)
 
     def check_concept(self) -> None:
-        """Raise UserError for tokens that are no words, classes that do not match, sources that clash."""
+        """Raise UserError for tokens that are not words, classes that do not match, sources that clash."""
         tokens = self.modifier_tokens
         for token in tokens:
             check_token("--modifier_token", token)

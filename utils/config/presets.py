@@ -66,7 +66,7 @@ def preset_file(preset: str | None, default: str) -> Path | None:
 def read_preset(config: type["TrainConfig"], path: Path) -> dict[str, dict[str, Any]]:
     """Table -> flags, "METHOD.several" too, all of them checked for their names and types.
 
-    Raises UserError for a table that names no method, and a key that is no flag or says what is trained.
+    Raises UserError for a table that names no method, and a key that is not a flag or says what is trained.
     """
     told = {each.name for each in fields(config) if each.metadata.get("set_by_evaluation")}
     tables: dict[str, dict[str, Any]] = {}

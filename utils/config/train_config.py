@@ -139,7 +139,7 @@ class TrainConfig(
 
     @property
     def start(self) -> str:
-        """How an initial word names a row (`first_ids`); a word that was given is no class word."""
+        """How an initial word names a row (`first_ids`); a word that was given is not a class word."""
         given = self.initializer_token is not None and self.recipe.start == "class"
         return "word" if given else self.recipe.start
 

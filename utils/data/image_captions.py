@@ -24,7 +24,7 @@ def read_captions(folder: Path, images: Iterable[Path]) -> dict[Path, tuple[str,
     images = list(images)
     listed, metadata = _read_metadata(folder / METADATA), folder / METADATA
     if missing := sorted(listed.keys() - {path.name for path in images}):
-        raise UserError(f"{shown(metadata)} names {short(missing[0])}, which is no image of this folder")
+        raise UserError(f"{shown(metadata)} names {short(missing[0])}, which is not an image of this folder")
     captions = {path: (listed[path.name], metadata) for path in images if path.name in listed}
     for path in images:
         file = path.with_suffix(".txt")

@@ -114,7 +114,7 @@ def read_image_records(file: Path) -> list[dict[str, Any]]:
 
 def check_settings(folder: Path, settings: Settings) -> None:
     """Raises UserError if `folder` holds a run with other settings, whose images and scores would be mixed
-    with this one's, or if it is no folder. Methods and judges may be added."""
+    with this one's, or if it is not a folder. Methods and judges may be added."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
     path = folder / "settings.json"

@@ -61,7 +61,7 @@ class Results:
 def read_results(folder: Path) -> Results:
     """Raises UserError if `folder` is not a results folder, or if its run has not reached the table."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give the results folder that {WRITER} wrote")
+        raise UserError(f"{folder} is not a folder: give the results folder that {WRITER} wrote")
     parts: dict[str, Any] = {}
     for name, kind in FILES.items():
         path = folder / name

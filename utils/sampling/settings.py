@@ -132,6 +132,8 @@ def check_steps(steps: int, base: str | Path, flag: str = "num_inference_steps")
     config = read_config(base, "base model", "scheduler/scheduler_config.json")
     known = config.get("num_train_timesteps", 1000)  # diffusers' default, which it may leave out
     if type(known) is not int:
-        raise UserError(f"base model {base}: its scheduler's num_train_timesteps is no number; it is damaged")
+        raise UserError(
+            f"base model {base}: its scheduler's num_train_timesteps must be a number; the model is damaged"
+        )
     if steps > known:
         raise UserError(f"--{flag} is {steps}; {base} has {known} timesteps: give at most that")

@@ -1,4 +1,4 @@
-"""What a training holds in its hands: the run, and the stage it is in."""
+"""Shared state of the training loop, and of its current stage."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

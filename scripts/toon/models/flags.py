@@ -24,7 +24,7 @@ class TrainingFlags:
         for each in fields(self):
             value, multiple = getattr(self, each.name), each.metadata.get("multiple", 1)
             if each.metadata.get("exists") and value is not None and not value.is_dir():
-                raise UserError(f"--{each.name} {value} is no folder: give one, or leave it out")
+                raise UserError(f"--{each.name} {value} is not a folder: give one, or leave it out")
             if isinstance(value, int) and value % multiple:
                 raise UserError(f"--{each.name} {value}: give a multiple of {multiple}")
 

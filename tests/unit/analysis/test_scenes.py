@@ -41,7 +41,7 @@ def test_a_mask_is_the_share_of_each_place(folder):
     [
         ({"masks": {"snow": "mask.png"}}, "needs one {} in its prompt, and a mask for it"),
         ({"prompt": "a dog in the snow"}, "needs one {}"),
-        ({"masks": {"{}": "mask.png", "hat": "mask.png"}}, "a mask for 'hat', which is no word"),
+        ({"masks": {"{}": "mask.png", "hat": "mask.png"}}, "a mask for 'hat', which is not a word"),
         ({"masks": {"{}": "large.png"}}, "differ in size"),
         ({"masks": {"{}": "black.png"}}, "all black"),
         ({"masks": {"{}": "gone.png"}}, "gone.png"),

@@ -97,7 +97,7 @@ def test_positional_and_required():
         ),
         ("--old_flag", "--old_flag does not exist here: use --seed"),
         ("--old_flag=3", "--old_flag does not exist here: use --seed"),
-        ("stray", "'stray' belongs to no flag; see --help"),
+        ("stray", "'stray' is not the value of a flag; see --help"),
         ("--seed", "--seed: expected one argument; see --help"),
         ("--seed=1.5", "--seed: '1.5' is not a whole number; see --help"),
         ("--seed=-1", f"--seed -1: give a number of at least 0, below {2**63}"),

@@ -232,7 +232,7 @@ def test_the_constant_direction_of_a_layer_norm_is_left_alone(concepts, tiny_bas
     pipeline = load_pipeline(tiny_base, "cpu", "fp32")
     own = {name: p.detach() for name, p in pipeline.unet.named_parameters() if is_kv_name(name)}
     pair, _ = without_clashes([read_concept(concepts / name) for name in ("dog", "barn")])
-    merged = merge(pair, own, pipeline.text_encoder, pipeline.tokenizer, regularisation_captions())
+    merged = merge(pair, own, as_base(pipeline), regularisation_captions())
     assert merged.residual < 1e-8 and merged.change < 10
     for name, weight in merged.weights.items():
         assert (weight - own[name].double()).sum(dim=1).abs().max() < 1e-8 * weight.abs().max() * 32

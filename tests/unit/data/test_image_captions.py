@@ -46,7 +46,7 @@ def test_text_files_and_metadata_in_one_folder(folder: Path):
             b'\n{"file_name": "a.png"}',
             'line 2 must be an object with "file_name" and "text"',
         ),
-        ("metadata.jsonl", b'{"file_name": "z.png", "text": "x"}', "names z.png, which is no image"),
+        ("metadata.jsonl", b'{"file_name": "z.png", "text": "x"}', "names z.png, which is not an image"),
         ("metadata.jsonl", b'{"file_name": "a.png", "text": 5}', "line 1 holds an empty caption"),
         (
             "metadata.jsonl",

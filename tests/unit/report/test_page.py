@@ -387,7 +387,7 @@ def test_a_torn_last_record_is_dropped_and_any_other_named(changed):
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (lambda folder: shutil.rmtree(folder), "is no folder"),
+        (lambda folder: shutil.rmtree(folder), "is not a folder"),
         (lambda folder: (folder / "table.json").unlink(), r"no table\.json in .*finished run"),
         (lambda folder: (folder / "settings.json").write_text("{"), r"settings\.json is not JSON"),
         (lambda folder: (folder / "subjects.json").write_text("{}"), "does not hold a JSON list"),

@@ -16,11 +16,11 @@ from utils.common.errors import UserError
         ("clip", "--batch_size=7", "--batch_size 7: give a multiple of 2"),
         ("dino", "--resolution=60", "--resolution 60: give a multiple of 8"),
         ("dino", "--lr=0", "--lr 0.0: give a number above 0"),
-        ("motion", "--base=missing", "--base missing is no folder: give one, or leave it out"),
+        ("motion", "--base=missing", "--base missing is not a folder: give one, or leave it out"),
         (
             "unet",
             "--init_from=missing",
-            "--init_from missing is no folder: give one, or leave it out",
+            "--init_from missing is not a folder: give one, or leave it out",
         ),
         ("unet", "--channels=64", "--channels 64: give two or more multiples of 16"),
     ],
