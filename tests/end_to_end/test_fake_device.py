@@ -38,7 +38,7 @@ def steps(dog_flags, pictures, tmp_path, monkeypatch) -> Callable[..., list[list
     """steps(**settings): the waits of each training step on the fake device."""
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setattr(Accelerator, "device", property(lambda self: DEVICE))
-    monkeypatch.setattr("utils.bases.sd.choose_device_dtype", lambda *_: (DEVICE, torch.float32))
+    monkeypatch.setattr("utils.bases.families.choose_device_dtype", lambda *_: (DEVICE, torch.float32))
     autocast = torch.autocast  # which knows no meta device
     monkeypatch.setattr(
         torch,

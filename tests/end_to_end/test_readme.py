@@ -101,6 +101,7 @@ def quicken(checkout: Path) -> None:
     file.write_text(text)
 
 
+@pytest.mark.slow
 def test_every_printed_command_runs_in_the_printed_order(checkout):
     """README from its first command to its last, in one checkout; then the guides, one after the other."""
     quicken(checkout)

@@ -112,6 +112,8 @@ def read_tokenizer(base: str | Path, revision: str | None = None, name: str = "t
     """The base's tokenizer. Raises UserError for damaged files, and for one that reads no words."""
     with readable(f"{name} of base model", base):
         tokenizer = CLIPTokenizer.from_pretrained(base, subfolder=name, revision=revision)
+    if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:  # without files the library makes an empty one
+        raise UserError(f"base model {base} has no {name}, or one without words; give a whole one")
     if type(tokenizer.model_max_length) is not int or tokenizer.model_max_length < 3:
-        raise UserError(f"base model {base}: its {name}'s model_max_length is no number of at least 3")
+        raise UserError(f"base model {base}: its {name}'s model_max_length must be a number ≥ 3")
     return tokenizer
