@@ -15,7 +15,7 @@ from utils.sampling.prompts import classes_of, subjects_of, without_token
 from utils.sampling.settings import DrawingFlags, check_rotation
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
     from utils.concepts.formats import ConceptWeights
 
@@ -77,7 +77,7 @@ def draw(config: InferenceConfig) -> None:
 def save_images(
     config: InferenceConfig,
     prompts: list[str],
-    pipeline: "StableDiffusionPipeline",
+    pipeline: "DiffusionPipeline",
     settings: dict,
     record: dict,
 ) -> None:

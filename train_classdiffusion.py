@@ -29,7 +29,6 @@ def set_up(config: TrainConfig) -> Run:
     from accelerate import Accelerator
 
     from utils.bases.devices import cast_frozen
-    from utils.bases.digest import base_digest
     from utils.bases.families import load_base
     from utils.bases.registry import base_row
     from utils.data.class_images import generate_class_images
@@ -49,10 +48,10 @@ def set_up(config: TrainConfig) -> Run:
     concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
     sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
     base = load_base(row.path, accelerator.device, config.revision, config.variant)
-    digest = base_digest(base.unet, base.text_encoder)
+    digest = base.fingerprint()
     learned = attach_all(base, config)
     half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    cast_frozen(base.frozen_in_half, half)
+    cast_frozen(base.frozen_in_half(half), half)
     if config.gradient_checkpointing or config.low_memory:
         base.save_memory(config.low_memory)
     if config.uses_prior:
@@ -105,7 +104,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w), float32
     noisy_latents = noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
     target = target_of(noise_scheduler, latents, draws.noise, draws.timesteps)
-    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
+    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, batch.sizes, texts)
 
     mask = batch.mask[:b].to(latents.device)
     loss = loss_denoise(prediction.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
@@ -114,6 +113,8 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
         weight, term = each.weight(run.config), each.of(prediction)
         terms[each.name] = term if weight else term.detach()
         loss = loss + weight * terms[each.name]
+        if each.parts:
+            terms |= {f"{each.name}_{name}": part for name, part in each.parts(prediction).items()}
     return terms | {"loss": loss}
 
 

@@ -83,15 +83,13 @@ def captions_in(file: str) -> list[str]:
 
 
 def read_text_encoder(row: Base, device: torch.device) -> tuple[CLIPTextModel, CLIPTokenizer]:
-    """Float32, frozen. Raises UserError for damaged files."""
-    import torch
+    """Float32, frozen. Raises UserError for damaged files and for a base with several text encoders."""
+    from utils.bases.families import family_of, open_part
 
-    from utils.bases.devices import without_progress_bars
-    from utils.bases.parts import load_part, read_tokenizer
-
-    with without_progress_bars():
-        encoder = load_part("text_encoder", row.path, torch.float32)
-    return encoder.to(device).eval().requires_grad_(False), read_tokenizer(row.path)
+    tokenizer, *others = family_of(row.path).tokenizers(row.path)
+    if others:
+        raise UserError(f"base {row.name} has {1 + len(others)} text encoders; a contextualizer reads one")
+    return open_part("text_encoder", row.path).to(device).eval().requires_grad_(False), tokenizer
 
 
 def pretrain(config: PretrainFlags) -> None:
@@ -101,7 +99,7 @@ def pretrain(config: PretrainFlags) -> None:
     check_named_base(config.base)
     import torch
 
-    from utils.bases.sd import check_base
+    from utils.bases.families import check_base
     from utils.losses.contextualizer import folder_of, save_contextualizer, show_mask_row, text_digest
     from utils.losses.mlm import Masker
     from utils.losses.pretraining import accuracy, build, fit

@@ -84,8 +84,8 @@ def export(path: Path, output: Path, config: ExportConfig) -> None:
 
     A killed export leaves that folder, and the next one to the same output removes it.
     """
-    from utils.bases.registry import base_row  # here: the flags are checked before torch is imported
-    from utils.bases.sd import check_base
+    from utils.bases.families import check_base  # here: the flags are checked before torch is imported
+    from utils.bases.registry import base_row
     from utils.concepts.export import aliases_of, check_exportable
     from utils.concepts.formats import read_concept
     from utils.training.lock import LOCK_FILE, RunLock
@@ -118,19 +118,21 @@ def export(path: Path, output: Path, config: ExportConfig) -> None:
 def _write_into(
     folder: Path, path: Path, concept, base: str | None, aliases: dict, config: ExportConfig
 ) -> None:
+    from utils.bases.registry import base_row
     from utils.concepts import export as formats
 
     dtype = config.dtype or DEFAULT_DTYPES.get(config.format)
     if config.format == "diffusers":
         return formats.write_pipeline(folder, base, path, dtype)
+    widths = formats.widths_of(concept, base_row(base).path if base else None)
     if config.format == "embedding":
-        return formats.write_embeddings(folder, concept.rows, aliases, kohya=True)
+        return formats.write_embeddings(folder, concept.rows, aliases, kohya=True, widths=widths)
     start = formats.base_kv(base, set(concept.weights | concept.deltas), path)
     deltas = formats.differences(concept, start, path)
     if config.format == "official":
         merged = {name: start[name] + delta.float() for name, delta in concept.deltas.items()}
         return formats.write_official(folder, concept.weights | merged, concept.rows)
-    formats.write_embeddings(folder, concept.rows, aliases, kohya=False)
+    formats.write_embeddings(folder, concept.rows, aliases, kohya=False, widths=widths)
     files = {token: f"{name}.safetensors" for token, name in aliases.items()}
     recorded = config.base or concept.base  # as it was given: a name or a relative path means more elsewhere
     note = {"base": recorded, "classes": list(concept.classes), "tokens": files}
@@ -153,7 +155,7 @@ def _describe(output: Path, aliases: dict[str, str], config: ExportConfig) -> No
         if config.format != "diffusers" and file.is_file():
             print(f"{file} {file.stat().st_size / 1e6:.3f} MB")
     if config.format == "diffusers":
-        print(f'StableDiffusionPipeline.from_pretrained("{output}")')
+        print(f'DiffusionPipeline.from_pretrained("{output}")')
     for token, alias in aliases.items():
         print(f"{token} in diffusers is {alias} in A1111's prompts and embedding:{alias} in ComfyUI's")
 

@@ -37,8 +37,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
-    from utils.bases.registry import base_row  # here: the flags are checked before torch is imported
-    from utils.bases.sd import check_base, load_pipeline
+    from utils.bases.families import (  # here: the flags are checked before torch is imported
+        check_base,
+        open_base,
+    )
+    from utils.bases.registry import base_row
     from utils.concepts.captions import regularisation_captions
     from utils.concepts.export import differences
     from utils.concepts.lora import is_kv_name
@@ -57,8 +60,8 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
     tokens = [token for concept in concepts for token in concept.rows]
     classes = [word for concept in concepts for word in concept.classes if word]
     check_apart(tokens, [*regularisation_captions(), *classes])
-    pipeline = load_pipeline(base_row(base).path, "cpu", "fp32")
-    own = {name: p.detach() for name, p in pipeline.unet.named_parameters() if is_kv_name(name)}
+    opened = open_base(base_row(base).path, "cpu", "fp32")
+    own = {name: p.detach() for name, p in opened.unet.named_parameters() if is_kv_name(name)}
     for path, concept in zip(paths, concepts, strict=True):
         names = concept.weights.keys() | concept.deltas.keys()
         if names and names != own.keys():
@@ -67,9 +70,16 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
             )
         if names:
             differences(concept, own, path)  # raises for another shape
-    merged = merge(concepts, own, pipeline.text_encoder, pipeline.tokenizer, regularisation_captions())
+    merged = merge(concepts, own, opened, regularisation_captions())
     kv = {name: weight.float() for name, weight in merged.weights.items()}
-    save_concept(config.output, kv, merged.rows, base=base, classes=merged.classes)
+    save_concept(
+        config.output,
+        kv,
+        merged.rows,
+        base=base,
+        classes=merged.classes,
+        widths=[encoder.width for encoder in opened.encoders],
+    )
     if merged.dropped:
         print(f"{merged.dropped} rows of target words were equal to earlier ones and count once")
     print(f"the concepts' phrases are met to {merged.residual:.0e}")

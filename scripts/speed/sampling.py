@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import train_classdiffusion
 from scripts.speed.bases import random_base, random_concepts, training_arguments
 from scripts.speed.variants import work_folder
-from utils.bases.sd import load_pipeline
+from utils.bases.families import load_pipeline
 from utils.concepts.load import load_concept
 from utils.sampling.images import sample
 

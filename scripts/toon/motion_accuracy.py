@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
     from scripts.toon.judge.motion_judge import judge
     from scripts.toon.prompt_accuracy import trained_concept
-    from utils.bases.sd import check_base, load_pipeline
+    from utils.bases.families import check_base, load_pipeline
     from utils.common.files import check_writable_folder, write_json
     from utils.sampling.motion_adapters import check_adapter
     from utils.scores.similarity import DinoEncoder, check_dino

@@ -59,7 +59,7 @@ class Judge:
     def __call__(self, each: Individual, look: Look, concept: Path) -> dict[str, dict[str, float] | float]:
         from scripts.toon.prompt_accuracy import obeyed
         from scripts.toon.world.prompts import situations
-        from utils.bases.sd import load_pipeline
+        from utils.bases.families import load_pipeline
         from utils.common.images import list_images, open_image
         from utils.concepts.load import load_concept
         from utils.sampling.grids import save_grid

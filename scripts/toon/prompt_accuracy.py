@@ -264,7 +264,7 @@ def judge_pair(
 
 def main(argv: list[str] | None = None) -> None:
     config = parse(Flags, argv, __doc__)
-    from utils.bases.sd import check_base, load_pipeline
+    from utils.bases.families import check_base, load_pipeline
     from utils.sampling.settings import check_steps
 
     check_base(config.base)

@@ -110,7 +110,7 @@ def scores_of(images: list[Image.Image], subject: Subject, each: int) -> Scores:
 def drawn(config: Flags, subject: Subject, path: Path, grid: Path) -> Scores:
     """The scores of the images that the concept at `path` draws."""
     from scripts.toon.prompt_accuracy import draw
-    from utils.bases.sd import load_pipeline
+    from utils.bases.families import load_pipeline
     from utils.concepts.load import load_concept
 
     pipeline = load_pipeline(BASES["toon"].path, "cpu", "fp32")

@@ -13,7 +13,7 @@ import utils.config.train_config
 import utils.data.class_images
 import utils.measures.validation
 from tests.end_to_end.training import KV_NAMES
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.sampling.images import sample
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from scripts.export import main as export
 from tests.tiny_models import tiny_pipeline
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.export import check_exportable
 from utils.concepts.formats import read_concept

@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import train_classdiffusion
-from utils.bases.sd import encode_images, load_pipeline
+from utils.bases import load_pipeline
+from utils.bases.sd import encode_images
 from utils.bases.text import tokenize
 from utils.common.tensor_files import read_metadata
 from utils.concepts.load import load_concept

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.end_to_end.training import apart, learned, records
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.config.optimizers import OPTIMIZERS

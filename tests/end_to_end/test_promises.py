@@ -1,32 +1,38 @@
-"""Two promises of the house: a method and a learner, and a family of base models, are a row and a file.
-file.
+"""The promises of the house: a method and a loss are rows, a learner and a family of base models a file and a
+row.
 
 Everything new is defined in this file alone.
 """
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from safetensors.torch import load_file
 from torch import Tensor
 
+import inference
 from scripts import evaluate
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_scorers import write_scorers
+from utils.bases import as_base, load_pipeline
+from utils.bases.base import TextEncoder
 from utils.bases.families import FAMILIES
-from utils.bases.sd import StableDiffusion, load_pipeline
+from utils.bases.sd import StableDiffusion
 from utils.bases.text import feature_at, tokenize
 from utils.common.errors import UserError
+from utils.common.images import open_image
 from utils.concepts.load import load_concept
 from utils.config.methods import METHODS, Method, Stage
 from utils.learners.learner import Learner
 from utils.learners.registry import LEARNERS
-from utils.learners.token_rows import install
+from utils.losses.registry import LOSSES, Loss
 from utils.losses.spl import cosine_distance
+from utils.sampling.images import sample
 
 BIAS = "conv_out.bias"
 
@@ -108,60 +114,94 @@ def test_a_learner_that_is_gone_is_named(output_bias, train, tiny_base, tmp_path
         load_concept(load_pipeline(tiny_base, "cpu"), out)
 
 
+class TwoEncodersPipeline(DiffusionPipeline):
+    """A pipeline with a second text encoder and its tokenizer."""
+
+    def __init__(self, vae, text_encoder, tokenizer, unet, scheduler, second, second_tokenizer):
+        super().__init__()
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            second=second,
+            second_tokenizer=second_tokenizer,
+        )
+
+
 class TwoEncoders(StableDiffusion):
     """A family of its own: the features of two text encoders, 32 and 16 wide, side by side."""
 
-    def __init__(self, pipeline, source):
-        super().__init__(pipeline, source)
-        self.second = pipeline.second.requires_grad_(False)
-        self.second_tokenizer = pipeline.second_tokenizer
+    title = "pair of encoders"
+    parts: ClassVar = StableDiffusion.parts | {
+        "second": ("CLIPTextModel",),
+        "second_tokenizer": ("CLIPTokenizer",),
+    }
 
     @classmethod
-    def outline(cls, base, revision):
-        return cls.load(base, torch.device("cpu"), revision, None)
+    def outline(cls, base, revision=None):
+        return cls.open(base, torch.device("cpu"), torch.float32).freeze()
 
     @classmethod
-    def load(cls, base, device, revision, variant):
+    def open(cls, base, device, dtype, revision=None, variant=None):
         wide = tiny_pipeline(Path(base, "words"), seed=1, width=48)
         first, second = (tiny_pipeline(Path(base, f"words-{w}"), seed=w, width=w) for w in (32, 16))
-        parts = SimpleNamespace(**wide.components, device=device)
-        parts.text_encoder, parts.tokenizer = first.text_encoder, first.tokenizer
-        parts.second, parts.second_tokenizer = second.text_encoder, second.tokenizer
-        return cls(parts, {"pretrained_model_name_or_path": base})
+        parts = wide.components | {"text_encoder": first.text_encoder, "tokenizer": first.tokenizer}
+        parts |= {"second": second.text_encoder, "second_tokenizer": second.tokenizer}
+        pipeline = TwoEncodersPipeline(**{name: parts[name] for name in (*cls.parts, "scheduler")})
+        pipeline.set_progress_bar_config(disable=True)
+        return cls(pipeline.to(device, dtype))
+
+    @classmethod
+    def tokenizers(cls, base, revision=None):
+        return tuple(each.tokenizer for each in cls.outline(base).encoders)
 
     @property
-    def trainable(self):
-        return super().trainable | {"second": self.second}
+    def modules(self):
+        return super().modules | {"second": self.pipeline.second}
 
-    def add_tokens(self, tokens, words, start):
-        super().add_tokens(tokens, words, start)
-        second = install(self.second, self.second_tokenizer, tokens, words, start)
-        self.rows |= {"rows_2": second.rows.requires_grad_(False)}
+    @property
+    def encoders(self):
+        second = TextEncoder("second", self.pipeline.second, self.pipeline.second_tokenizer, "rows_2")
+        return (*super().encoders, second)
 
     def tokenize(self, prompts):
-        return torch.stack(
-            [tokenize(each, prompts) for each in (self.tokenizer, self.second_tokenizer)], dim=1
-        )  # (B, 2, L)
+        return torch.stack([tokenize(each.tokenizer, prompts) for each in self.encoders], dim=1)  # (B, 2, L)
 
     def encode(self, ids):
-        return tuple(
-            encoder(ids[:, i]).last_hidden_state for i, encoder in enumerate((self.text_encoder, self.second))
-        )
+        states = [each.model(ids[:, i]).last_hidden_state for i, each in enumerate(self.encoders)]
+        return torch.cat(states, dim=-1), ids  # (B, L, 48), and something else that is one for each prompt
 
     def features(self, states, ids, modifiers=None):
         eos = self.tokenizer.eos_token_id
-        return [feature_at(state, ids[:, i], eos) for i, state in enumerate(states)]
+        return [feature_at(part, ids[:, i], eos) for i, part in enumerate(states[0].split([32, 16], dim=-1))]
 
-    def predict(self, noisy_latents, timesteps, states):
-        return self.unet(noisy_latents, timesteps, torch.cat(states, dim=-1)).sample
+    def prompt_inputs(self, prompts, negative_prompt=None, guided=False, adjust=None):
+        states = self.text_states(prompts)
+        states = adjust(prompts, states) if adjust else states
+        negative = self.text_states([negative_prompt or ""] * len(prompts)) if guided else None
+        return {"prompt_embeds": states, "negative_prompt_embeds": negative}
+
+    def painter(self):
+        parts = {k: v for k, v in self.pipeline.components.items() if not k.startswith("second")}
+        parts |= {"text_encoder": None, "safety_checker": None, "feature_extractor": None}
+        painter = StableDiffusionPipeline(**parts, requires_safety_checker=False)
+        painter.set_progress_bar_config(disable=True)
+        return painter
+
+    def text_states(self, prompts):
+        return self.encode(self.tokenize(list(prompts)))[0]
 
 
 @pytest.fixture
 def two_encoders(tmp_path, monkeypatch) -> Path:
     """The folder of a base of the new family."""
     folder = tmp_path / "base"
-    folder.mkdir()
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": "TwoEncodersPipeline"}))
+    wide = tiny_pipeline(folder / "words", seed=1, width=48)
+    wide.scheduler.save_pretrained(folder / "scheduler")
+    index = {name: ["a library", classes[0]] for name, classes in TwoEncoders.parts.items()}
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "TwoEncodersPipeline"}))
     monkeypatch.setitem(FAMILIES, "TwoEncodersPipeline", TwoEncoders)
     return folder
 
@@ -171,12 +211,12 @@ def test_a_new_family_of_base_models_trains(two_encoders, train, tmp_path):
         tmp_path / "out", pretrained_model_name_or_path=two_encoders, resolution=16, adam_weight_decay=0
     )
     assert [line["step"] for line in log(out)] == [1, 2]
-    after, fresh = learned(out), TwoEncoders.load(str(two_encoders), torch.device("cpu"), None, None)
+    after, fresh = learned(out), TwoEncoders.outline(two_encoders)
     assert after["<new1>"].shape == (32 + 16,)  # a row of each encoder
     starts = []
-    for tokenizer, encoder in ((fresh.tokenizer, fresh.text_encoder), (fresh.second_tokenizer, fresh.second)):
-        (word,) = tokenizer("ktn", add_special_tokens=False).input_ids
-        starts.append(encoder.get_input_embeddings().weight[word].detach())
+    for encoder in fresh.encoders:
+        (word,) = encoder.tokenizer("ktn", add_special_tokens=False).input_ids
+        starts.append(encoder.model.get_input_embeddings().weight[word].detach())
     moved = (after["<new1>"] - torch.cat(starts)).abs()
     assert moved[:32].max().item() > 5e-4 and moved[32:].max().item() > 5e-4  # both have learned
 
@@ -188,3 +228,71 @@ def test_a_new_family_of_base_models_trains(two_encoders, train, tmp_path):
         distances = [cosine_distance(concept, plain).item() for concept, plain in pairs]
     assert len(distances) == 2
     assert log(out)[0]["loss_spl"] == pytest.approx(sum(distances) / 2, abs=1e-6)
+
+
+@pytest.fixture
+def pair_concept(two_encoders, train, tmp_path) -> Path:
+    """A concept trained on the new family."""
+    return train(
+        tmp_path / "out", pretrained_model_name_or_path=two_encoders, resolution=16, learning_rate=1e-2
+    )
+
+
+def test_a_concept_of_the_new_family_loads_and_is_drawn(two_encoders, pair_concept, tmp_path):
+    base = as_base(load_pipeline(two_encoders, "cpu"))
+    assert isinstance(base, TwoEncoders)
+    loaded = load_concept(base.pipeline, pair_concept)
+    assert len(loaded.merged) == len(base.kv_projections())
+    row = learned(pair_concept)["<new1>"]
+    for encoder, part in zip(base.encoders, row.split([32, 16]), strict=True):
+        (number,) = encoder.tokenizer("<new1>", add_special_tokens=False).input_ids
+        assert torch.equal(encoder.model.get_input_embeddings().weight[number].detach(), part)
+
+    flags = ["--num_images=1", "--num_inference_steps=2", "--prompt=a photo of a <new1> dog"]
+    inference.main([*flags, f"--concept={pair_concept}", f"--output_dir={tmp_path / 'drawn'}"])
+    (image,) = [path for path in (tmp_path / "drawn").glob("*.png") if path.name != "grid.png"]
+    expected = next(sample(base, ["a photo of a <new1> dog"], [0], num_inference_steps=2))
+    assert open_image(image).tobytes() == expected.tobytes()
+
+
+def test_the_new_family_is_evaluated(two_encoders, pair_concept, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a {} on the beach\n")
+    scorers = write_scorers(tmp_path / "scorers")
+    flags = ["concept", str(pair_concept), f"--prompts_file={tmp_path / 'prompts.txt'}", "--metrics=clip_t"]
+    flags += ["--num_images=1", "--num_inference_steps=2", *(f"--{n}={m}" for n, m in scorers.items())]
+    AcceleratorState._reset_state(reset_partial_state=True)
+    evaluate.main([*flags, f"--output_dir={tmp_path / 'results'}"])
+    table = json.loads((tmp_path / "results" / "table.json").read_text())
+    assert [row["method"] for row in table["rows"]] == ["base", "classdiffusion"]
+    images = [sorted((tmp_path / "results" / m).rglob("*.png")) for m in ("base", "classdiffusion")]
+    first, second = (open_image(each[0]) for each in images)
+    assert first.tobytes() != second.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (
+            {"method": "xti", "instance_prompt": None},
+            "trains layer_rows, which needs one text encoder, and a pair of encoders has 2",
+        ),
+        ({"method": "neti", "instance_prompt": None}, "trains mapper, which needs one text encoder"),
+    ],
+)
+def test_what_needs_one_encoder_is_refused(two_encoders, train, tmp_path, flags, reason):
+    with pytest.raises(UserError, match=reason):
+        train(tmp_path / "out", pretrained_model_name_or_path=two_encoders, resolution=16, **flags)
+    assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_a_loss_is_a_function_and_a_row(train, tmp_path, monkeypatch):
+    """Mean square of the prediction, with weight 0.5, in a run of the real command."""
+
+    def term(prediction):
+        return prediction.noise_pred.square().mean()
+
+    monkeypatch.setitem(LOSSES, "loss_size", Loss("loss_size", lambda config: 0.5, term, title="this test"))
+    for line in log(train(tmp_path)):
+        assert line["loss_size"] > 0
+        whole = line["loss_denoise"] + line["loss_spl"] + 0.5 * line["loss_size"]
+        assert line["loss"] == pytest.approx(whole, rel=1e-5)

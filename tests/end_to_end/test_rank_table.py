@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from scripts.toon.rank_table import HEAD, main
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.concepts.save import save_concept
 from utils.config.train_config import TrainConfig
 

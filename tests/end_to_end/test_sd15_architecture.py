@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from tests.clip_vocabulary import write_clip_tokenizer
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.concepts.load import load_concept
 from utils.sampling.images import sample
 

@@ -18,7 +18,7 @@ from scripts.toon.models.training import scenes
 from scripts.toon.world.captions import attributes
 from scripts.toon.world.render import render
 from scripts.toon.world.world import WORN_WORDS
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.bases.text import feature_at, tokenize
 from utils.concepts.load import load_concept
 from utils.losses.spl import cosine_distance

@@ -23,7 +23,8 @@ from tests.end_to_end.training import (
     learned,
     records,
 )
-from utils.bases.sd import encode_images, load_pipeline
+from utils.bases import load_pipeline
+from utils.bases.sd import encode_images
 from utils.bases.text import tokenize
 from utils.common.images import save_png
 from utils.common.seeds import seed_of

@@ -14,7 +14,7 @@ from tests.end_to_end.training import (
     KV_NAMES,
     PROMPT,
 )
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.concepts.load import load_concept
 
 

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 import inference
 from scripts import export, merge_concepts
 from tests.end_to_end.training import apart, learned, records
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.losses.mlm import Masker

@@ -22,8 +22,8 @@ from safetensors.torch import load_file
 from scripts.export import main as export
 from scripts.speed.bases import random_base
 from tests.tiny_models import tiny_pipeline
+from utils.bases import load_pipeline
 from utils.bases.registry import REPOSITORY
-from utils.bases.sd import load_pipeline
 from utils.concepts.load import load_concept
 from utils.concepts.lora import diff_tensors, factorise, lora_tensors
 from utils.concepts.save import save_concept

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.bases.attention import cross_attention_layers
 from utils.common.errors import UserError, short
 from utils.concepts.names import written_out
-from utils.learners.layer_rows import cross_attention_layers
 
 TINY = 1e-12  # added to maps, so that a logarithm exists where a map is 0
 

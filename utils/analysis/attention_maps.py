@@ -16,6 +16,7 @@ from tqdm import tqdm
 from utils.analysis.attention import Recorder, inside, shares, symmetric_kl, word_maps, word_positions
 from utils.analysis.scenes import SUBJECT, Scene, read_image, read_mask
 from utils.analysis.tuned import Tuned
+from utils.bases.base import BaseModel
 from utils.bases.registry import Sampling, as_dict
 from utils.common.images import to_pixels
 from utils.measures.drift import noise_images, predict
@@ -64,7 +65,7 @@ def measure(
 
 
 def on_scene(
-    base: Any, scene: Scene, tuned: Tuned | None, word: str, seed: int
+    base: BaseModel, scene: Scene, tuned: Tuned | None, word: str, seed: int
 ) -> tuple[Record, dict[str, Tensor], Image.Image]:
     """Maps of an image noised to several timesteps, one forward pass each, without guidance."""
     image = read_image(scene.image, base.resolution)
@@ -79,7 +80,7 @@ def on_scene(
 
 
 def while_sampling(
-    base: Any, prompt: str, tuned: Tuned | None, word: str, seed: int, sampling: Sampling
+    base: BaseModel, prompt: str, tuned: Tuned | None, word: str, seed: int, sampling: Sampling
 ) -> tuple[Record, dict[str, Tensor], Image.Image]:
     """Maps of one image while it is drawn with the base's own settings."""
     text = prompt_of(prompt, tuned, word)
@@ -91,7 +92,7 @@ def while_sampling(
 
 
 def watch(
-    base: Any,
+    base: BaseModel,
     tuned: Tuned | None,
     word: str,
     scenes: Sequence[Scene],

@@ -19,6 +19,7 @@ from utils.analysis.charts import Cloud, save_clouds
 from utils.analysis.semantic_space import moments_of, start_of
 from utils.analysis.spread import Plane, fit_plane, overlap, spread, variance
 from utils.analysis.tuned import Tuned, open_model
+from utils.bases.base import BaseModel
 from utils.bases.registry import Base, as_dict
 from utils.common.errors import UserError
 from utils.losses.context_prompts import HEADS, TYPES, kind_of, prompts_of
@@ -61,7 +62,7 @@ def contexts_for(tokenizer: Any, words: Sequence[str], count: int, seed: int) ->
 
 
 @torch.no_grad()
-def phrase_set(base: Any, contexts: Sequence[str], subject: str) -> np.ndarray:
+def phrase_set(base: BaseModel, contexts: Sequence[str], subject: str) -> np.ndarray:
     """(n, D) float64: EOS features of the subject in each context; the mean over layers with own states."""
     ids = base.tokenize([context.format(subject) for context in contexts])
     features = base.features(base.encode(ids), ids)
@@ -70,7 +71,7 @@ def phrase_set(base: Any, contexts: Sequence[str], subject: str) -> np.ndarray:
 
 def image_sets(
     row: Base,
-    base: Any,
+    base: BaseModel,
     device: str | None,
     tuned: Sequence[Tuned],
     contexts: Sequence[str],

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from utils.analysis.charts import Panel, save_lines
 from utils.analysis.tuned import Tuned
+from utils.bases.base import BaseModel
 from utils.common.errors import UserError
 from utils.config.train_config import TrainConfig, read_config
 from utils.losses.spl import cosine_distance
@@ -53,7 +54,7 @@ def moments_of(tuned: Tuned) -> list[Moment]:
 
 
 @torch.no_grad()
-def phrase_features(base: Any, text: str) -> list[Tensor]:
+def phrase_features(base: BaseModel, text: str) -> list[Tensor]:
     """[(1, D)]: the phrase's EOS feature; one for each cross-attention layer with its own text states."""
     ids = base.tokenize([text])
     return base.features(base.encode(ids), ids)
@@ -65,7 +66,7 @@ def distance(features: Sequence[Tensor], others: Sequence[Tensor]) -> float:
     return torch.stack([cosine_distance(a, b).mean() for a, b in pairs]).mean().item()
 
 
-def measure(base: Any, moment: Moment, words: dict[str, list[Tensor]], probe: Probe) -> Record:
+def measure(base: BaseModel, moment: Moment, words: dict[str, list[Tensor]], probe: Probe) -> Record:
     """One point of every chart. base: as the moment has it; words: class word -> its feature in the base."""
     tuned = moment.tuned
     phrase = phrase_features(base, PHRASE.format(tuned.subject))
@@ -83,7 +84,7 @@ def measure(base: Any, moment: Moment, words: dict[str, list[Tensor]], probe: Pr
     }
 
 
-def start_of(base: Any, moment: Moment) -> None:
+def start_of(base: BaseModel, moment: Moment) -> None:
     """Put the tokens into an untouched base as the training did before its first step."""
     base.add_tokens(*moment.config.vectors(), moment.config.start)
 

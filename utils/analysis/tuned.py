@@ -11,7 +11,7 @@ from utils.common.files import check_writable_folder, write_json
 from utils.common.flags import check_fields, option, seed_option
 
 if TYPE_CHECKING:
-    from utils.bases.sd import StableDiffusion
+    from utils.bases.base import BaseModel
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def read_tuned(paths: Sequence[Path], base: str | None, text_states: bool = True
     return row, tuned
 
 
-def open_model(row: Base, device: str | None, path: Path | None = None) -> "StableDiffusion":
+def open_model(row: Base, device: str | None, path: Path | None = None) -> "BaseModel":
     """The base in float32, with the concept at `path` merged into it if one is given."""
     from utils.bases.devices import choose_device_dtype
     from utils.bases.families import load_base
@@ -93,14 +93,12 @@ def open_model(row: Base, device: str | None, path: Path | None = None) -> "Stab
     return base
 
 
-def described(row: Base, base: "StableDiffusion", tuned: Sequence[Tuned], **facts: Any) -> dict[str, Any]:
+def described(row: Base, base: "BaseModel", tuned: Sequence[Tuned], **facts: Any) -> dict[str, Any]:
     """What a file of results begins with: the base, the concepts, and what else the numbers depend on."""
-    from utils.bases.digest import base_digest
-
     concepts = [vars(each) | {"path": str(each.path)} for each in tuned]
     return {
         "base": portable(row.path),
-        "base_digest": base_digest(base.unet, base.text_encoder),
+        "base_digest": base.fingerprint(),
         "concepts": concepts,
     } | facts
 

@@ -16,7 +16,7 @@ from utils.sampling.prompts import without_token
 from utils.sampling.settings import DrawingFlags
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 BATCH = 2  # images at a time: few, so that they appear soon
@@ -65,7 +65,7 @@ class Painter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kept: tuple[tuple[Path, int], StableDiffusionPipeline] | None = None
+        self._kept: tuple[tuple[Path, int], DiffusionPipeline] | None = None
 
     def draw(self, request: Request) -> Iterator[Path]:
         """Yields each image's file as it is written, row by row; the grid, grid.png, comes last."""
@@ -86,7 +86,7 @@ class Painter:
                 yield path
             save_grid(images, request.prompts, folder / "grid.png", drawing.record)
 
-    def _pipeline(self, drawing: Drawing) -> "StableDiffusionPipeline":
+    def _pipeline(self, drawing: Drawing) -> "DiffusionPipeline":
         (concept,) = drawing.paths
         key = (concept, (concept / TRAINED_FILE).stat().st_mtime_ns)
         if self._kept is None or self._kept[0] != key:

@@ -6,16 +6,17 @@ import torch
 from torch import nn
 
 
-def base_digest(unet: nn.Module, text_encoder: nn.Module) -> str | None:
+def base_digest(unet: nn.Module, *text_encoders: nn.Module) -> str | None:
     """16 hexadecimal digits of a few of the weights, rounded to float16; None for bfloat16, which has lost
     them.
 
-    The first and last convolution of the UNet and the first 256 rows of the token table: enough to tell
+    The first and last convolution of the UNet and the first 256 rows of each token table: enough to tell
     models apart, and the same for a model stored in float32 and in float16.
     """
-    table = text_encoder.get_input_embeddings()
-    table = getattr(table, "table", table).weight  # behind modifier tokens
-    weights = [unet.conv_in.weight, unet.conv_out.weight, table[:256]]
+    weights = [unet.conv_in.weight, unet.conv_out.weight]
+    for text_encoder in text_encoders:
+        table = text_encoder.get_input_embeddings()
+        weights.append(getattr(table, "table", table).weight[:256])  # behind modifier tokens
     if any(weight.dtype not in (torch.float32, torch.float16) for weight in weights):
         return None
     digest = hashlib.sha256()

@@ -1,48 +1,50 @@
-"""The parts of a Stable Diffusion with weights: loaded one by one, each whole and finite or refused."""
+"""The parts of a base model with weights: loaded one by one, each whole and finite or refused."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, PreTrainedModel
 
 from utils.bases.pretrained import readable
 from utils.common.errors import UserError, short
 
-WITH_WEIGHTS = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+WITH_WEIGHTS = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+    "text_encoder_2": CLIPTextModelWithProjection,
+}
 # Of the autoencoder, nearly all of it convolutions, which are faster so; the UNet gains nothing measurable.
 VAE_LAYOUT = torch.channels_last
 TARGETS = ("epsilon", "v_prediction")
 OLD_BUFFER = "position_ids"  # a constant that text encoders of 2022 hold beside their weights
-PARTS = {
-    "unet": ("UNet2DConditionModel",),
-    "vae": ("AutoencoderKL",),
-    "text_encoder": ("CLIPTextModel",),
-    "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
-}
 
 
-def check_index(index: dict[str, Any], base: str | Path) -> None:
-    """Raises UserError unless model_index.json is a StableDiffusionPipeline's, its parts of their classes."""
-    name = index.get("_class_name")
-    if name != "StableDiffusionPipeline":
-        raise UserError(f"base model {base} is a {short(name)}; give a Stable Diffusion 1.x or 2.x")
-    for part, classes in PARTS.items():
+def check_index(
+    index: dict[str, Any], parts: Mapping[str, tuple[str, ...]], known: str, base: str | Path
+) -> None:
+    """Raises UserError unless model_index.json names the parts of a family, of their classes.
+
+    known: the families that there are, for messages.
+    """
+    for part, classes in parts.items():
         value = index.get(part)
         if not isinstance(value, list) or len(value) != 2 or value[1] not in classes:
             raise UserError(
                 f"base model {base}: its model_index.json has {short(repr(value))} as {part}, "
-                f"not a {classes[0]}; give a Stable Diffusion 1.x or 2.x"
+                f"not a {classes[0]}; give a {known}"
             )
 
 
 def load_parts(
-    base: str | Path, dtype: torch.dtype, revision: str | None, variant: str | None
+    names: Iterable[str], base: str | Path, dtype: torch.dtype, revision: str | None, variant: str | None
 ) -> dict[str, nn.Module]:
-    """{"unet": …, "vae": …, "text_encoder": …} on the CPU. Raises UserError as `load_part` does."""
-    return {name: load_part(name, base, dtype, revision, variant) for name in WITH_WEIGHTS}
+    """{"unet": …, …}, the parts with weights among `names`, on the CPU. Raises UserError as `load_part`."""
+    return {name: load_part(name, base, dtype, revision, variant) for name in names if name in WITH_WEIGHTS}
 
 
 def load_part(
@@ -59,7 +61,7 @@ def load_part(
     """
     kind = WITH_WEIGHTS[name]
     how = {"revision": revision, "variant": variant, "output_loading_info": True}
-    types = {"dtype" if kind is CLIPTextModel else "torch_dtype": dtype}
+    types = {"dtype" if issubclass(kind, PreTrainedModel) else "torch_dtype": dtype}
     with readable(f"{name} of base model", base):
         part, report = kind.from_pretrained(base, subfolder=name, **how, **types)
     check_weights(part, report, f"{name} of base model {base}")
@@ -106,12 +108,10 @@ def check_values(parts: Any, base: str | Path) -> None:
         raise UserError(f"base model {base} predicts {short(target)}; give one of {', '.join(TARGETS)}")
 
 
-def read_tokenizer(base: str | Path, revision: str | None = None) -> CLIPTokenizer:
+def read_tokenizer(base: str | Path, revision: str | None = None, name: str = "tokenizer") -> CLIPTokenizer:
     """The base's tokenizer. Raises UserError for damaged files, and for one that reads no words."""
-    with readable("tokenizer of base model", base):
-        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder="tokenizer", revision=revision)
-    if len(tokenizer) <= len(tokenizer.all_special_ids) + 1:  # without files the library makes an empty one
-        raise UserError(f"base model {base} has no tokenizer, or one without words; give a whole one")
+    with readable(f"{name} of base model", base):
+        tokenizer = CLIPTokenizer.from_pretrained(base, subfolder=name, revision=revision)
     if type(tokenizer.model_max_length) is not int or tokenizer.model_max_length < 3:
-        raise UserError(f"base model {base}: its tokenizer's model_max_length is no number of at least 3")
+        raise UserError(f"base model {base}: its {name}'s model_max_length is no number of at least 3")
     return tokenizer

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x and 2.x: loaded as a stock pipeline, and the interface that training uses.
+"""Stable Diffusion 1.x and 2.x, and what families of its making share.
 
 Shapes: B images, K phrases, C latent channels, H = W pixels, h = w latent pixels, L tokens, D text width.
 """
@@ -7,61 +7,26 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig
 from transformers.utils import logging as transformers_logging
 
-from utils.bases.devices import choose_device_dtype, without_progress_bars
-from utils.bases.parts import check_index, check_values, load_parts, read_tokenizer
-from utils.bases.pretrained import read_config, readable
+from utils.bases.attention import cross_attention_layers
+from utils.bases.base import Adjust, BaseModel, States, TextEncoder
+from utils.bases.devices import without_progress_bars
+from utils.bases.digest import base_digest
+from utils.bases.parts import WITH_WEIGHTS, check_values, load_parts, read_tokenizer
+from utils.bases.pretrained import readable
 from utils.bases.text import feature_at, tokenize
-from utils.learners.token_rows import ModifierTokens, check_tokens, check_within_limit, install
+from utils.learners.token_rows import check_tokens, check_within_limit, install
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
-
-
-def check_base(base: str | Path, revision: str | None = None) -> None:
-    """Raises UserError unless `base` is a StableDiffusionPipeline: a folder, or a Hub id (owner/name).
-
-    Reads its model_index.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
-    """
-    index = read_config(
-        base, "base model", "model_index.json", "StableDiffusionPipeline.save_pretrained", revision
-    )
-    check_index(index, base)
-
-
-def load_pipeline(
-    base: str | Path,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    revision: str | None = None,
-    variant: str | None = None,
-) -> "StableDiffusionPipeline":
-    """The base model as a stock pipeline: no safety checker, no progress bars, its own scheduler.
-
-    Raises UserError as `check_base`, `load_parts` and `choose_device_dtype` do.
-    """
-    check_base(base, revision)
-    device, dtype = choose_device_dtype(device, dtype)
-    with without_progress_bars(), readable("base model", base):
-        pipeline = _pipeline_class().from_pretrained(
-            base,
-            **load_parts(base, dtype, revision, variant),
-            dtype=dtype,
-            revision=revision,
-            variant=variant,
-            safety_checker=None,
-            requires_safety_checker=False,
-        )
-    check_values(pipeline, base)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    from diffusers import AnimateDiffPipeline, DiffusionPipeline, MotionAdapter, SchedulerMixin
+    from transformers import PreTrainedTokenizerBase
 
 
 @torch.no_grad()
@@ -94,88 +59,145 @@ def latents_of(vae: AutoencoderKL, mean: Tensor, deviation: Tensor, noise: Tenso
     return (mean.float() + deviation.float() * noise.to(mean.device)) * vae.config.scaling_factor
 
 
-def _pipeline_class() -> type["StableDiffusionPipeline"]:
-    """Imported when needed: it takes seconds, and remarks on a torchvision that nothing here uses."""
+def pipeline_class(name: str) -> "type[DiffusionPipeline]":
+    """A stock pipeline. Imported when needed: it takes seconds, and remarks on a torchvision that nothing
+    here uses."""
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
-    from diffusers import StableDiffusionPipeline
+    import diffusers
 
+    found = getattr(diffusers, name)
     transformers_logging.set_verbosity(verbosity)
-    return StableDiffusionPipeline
+    return found
 
 
-class StableDiffusion:
-    """What training asks of a base model. Another family of models is another class with these names.
+class StableDiffusion(BaseModel):
+    """Stable Diffusion 1.x and 2.x. Its text states are one tensor (B, L, D), after the final layer norm."""
 
-    tokenize(prompts) -> ids (B, …); encode(ids) -> states, a tuple of tensors (B, …); features(states, ids,
-    …) -> [(K, D), …], one for each text feature that the semantic preservation loss compares;
-    predict(noisy_latents, timesteps, states) -> (B, C, h, w); encode_images(pixels, noise) -> (B, C, h, w);
-    add_tokens(…) puts the modifier tokens in place. unet, text_encoder, …: the modules that learners attach
-    to.
-    """
+    title = "Stable Diffusion 1.x or 2.x"
+    pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
+    unneeded: ClassVar[dict[str, Any]] = {"safety_checker": None, "requires_safety_checker": False}
+    parts = {
+        "unet": ("UNet2DConditionModel",),
+        "vae": ("AutoencoderKL",),
+        "text_encoder": ("CLIPTextModel",),
+        "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    }
 
-    def __init__(self, pipeline: "StableDiffusionPipeline", source: dict[str, Any]):
-        """pipeline: of load_pipeline; frozen here. source: where its files are, for `original`."""
+    def __init__(self, pipeline: "DiffusionPipeline", source: dict[str, Any] | None = None):
+        """source: where its files are, for `original`; None for a pipeline that was not opened here."""
         self.pipeline, self.source = pipeline, source
-        self.unet, self.vae, self.text_encoder = pipeline.unet, pipeline.vae, pipeline.text_encoder
-        self.tokenizer = pipeline.tokenizer
-        self.noise_scheduler = DDPMScheduler.from_config(pipeline.scheduler.config)
         self.rows: dict[str, nn.Parameter] = {}
-        for module in (self.unet, self.vae, self.text_encoder):
-            module.requires_grad_(False)
 
     @classmethod
-    def load(
-        cls, base: str, device: torch.device, revision: str | None, variant: str | None
-    ) -> "StableDiffusion":
-        """In float32, frozen."""
-        pipeline = load_pipeline(base, device, "fp32", revision, variant)
+    def open(
+        cls,
+        base: str | Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        revision: str | None = None,
+        variant: str | None = None,
+    ) -> Self:
+        """Raises UserError as `load_part` and `check_values` do."""
+        with without_progress_bars(), readable("base model", base):
+            pipeline = pipeline_class(cls.pipeline_name).from_pretrained(
+                base,
+                **load_parts(cls.parts, base, dtype, revision, variant),
+                dtype=dtype,
+                revision=revision,
+                variant=variant,
+                **cls.unneeded,
+            )
+        check_values(pipeline, base)
+        pipeline.set_progress_bar_config(disable=True)
         source = {"pretrained_model_name_or_path": base, "revision": revision, "variant": variant}
-        return cls(pipeline, source)
+        return cls(pipeline.to(device), source)
 
     @classmethod
-    def outline(cls, base: str, revision: str | None) -> "StableDiffusion":
-        """The same from the configuration files alone: modules without numbers, for a plan."""
+    def outline(cls, base: str, revision: str | None = None) -> Self:
+        """Modules without numbers."""
         own = {"pretrained_model_name_or_path": base, "revision": revision}
         with readable("base model", base):
-            tokenizer = read_tokenizer(base, revision)
+            parts: dict[str, Any] = {
+                name: read_tokenizer(base, revision, name)
+                for name in cls.parts
+                if name.startswith("tokenizer")
+            }
             with torch.device("meta"):
-                text_encoder = CLIPTextModel(
-                    CLIPTextConfig.from_pretrained(base, subfolder="text_encoder", revision=revision)
-                )
+                for name in cls.parts:
+                    if name.startswith("text_encoder"):
+                        config = CLIPTextConfig.from_pretrained(base, subfolder=name, revision=revision)
+                        parts[name] = WITH_WEIGHTS[name](config)
                 config = UNet2DConditionModel.load_config(**own, subfolder="unet")
-                unet = UNet2DConditionModel.from_config(config)
-                vae = AutoencoderKL.from_config(AutoencoderKL.load_config(**own, subfolder="vae"))
+                parts["unet"] = UNet2DConditionModel.from_config(config)
+                config = AutoencoderKL.load_config(**own, subfolder="vae")
+                parts["vae"] = AutoencoderKL.from_config(config)
             scheduler = DDPMScheduler.from_config(DDPMScheduler.load_config(**own, subfolder="scheduler"))
-            parts = SimpleNamespace(
-                unet=unet, vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, scheduler=scheduler
-            )
-            check_values(parts, base)
-            return cls(parts, own)
+            outlined = SimpleNamespace(**parts, scheduler=scheduler)
+            check_values(outlined, base)
+        return cls(outlined, own).freeze()
+
+    @classmethod
+    def tokenizers(
+        cls, base: str | Path, revision: str | None = None
+    ) -> "tuple[PreTrainedTokenizerBase, ...]":
+        return tuple(
+            read_tokenizer(base, revision, name) for name in cls.parts if name.startswith("tokenizer")
+        )
 
     def original(self, component: str) -> nn.Module:
-        """A component as its files hold it, float32 on the CPU: "unet" or "text_encoder"."""
+        """Raises AssertionError for a pipeline that was not opened here."""
+        assert self.source is not None, "a pipeline that was not opened from files has no original"
         if component == "unet":
             return UNet2DConditionModel.from_pretrained(**self.source, subfolder="unet")
         with without_progress_bars():
             base, variant = self.source["pretrained_model_name_or_path"], self.source.get("variant")
             revision = self.source.get("revision")
-            return CLIPTextModel.from_pretrained(
-                base, subfolder="text_encoder", revision=revision, variant=variant, dtype=torch.float32
+            return WITH_WEIGHTS[component].from_pretrained(
+                base, subfolder=component, revision=revision, variant=variant, dtype=torch.float32
             )
 
+    def fingerprint(self) -> str | None:
+        return base_digest(self.unet, *(encoder.model for encoder in self.encoders))
+
+    def freeze(self) -> Self:
+        self.noise_scheduler  # noqa: B018 of the scheduler that the files name, which sampling replaces
+        return super().freeze()
+
+    @cached_property
+    def noise_scheduler(self) -> DDPMScheduler:
+        return DDPMScheduler.from_config(self.pipeline.scheduler.config)
+
     @property
-    def device(self) -> torch.device:
-        return self.unet.device
+    def modules(self) -> dict[str, nn.Module]:
+        return {
+            name: getattr(self.pipeline, name)
+            for name in self.parts
+            if name in WITH_WEIGHTS and hasattr(self.pipeline, name)
+        }
+
+    @property
+    def encoders(self) -> tuple[TextEncoder, ...]:
+        return (TextEncoder("text_encoder", self.pipeline.text_encoder, self.pipeline.tokenizer),)
+
+    @property
+    def unet(self) -> UNet2DConditionModel:
+        return self.pipeline.unet
+
+    @property
+    def vae(self) -> AutoencoderKL:
+        return self.pipeline.vae
+
+    def frozen_in_half(self, dtype: torch.dtype) -> list[nn.Module]:
+        """The text encoder stays float32."""
+        return [self.vae, self.unet]
 
     @cached_property
     def latent_factor(self) -> int:
-        """Pixels per latent, along one axis."""
         return 2 ** (len(self.vae.config.block_out_channels) - 1)
 
     @property
     def coarsest_factor(self) -> int:
-        """Pixels, along one axis, that the UNet's deepest layer sees as one."""
         return self.latent_factor * 2 ** (len(self.unet.config.block_out_channels) - 1)
 
     @property
@@ -184,81 +206,111 @@ class StableDiffusion:
 
     @property
     def resolution(self) -> int:
-        """The side of the images it was made for, in pixels."""
         return self.unet.config.sample_size * self.latent_factor
 
-    @property
-    def trainable(self) -> dict[str, nn.Module]:
-        """The modules that learners attach to and gradients pass through."""
-        return {"text_encoder": self.text_encoder, "unet": self.unet}
-
-    @property
-    def frozen_in_half(self) -> list[nn.Module]:
-        """Modules whose frozen parts may be in half precision. The text encoder stays float32."""
-        return [self.vae, self.unet]
-
     def save_memory(self, one_by_one: bool = False) -> None:
-        """Gradient checkpointing: activations are computed again in the backward pass.
-
-        one_by_one: images are encoded one at a time, the result differs by rounding.
-        """
+        """Gradient checkpointing. one_by_one: the latents then differ by rounding."""
         if one_by_one:
             self.vae.enable_slicing()
         self.unet.enable_gradient_checkpointing()
         self.unet.train()  # it has no dropout; checkpointing asks for the mode
 
+    def cross_attentions(self) -> dict[str, nn.Module]:
+        return {name: self.unet.get_submodule(name) for name in cross_attention_layers(self.unet)}
+
     def check_tokens(self, tokens: Sequence[str], words: Sequence[str], start: str) -> None:
-        """Raises UserError for tokens or first words that `add_tokens` would refuse."""
-        check_tokens(self.tokenizer, tokens, words, start)
+        for encoder in self.encoders:
+            check_tokens(encoder.tokenizer, tokens, words, start)
 
     def add_tokens(self, tokens: Sequence[str], words: Sequence[str], start: str) -> None:
-        """Put K modifier tokens in place, each starting from its word (utils/learners/token_rows.py).
-
-        Their rows, (K, D) for each text encoder by name, are then `rows`; frozen until a learner takes them.
-        """
-        installed: ModifierTokens = install(self.text_encoder, self.tokenizer, tokens, words, start)
-        self.rows = {"rows": installed.rows.requires_grad_(False)}
+        """See utils/learners/token_rows.py."""
+        self.rows = {
+            each.rows: install(each.model, each.tokenizer, tokens, words, start).rows.requires_grad_(False)
+            for each in self.encoders
+        }
 
     def tokenize(self, prompts: list[str]) -> Tensor:
-        """(B, L) token ids on the base's device."""
+        """(B, L)."""
         return tokenize(self.tokenizer, prompts).to(self.device)
 
     def token_ids(self, tokens: Sequence[str]) -> Tensor:
-        """(K,) ids of tokens on the base's device."""
         return torch.tensor(
             [self.tokenizer.convert_tokens_to_ids(token) for token in tokens], device=self.device
         )
 
-    def encode(self, ids: Tensor) -> tuple[Tensor]:
-        """(B, L) ids -> ((B, L, D),), after the final layer norm; float32, for SPL lives near 1e-3."""
+    def within_limit(self, prompt: str, tokens: Sequence[str]) -> None:
+        for encoder in self.encoders:
+            check_within_limit(encoder.tokenizer, prompt, list(tokens))
+
+    def encode(self, ids: Tensor) -> States:
+        """(B, L) -> ((B, L, D),), after the final layer norm; float32, for SPL lives near 1e-3."""
         with torch.autocast(ids.device.type, enabled=False):
             return (self.text_encoder(ids).last_hidden_state,)
 
-    def features(self, states: tuple[Tensor], ids: Tensor, modifiers: Tensor | None = None) -> list[Tensor]:
-        """[(K, D)]: the text feature at EOS, or with `modifiers` (K,) ids at each phrase's modifier token.
-
-        One for each cross-attention layer where layers have their own states (utils/learners/layer_rows.py).
-        """
+    def features(self, states: States, ids: Tensor, modifiers: Tensor | None = None) -> list[Tensor]:
+        """One feature, or one for each cross-attention layer where layers have their own states
+        (utils/learners/layer_rows.py)."""
         place = self.tokenizer.eos_token_id if modifiers is None else modifiers
         return [feature_at(layer, ids, place) for layer in states[0].split(ids.shape[1], dim=1)]
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: tuple[Tensor]) -> Tensor:
-        """What the UNet predicts, (B, C, h, w): the noise or the velocity. Both inputs take its dtype."""
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, states: States, sizes: Tensor | None = None
+    ) -> Tensor:
+        """Both inputs take the UNet's dtype."""
         dtype = self.unet.dtype
         return self.unet(noisy_latents.to(dtype), timesteps, states[0].to(dtype)).sample
 
-    def encode_images(self, pixels: Tensor, noise: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w); see `encode_images`."""
-        return encode_images(self.vae, pixels, noise)
-
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) in [-1, 1] -> mean and deviation of the latents, (B, C, h, w) each."""
         return posterior(self.vae, pixels)
 
     def latents_of(self, mean: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
-        """Latents (B, C, h, w) from a posterior and standard normal noise."""
         return latents_of(self.vae, mean, deviation, noise)
 
-    def within_limit(self, prompt: str, tokens: Sequence[str]) -> None:
-        """Raises UserError when the tokenizer would cut one of the tokens off a long prompt."""
-        check_within_limit(self.tokenizer, prompt, tokens)
+    def painter(self) -> "DiffusionPipeline":
+        """Without text encoders. Prompts are encoded by `prompt_inputs`, so that a float32 text encoder can
+        stand before a half-precision UNet, as in training; a pipeline that has one would cast its states."""
+        without = {encoder.name: None for encoder in self.encoders}
+        painter = type(self.pipeline)(**self.pipeline.components | without, **self._no_checker)
+        painter.set_progress_bar_config(disable=True)
+        return painter
+
+    @property
+    def _no_checker(self) -> dict[str, Any]:
+        return {name: value for name, value in self.unneeded.items() if name.startswith("requires")}
+
+    def prompt_inputs(
+        self,
+        prompts: Sequence[str],
+        negative_prompt: str | None = None,
+        guided: bool = False,
+        adjust: Adjust | None = None,
+    ) -> dict[str, Tensor | None]:
+        """Encoded by the stock pipeline, in the text encoder's dtype, then in the UNet's."""
+        states, negative = self.pipeline.encode_prompt(
+            list(prompts),
+            device=self.pipeline.device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=guided,
+            negative_prompt=[negative_prompt or ""] * len(prompts),
+        )
+        states = adjust(prompts, states) if adjust else states
+        negative = negative.to(self.unet.dtype) if negative is not None else None
+        return {"prompt_embeds": states.to(self.unet.dtype), "negative_prompt_embeds": negative}
+
+    def text_states(self, prompts: Sequence[str]) -> Tensor:
+        """As the pipeline encodes them, in the text encoder's dtype."""
+        return self.pipeline.encode_prompt(list(prompts), self.pipeline.device, 1, False)[0]
+
+    def video_pipeline(
+        self, unet: Any, motion_adapter: "MotionAdapter", scheduler: "SchedulerMixin"
+    ) -> "AnimateDiffPipeline":
+        video = pipeline_class("AnimateDiffPipeline")(
+            vae=self.vae,
+            text_encoder=self.text_encoder,
+            tokenizer=self.tokenizer,
+            unet=unet,
+            motion_adapter=motion_adapter,
+            scheduler=scheduler,
+        )
+        video.set_progress_bar_config(disable=True)
+        return video

@@ -5,7 +5,7 @@ Shapes: C channels of a cross-attention layer, D text width, r rank.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
-from utils.bases.parts import load_part
-from utils.bases.sd import load_pipeline
+from utils.bases.families import family_of, open_base, open_part
 from utils.common.errors import UserError, short
 from utils.common.files import give_umask_mode
 from utils.common.tensor_files import system_errors, write_pickle, write_tensors
-from utils.concepts.embeddings import KOHYA_KEY, check_one_vector
+from utils.concepts.embeddings import KOHYA_KEY, SDXL_KEYS, check_one_vector
 from utils.concepts.formats import WEIGHTS_STEM
 from utils.concepts.load import WRONG_BASE, load_concept
 from utils.concepts.lora import (
@@ -99,6 +98,11 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
         raise UserError(f"{path} holds no weights")
     if layout == "official":
         check_one_vector([concept], "--format official")
+    if layout == "official" and len(concept.widths) > 1:
+        raise UserError(
+            f"{path} has rows of {len(concept.widths)} text encoders, and official holds those of one; "
+            "use --format lora"
+        )
     if layout == "embedding" and kv:
         raise UserError(
             f"{path} has K/V, which an embedding would leave out; use --format lora, which writes both"
@@ -109,13 +113,19 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
         )
 
 
+def widths_of(concept: ConceptWeights, base: str | None) -> tuple[int, ...]:
+    """The widths of the parts of the concept's rows, one for each text encoder, as it or its base says."""
+    if concept.widths or base is None or not concept.rows:
+        return concept.widths
+    return tuple(encoder.width for encoder in family_of(base).outline(base).encoders)
+
+
 def base_kv(base: str, names: set[str], path: Path) -> dict[str, Tensor]:
     """The base's own weights of these names, (C, D) float32.
 
-    Raises UserError if it has not all of them, and as `load_part` does.
+    Raises UserError if it has not all of them, and as `open_part` does.
     """
-    with without_progress_bars():
-        unet = load_part("unet", base, torch.float32)
+    unet = open_part("unet", base)
     own = {name: weight.detach() for name, weight in unet.named_parameters() if name in names}
     if missing := sorted(names - own.keys()):
         raise UserError(f"{path} has {missing[0]}, which the UNet of {base} has not; {WRONG_BASE}")
@@ -175,10 +185,20 @@ def _write(
     return LoraReport(file, rank, errors, error)
 
 
-def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool) -> None:
-    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/."""
+def write_embeddings(
+    folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool, widths: Sequence[int] = ()
+) -> None:
+    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/.
+
+    widths: of the base's text encoders. Of two, as SDXL has, a file is {"clip_l": (n, D₁), "clip_g":
+    (n, D₂)}, which all tools but diffusers read, kohya's too; diffusers loads the two tensors one by one.
+    """
     for token, row in rows.items():
         name = f"{aliases[token]}.safetensors"
+        if len(widths) == len(SDXL_KEYS):
+            halves = zip(SDXL_KEYS, torch.atleast_2d(row.float()).split(list(widths), dim=-1), strict=True)
+            write_tensors(folder / name, {key: half.clone() for key, half in halves})
+            continue
         write_tensors(folder / name, {token: torch.atleast_2d(row.float())})
         if kohya:
             (folder / "kohya").mkdir(exist_ok=True)
@@ -186,15 +206,16 @@ def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, s
 
 
 def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:
-    """A pipeline with everything merged, for StableDiffusionPipeline.from_pretrained."""
-    pipeline = load_pipeline(base, "cpu", "fp32")
-    load_concept(pipeline, path)
-    pipeline.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
-    modules = [pipeline.unet, pipeline.vae, pipeline.text_encoder]
-    cast_frozen([module.requires_grad_(False) for module in modules], getattr(torch, DTYPES[dtype]))
-    pipeline.vae.to(memory_format=torch.contiguous_format)  # safetensors writes no other layout
+    """A pipeline with everything merged, for from_pretrained of the base's stock pipeline."""
+    opened = open_base(base, "cpu", "fp32").freeze()
+    load_concept(opened, path)
+    for encoder in opened.encoders:
+        encoder.tokenizer.chat_template = None  # whose names, in a stranger's base, would become file names
+    cast_frozen(list(opened.modules.values()), getattr(torch, DTYPES[dtype]))
+    for module in opened.modules.values():
+        module.to(memory_format=torch.contiguous_format)  # safetensors writes no other layout
     with without_progress_bars(), system_errors():
-        pipeline.save_pretrained(folder)
+        opened.pipeline.save_pretrained(folder)
     give_umask_mode(folder)
 
 

@@ -1,24 +1,29 @@
-"""Merge a trained concept into a Stable Diffusion so that it provably takes effect.
+"""Merge a trained concept into a base model so that it provably takes effect.
 
 Shapes: C channels of a cross-attention layer, D text width.
 """
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.attention_processor import Attention
-from torch import Tensor, nn
+from torch import Tensor
 
-from utils.bases.digest import base_digest
+from utils.bases.base import BaseModel, TextEncoder
+from utils.bases.families import as_base
 from utils.common.errors import UserError
 from utils.concepts.formats import KV, read_concept
 from utils.concepts.names import vector_names, written_out
 from utils.concepts.weights import ConceptWeights
 from utils.learners.learner import WRONG_BASE, check_shape
 from utils.learners.registry import LEARNERS
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 Values = dict[tuple[str, str], Tensor]  # (component, parameter name) -> its new value
 
@@ -35,9 +40,10 @@ class LoadedConcept:
 
 
 def load_concept(
-    pipeline: Any, path: str | Path, weight: float = 1.0, token: str | None = None
+    pipeline: "BaseModel | DiffusionPipeline", path: str | Path, weight: float = 1.0, token: str | None = None
 ) -> LoadedConcept:
-    """Merge a concept into pipeline.unet, .text_encoder and .tokenizer, or raise and leave them as they were.
+    """Merge a concept into a pipeline's UNet, text encoders and tokenizers, or raise and leave them as they
+    were.
 
     path: a concept's directory or file, in any layout of utils/concepts/formats.py.
     token: another name for the concept's only token, as read_concept takes it.
@@ -49,40 +55,40 @@ def load_concept(
     do not fit, are not all used, or change nothing.
     Why not unet.load_attn_procs: from diffusers 0.29 to 0.42 it reads the file and installs nothing.
     """
-    path = Path(path)
+    base, path = as_base(pipeline), Path(path)
     concept = read_concept(path, token)
     if not (concept.changes_weights or concept.rows):
         raise UserError(f"{path} holds no weights")
-    _compare_bases(pipeline, concept, path)
-    merged = _merged_weights(pipeline, concept, weight, path)
+    _compare_bases(base, concept, path)
+    merged = _merged_weights(base, concept, weight, path)
     if weight != 1 and not merged:
         raise UserError(f"{path} has token rows alone, which weight {weight:g} cannot scale; leave it out")
-    _check_rows(pipeline, concept.rows, path)
+    _check_rows(base, concept.rows, path)
 
     with torch.no_grad():
         for (component, name), value in merged.items():
-            _own(pipeline, component, name, value).copy_(value)
-    token_ids = _add_rows(pipeline, concept.rows)
+            _own(base, component, name, value).copy_(value)
+    token_ids = _add_rows(base, concept.rows)
     for learner, tensors in concept.parts.items():
         if LEARNERS[learner].install is not None:
-            LEARNERS[learner].install(pipeline, tensors, token_ids, path)
+            LEARNERS[learner].install(base, tensors, token_ids, path)
     if concept.changes_weights:
-        pipeline.unet.merged_concept = str(path)
+        base.unet.merged_concept = str(path)
     names = tuple(name for _, name in merged)
     return LoadedConcept(path, token_ids, names, concept.base, concept.classes)
 
 
-def _own(pipeline: Any, component: str, name: str, value: Tensor) -> Tensor:
+def _own(base: BaseModel, component: str, name: str, value: Tensor) -> Tensor:
     """The parameter that takes the value; of a token table that has grown since, the first rows."""
-    parameter = getattr(pipeline, component).get_parameter(name)
+    parameter = base.modules[component].get_parameter(name)
     return parameter[: len(value)] if name.endswith("token_embedding.weight") else parameter
 
 
-def _compare_bases(pipeline: Any, concept: ConceptWeights, path: Path) -> None:
+def _compare_bases(base: BaseModel, concept: ConceptWeights, path: Path) -> None:
     """Warn when the concept was trained on other weights; a relative of the base may still suit it."""
-    if concept.digest is None or hasattr(pipeline.unet, "merged_concept"):
+    if concept.digest is None or hasattr(base.unet, "merged_concept"):
         return
-    here = base_digest(pipeline.unet, pipeline.text_encoder)
+    here = base.fingerprint()
     if here is not None and here != concept.digest:
         warnings.warn(
             f"{path} was trained on another base model ({concept.base}, digest {concept.digest}; "
@@ -91,41 +97,41 @@ def _compare_bases(pipeline: Any, concept: ConceptWeights, path: Path) -> None:
         )
 
 
-def _merged_weights(pipeline: Any, concept: ConceptWeights, weight: float, path: Path) -> Values:
+def _merged_weights(base: BaseModel, concept: ConceptWeights, weight: float, path: Path) -> Values:
     """The new value of every trained parameter, checked and in its dtype. The pipeline stays as it is."""
     if not concept.changes_weights:
         return {}
-    if earlier := getattr(pipeline.unet, "merged_concept", None):
+    if earlier := getattr(base.unet, "merged_concept", None):
         raise UserError(
             f"the UNet already carries the K/V of {earlier}, which {path} would overwrite; "
             "load it into a fresh pipeline, or train both concepts together"
         )
     merged: Values = {}
-    for learner, tensors in _tensors_of(pipeline.unet, concept, path).items():
+    for learner, tensors in _tensors_of(base, concept, path).items():
         if learner not in LEARNERS:
             raise UserError(f"{path} holds weights of '{learner}'; this version knows {', '.join(LEARNERS)}")
         if concept.rows and learner in concept.parts and not any(each.any() for each in tensors.values()):
             continue  # differences of a stage that has not begun: only the rows have learned
-        for component, values in LEARNERS[learner].merge(pipeline, tensors, path).items():
+        for component, values in LEARNERS[learner].merge(base, tensors, path).items():
             for name, end in sorted(values.items()):
-                own = _own(pipeline, component, name, end).detach()
+                own = _own(base, component, name, end).detach()
                 value = torch.lerp(own.float(), end, weight).to(own.dtype)  # lerp at 1 is exactly `end`
                 if not value.isfinite().all():
                     raise UserError(f"{path}: {name} is not finite in {own.dtype}")
                 merged[component, name] = value
-    if merged and all(torch.equal(_own(pipeline, *key, value), value) for key, value in merged.items()):
+    if merged and all(torch.equal(_own(base, *key, value), value) for key, value in merged.items()):
         raise UserError(
             f"{path} has no effect: in the model's precision its weights equal those already there"
         )
     return merged
 
 
-def _tensors_of(unet: nn.Module, concept: ConceptWeights, path: Path) -> dict[str, dict[str, Tensor]]:
+def _tensors_of(base: BaseModel, concept: ConceptWeights, path: Path) -> dict[str, dict[str, Tensor]]:
     """What each learner is to merge. K/V may be given as differences, which are added to the UNet's here."""
     tensors = dict(concept.parts)
     if concept.weights or concept.deltas:
-        _check_projections_in_use(unet)
-        parameters = dict(unet.named_parameters())
+        _check_projections_in_use(base)
+        parameters = dict(base.unet.named_parameters())
         kv = dict(concept.weights)
         for name, delta in concept.deltas.items():
             if name in parameters:
@@ -136,9 +142,9 @@ def _tensors_of(unet: nn.Module, concept: ConceptWeights, path: Path) -> dict[st
     return tensors
 
 
-def _check_projections_in_use(unet: nn.Module) -> None:
+def _check_projections_in_use(base: BaseModel) -> None:
     """Custom Diffusion processors and fused projections hold their own K/V, which would hide the merged."""
-    for name, module in unet.named_modules():
+    for name, module in base.unet.named_modules():
         if not isinstance(module, Attention) or not name.endswith(".attn2"):
             continue
         if module.fused_projections or type(module.processor).__name__.startswith("CustomDiffusion"):
@@ -148,11 +154,34 @@ def _check_projections_in_use(unet: nn.Module) -> None:
             )
 
 
-def _check_rows(pipeline: Any, rows: dict[str, Tensor], path: Path) -> None:
-    """Rows must be new to the tokenizer and fit the text encoder. Both stay as they are."""
+def _check_rows(base: BaseModel, rows: dict[str, Tensor], path: Path) -> None:
+    """Rows must be new to the tokenizers and fit the text encoders. All stay as they are."""
     if not rows:
         return
-    tokenizer, table = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings().weight
+    width, encoders = sum(encoder.width for encoder in base.encoders), base.encoders
+    for token, row in rows.items():
+        if row.shape[-1] != width:
+            own = " + ".join(str(encoder.width) for encoder in encoders)
+            kind = "encoder" if len(encoders) == 1 else "encoders"
+            raise UserError(
+                f"{path}: {token} has width {row.shape[-1]}, the text {kind}'s is {own}; {WRONG_BASE}"
+            )
+    for encoder, parts in _rows_by_encoder(base, rows):
+        _check_rows_of(encoder, parts, path)
+
+
+def _rows_by_encoder(
+    base: BaseModel, rows: dict[str, Tensor]
+) -> Iterator[tuple[TextEncoder, dict[str, Tensor]]]:
+    """Each text encoder with its part of the rows, (D,) each, which stand side by side in a concept's."""
+    widths = [encoder.width for encoder in base.encoders]
+    split = {token: row.split(widths, dim=-1) for token, row in rows.items()}
+    for number, encoder in enumerate(base.encoders):
+        yield encoder, {token: parts[number] for token, parts in split.items()}
+
+
+def _check_rows_of(encoder: TextEncoder, rows: dict[str, Tensor], path: Path) -> None:
+    tokenizer, table = encoder.tokenizer, encoder.model.get_input_embeddings().weight
     if len(tokenizer) > len(table):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the text encoder {len(table)} rows")
     vocabulary = tokenizer.get_vocab()
@@ -167,27 +196,30 @@ def _check_rows(pipeline: Any, rows: dict[str, Tensor], path: Path) -> None:
         names = vector_names(token, len(torch.atleast_2d(row)))
         if taken := [name for name in names[1:] if name in vocabulary or name.lower() in added | tokens]:
             raise UserError(f"{path}: {taken[0]}, a vector of {token}, is another token; rename it: --token")
-        if row.shape[-1] != table.shape[1]:
-            widths = f"width {row.shape[-1]}, the text encoder's is {table.shape[1]}"
-            raise UserError(f"{path}: {token} has {widths}; {WRONG_BASE}")
         if not row.to(table.dtype).isfinite().all():
             raise UserError(f"{path}: {token} is not finite in {table.dtype}")
 
 
-def _add_rows(pipeline: Any, rows: dict[str, Tensor]) -> dict[str, int]:
-    """Add the tokens and their rows, (D,) or (n, D) each; the ids under which prompts now find the first."""
+def _add_rows(base: BaseModel, rows: dict[str, Tensor]) -> dict[str, int]:
+    """Add the tokens and their rows; the first text encoder's ids, under which prompts find the first."""
     if not rows:
         return {}
-    tokenizer, text_encoder = pipeline.tokenizer, pipeline.text_encoder
+    ids = [_add_rows_to(encoder, parts) for encoder, parts in _rows_by_encoder(base, rows)]
+    return ids[0]
+
+
+def _add_rows_to(encoder: TextEncoder, rows: dict[str, Tensor]) -> dict[str, int]:
+    """rows: (D,) or (n, D) each."""
+    tokenizer, model = encoder.tokenizer, encoder.model
     vectors: dict[str, Tensor] = {}  # name -> (D,)
     for token, row in rows.items():
         each = torch.atleast_2d(row)
         vectors |= dict(zip(vector_names(token, len(each)), each, strict=True))
     tokenizer.add_tokens(list(vectors))
-    if len(tokenizer) > text_encoder.get_input_embeddings().num_embeddings:
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         # The library draws the new rows at random; every one of them is overwritten below.
-        text_encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    table = text_encoder.get_input_embeddings().weight
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    table = model.get_input_embeddings().weight
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in vectors}
     for name, row in vectors.items():
         with torch.no_grad():

@@ -16,8 +16,8 @@ from itertools import zip_longest
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
+from utils.bases.base import BaseModel
 from utils.common.errors import UserError
 from utils.concepts.weights import ConceptWeights
 from utils.learners.token_rows import ModifierTokens
@@ -62,45 +62,40 @@ def without_clashes(concepts: Sequence[ConceptWeights]) -> tuple[list[ConceptWei
     return renamed, changes
 
 
-def install_rows(
-    text_encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerBase, rows: dict[str, Tensor]
-) -> None:
-    """Puts the tokens' rows behind the text encoder's table, and casts the text encoder to float64."""
-    table = text_encoder.double().get_input_embeddings()
+def install_rows(base: BaseModel, rows: dict[str, Tensor]) -> None:
+    """Puts the tokens' rows, (D,) of all text encoders side by side, behind the base's tables, and casts the
+    text encoders to float64."""
+    widths = [encoder.width for encoder in base.encoders]
     for token, row in rows.items():
-        if token in tokenizer.get_vocab():
+        if token in base.tokenizer.get_vocab():
             raise UserError(
                 f"{token} is in the base model's vocabulary; train under another --modifier_token"
             )
-        if len(row) != table.embedding_dim:
-            raise UserError(f"{token} has width {len(row)}, the base model's is {table.embedding_dim}")
-    assert len(tokenizer) == table.num_embeddings, "the base has added tokens of its own"
-    tokenizer.add_tokens(list(rows))
-    if rows:
-        text_encoder.set_input_embeddings(ModifierTokens(table, torch.stack(list(rows.values()))))
+        if len(row) != sum(widths):
+            raise UserError(f"{token} has width {len(row)}, the base model's is {sum(widths)}")
+    split = [row.split(widths) for row in rows.values()]
+    for encoder, parts in zip(base.encoders, zip(*split, strict=True), strict=False):
+        table = encoder.model.double().get_input_embeddings()
+        assert len(encoder.tokenizer) == table.num_embeddings, "the base has added tokens of its own"
+        encoder.tokenizer.add_tokens(list(rows))
+        encoder.model.set_input_embeddings(ModifierTokens(table, torch.stack(parts)))
 
 
 @torch.no_grad()
-def features(
-    text_encoder: CLIPTextModel,
-    tokenizer: PreTrainedTokenizerBase,
-    phrases: list[str],
-    token: str | None = None,
-    batch_size: int = 32,
-) -> Tensor:
-    """(n, D) float64 hidden states of the phrases' words: from `token`, else the first after BOS, to EOS.
+def features(base: BaseModel, phrases: list[str], token: str | None = None, batch_size: int = 32) -> Tensor:
+    """(n, D) float64 text states of the phrases' words: from `token`, else the first after BOS, to EOS.
 
     Padding is left out, and changes nothing before it: attention looks back only.
     """
     rows = []
     for start in range(0, len(phrases), batch_size):
-        ids = tokenizer(
-            phrases[start : start + batch_size], padding=True, truncation=True, return_tensors="pt"
-        ).input_ids  # (B, L)
-        hidden = text_encoder(ids).last_hidden_state  # (B, L, D)
-        for line, states in zip(ids.tolist(), hidden, strict=True):
-            first = 1 if token is None else line.index(tokenizer.convert_tokens_to_ids(token))
-            rows.append(states[first : line.index(tokenizer.eos_token_id, first) + 1])
+        batch = phrases[start : start + batch_size]
+        lines = base.tokenizer(batch, truncation=True).input_ids
+        ids = base.tokenize(batch)[..., : max(map(len, lines))]  # (B, …, L)
+        states = base.encode(ids)[0]  # (B, L, D)
+        for line, own in zip(lines, states, strict=True):
+            first = 1 if token is None else line.index(base.tokenizer.convert_tokens_to_ids(token))
+            rows.append(own[first : len(line)])
     return torch.cat(rows)
 
 
@@ -151,29 +146,28 @@ def distinct(rows: Tensor) -> Tensor:
 def merge(
     concepts: Sequence[ConceptWeights],
     base_kv: dict[str, Tensor],
-    text_encoder: CLIPTextModel,
-    tokenizer: PreTrainedTokenizerBase,
+    base: BaseModel,
     captions: list[str],
 ) -> Merged:
     """One concept from several whose tokens differ.
 
     base_kv: the base's own attn2.to_k/to_v, name -> (C, D). A concept without K/V counts with the base's.
-    text_encoder, tokenizer: the base's; the tokens are added to them.
+    base: the tokens are added to it, and its text encoders are float64 afterwards.
     Raises UserError where there is nothing to merge, and for concepts that contradict one another.
     """
     rows = {token: row for concept in concepts for token, row in concept.rows.items()}
-    install_rows(text_encoder, tokenizer, rows)
+    install_rows(base, rows)
     groups = []  # of each concept, the rows of its target words
     for concept in concepts:
         names = [*concept.classes, *[None] * len(concept.rows)]
         of_token = [
-            features(text_encoder, tokenizer, target_phrases(token, name), token)
+            features(base, target_phrases(token, name), token)
             for token, name in zip(concept.rows, names, strict=False)
         ]
         groups.append(torch.cat(of_token))
     targets = torch.cat(groups)  # (m, D)
     kept = distinct(targets)
-    solver = Solver(targets[kept], features(text_encoder, tokenizer, captions))
+    solver = Solver(targets[kept], features(base, captions))
     weights, residual, moved, whole = {}, 0.0, 0.0, 0.0
     for name, own in base_kv.items():
         start = own.double()

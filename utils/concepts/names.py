@@ -9,11 +9,11 @@ from typing import Any
 
 from utils.common.errors import UserError, short
 from utils.common.limits import check_file_name
+from utils.learners.names import NAMES
 
 # Names of weights files in a concept's folder, where each token has a file of its name.
 OWN_FILES = frozenset(
-    "pytorch_custom_diffusion_weights training_state delta learned_embeds token_rows layer_rows "
-    "mapper cross_attention_kv unet text_encoder spectral".split()
+    ("pytorch_custom_diffusion_weights", "training_state", "delta", "learned_embeds", *NAMES)
 )
 
 

@@ -16,7 +16,7 @@ from utils.common.folders import replace_folder
 from utils.common.tensor_files import write_pickle, write_tensors
 from utils.concepts.formats import KV, MANIFEST, SUFFIXES, WEIGHTS_STEM
 from utils.concepts.names import file_stems
-from utils.learners.registry import LEARNERS
+from utils.learners.names import NAMES
 
 
 def save_concept(
@@ -27,6 +27,7 @@ def save_concept(
     base: str | None = None,
     classes: Sequence[str | None] = (),
     parts: Mapping[str, dict[str, Tensor]] | None = None,
+    widths: Sequence[int] = (),
     **facts: str | None,
 ) -> None:
     """Write a concept in the official layout, and concept.json. Old files stay whole until the new ones are.
@@ -35,6 +36,7 @@ def save_concept(
     rows: modifier token -> (D,). Each is cloned: saved as a view, .bin would hold the whole table.
     safe_serialization: .safetensors; otherwise .bin, with the empty attn1 entries diffusers' loader wants.
     parts: learner -> the tensors of its own file, `<learner>.safetensors`.
+    widths: of the parts of a row, where there are several text encoders.
     facts: method, subject, base_digest, as concept.json records them.
     """
     suffix = ".safetensors" if safe_serialization else ".bin"
@@ -53,6 +55,7 @@ def save_concept(
         "token_files": stems,
         "classes": list(classes),
         "files": ({KV: WEIGHTS_STEM} if kv else {}) | {learner: learner for learner in parts},
+        **({"row_widths": list(widths)} if len(widths) > 1 else {}),
         **facts,
     }
 
@@ -63,7 +66,7 @@ def save_concept(
 
     # An earlier save in the other format, of another method, or by a version that called a token's file by
     # the token itself, would be a second truth.
-    stale = [stem + other for stem in {*contents, *rows, WEIGHTS_STEM, *LEARNERS} for other in SUFFIXES]
+    stale = [stem + other for stem in {*contents, *rows, WEIGHTS_STEM, *NAMES} for other in SUFFIXES]
     replace_folder(Path(output_dir), fill, stale)
 
 

@@ -11,12 +11,13 @@ from utils.common.errors import UserError
 @dataclass(frozen=True)
 class OptimizerRow:
     """build(parameter groups with their rates, config) -> a torch optimizer. package: what to install
-    and import, or None.
+    and import, or None. moments: bytes that it keeps for each parameter.
     """
 
     name: str
     build: Callable[[list[dict[str, Any]], Any], Any]
     package: str | None = None
+    moments: int = 8
 
 
 def _settings(config: Any) -> dict[str, Any]:
@@ -45,7 +46,7 @@ OPTIMIZERS: dict[str, OptimizerRow] = {
     row.name: row
     for row in (
         OptimizerRow("adamw", _adamw),
-        OptimizerRow("adamw8bit", _adamw8bit, "bitsandbytes"),
+        OptimizerRow("adamw8bit", _adamw8bit, "bitsandbytes", moments=2),
     )
 }
 

@@ -18,7 +18,7 @@ from utils.data.image_captions import read_captions
 from utils.sampling.images import sample
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 def missing_class_images(folder: Path, count: int) -> list[int]:
@@ -48,7 +48,7 @@ def check_class_images(folder: Path, class_prompt: str, count: int) -> None:
 
 
 def generate_class_images(
-    pipeline: "StableDiffusionPipeline",
+    pipeline: "DiffusionPipeline",
     concepts: Sequence[Concept],
     base: Base,
     count: int,

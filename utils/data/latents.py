@@ -5,10 +5,11 @@ B images, C latent channels, H = W pixels, h = w latent pixels.
 
 import hashlib
 from collections import OrderedDict
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from utils.bases.base import BaseModel
 
 CACHED = 512  # images whose posteriors are kept: 0.13 MB each for 512 px in float32
 
@@ -23,7 +24,7 @@ class LatentEncoder:
     toon).
     """
 
-    def __init__(self, base: Any, repeats: bool, pooled: int = 0):
+    def __init__(self, base: BaseModel, repeats: bool, pooled: int = 0):
         """pooled: views in the pool; all of them are kept, besides CACHED others."""
         self.base, self.repeats, self.kept = base, repeats, CACHED + pooled
         self.posteriors: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
+from utils.bases.base import BaseModel
 from utils.bases.registry import base_row, recorded_name
 from utils.common.errors import UserError, short
 from utils.common.files import shown
@@ -24,8 +24,8 @@ from utils.data.world import strangers
 OBLONG = 0.05  # an image of which a centred square has less than 95 % is called not square
 
 
-def open_instances(config: TrainConfig, base: Any, digests: Mapping[Path, str] = {}) -> InstanceDataset:
-    """The concepts' images. base: a StableDiffusion, or its outline. digests: of their files (`sources_of`).
+def open_instances(config: TrainConfig, base: BaseModel, digests: Mapping[Path, str] = {}) -> InstanceDataset:
+    """The concepts' images. base: opened, or its outline. digests: of their files (`sources_of`).
 
     Raises UserError for a caption that does not name its concept, and a resolution too small for buckets.
     """
@@ -42,7 +42,7 @@ def open_instances(config: TrainConfig, base: Any, digests: Mapping[Path, str] =
     return InstanceDataset(config.concepts(), config.recipe, *view, options, digests)
 
 
-def open_classes(config: TrainConfig, base: Any) -> ClassDataset | None:
+def open_classes(config: TrainConfig, base: BaseModel) -> ClassDataset | None:
     """The class images, all of them drawn by now; None without prior preservation."""
     if not config.uses_prior:
         return None
@@ -50,7 +50,7 @@ def open_classes(config: TrainConfig, base: Any) -> ClassDataset | None:
     return ClassDataset(config.concepts(), size, base.latent_factor, config.seed, config.num_class_images)
 
 
-def check_data(config: TrainConfig, base: Any) -> None:
+def check_data(config: TrainConfig, base: BaseModel) -> None:
     """Raise UserError for what is wrong with captions and masks, or flags of theirs without an effect.
 
     base: an outline whose tokenizer has the tokens.

@@ -16,9 +16,8 @@ from accelerate import PartialState
 from accelerate.utils import parse_flag_from_env
 
 from utils.bases.devices import check_processes, choose_device_dtype
-from utils.bases.parts import read_tokenizer
+from utils.bases.families import family_of
 from utils.bases.registry import as_dict, portable
-from utils.bases.sd import check_base
 from utils.common.errors import UserError
 from utils.common.files import check_writable_folder, write_json, write_text
 from utils.common.images import list_images, open_image
@@ -198,7 +197,7 @@ def check_source(source: Source, settings: Settings, models: Mapping[str, str]) 
         return
     base, drawing = source.base.path, settings.drawing
     check_scheduler(drawing.scheduler, drawing.eta)
-    check_base(base)
+    family = family_of(base)
     check_steps(drawing.num_inference_steps, base)
     if source.concept is not None and drawing.embedding_adjustment is not None:
         concept = read_concept(source.concept)
@@ -211,12 +210,12 @@ def check_source(source: Source, settings: Settings, models: Mapping[str, str]) 
             check_has_text_states(learners, f"--method {method}")
         check_flags(source.subjects[0], method, base, source.train_flags)
     for subject in source.subjects:
-        tokenizer = read_tokenizer(base)
         tokens = [individual.token for individual in subject.individuals]
-        tokenizer.add_tokens(tokens)
         check_apart(tokens, subject.prompts)
-        for prompt in subject.prompts:
-            check_within_limit(tokenizer, prompt, [token for token in tokens if token in prompt])
+        for tokenizer in family.tokenizers(base):
+            tokenizer.add_tokens(tokens)
+            for prompt in subject.prompts:
+                check_within_limit(tokenizer, prompt, [token for token in tokens if token in prompt])
 
 
 def write_table(results: Path, source: Source, settings: Settings) -> str:

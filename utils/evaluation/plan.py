@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
+from utils.bases.families import load_base
 from utils.bases.registry import Base
-from utils.bases.sd import load_pipeline, posterior
 from utils.common.words import counted, duration
 from utils.concepts.lora import is_kv_name
 from utils.evaluation.data_sets import Subject
@@ -99,25 +99,25 @@ def measure(base: Base, device: torch.device, dtype: str) -> tuple[float, float]
     Each is one call after one to warm up, of BATCH images. dtype: of drawing, "torch.float32"; training is
     timed in float32, with K and V learning.
     """
-    pipeline = load_pipeline(base.path, device, "fp32")
-    unet, length = pipeline.unet, pipeline.tokenizer.model_max_length
-    side, width = unet.config.sample_size, pipeline.text_encoder.config.hidden_size
-    pixels = torch.zeros(BATCH, 3, *[side * pipeline.vae_scale_factor] * 2, device=device)
-    latents = torch.randn(2 * BATCH, unet.config.in_channels, side, side).to(device)
-    states = torch.randn(2 * BATCH, length, width).to(device)
-    pipeline.unet.requires_grad_(False)
+    model = load_base(base.path, device)
+    unet, side = model.unet, model.resolution // model.latent_factor
+    pixels = torch.zeros(BATCH, 3, model.resolution, model.resolution, device=device)
+    latents = torch.randn(2 * BATCH, model.latent_channels, side, side).to(device)
+    timesteps = torch.ones(2 * BATCH, dtype=torch.long, device=device)
+    with torch.no_grad():
+        states = model.encode(model.tokenize(["a photo"] * 2 * BATCH))
     for name, parameter in unet.named_parameters():
         parameter.requires_grad_(is_kv_name(name))
 
     def learn() -> None:
-        posterior(pipeline.vae, pixels)
-        unet(latents[:BATCH], 1, states[:BATCH]).sample.square().mean().backward()
+        model.posterior(pixels)
+        own = tuple(each[:BATCH] for each in states)
+        model.predict(latents[:BATCH], timesteps[:BATCH], own).square().mean().backward()
 
     learning = _seconds(learn, device) / BATCH
     unet.requires_grad_(False).to(getattr(torch, dtype.removeprefix("torch.")))
-    given = (latents.to(unet.dtype), 1, states.to(unet.dtype))
     with torch.no_grad():
-        return learning, _seconds(lambda: unet(*given), device) / BATCH
+        return learning, _seconds(lambda: model.predict(latents, timesteps, states), device) / BATCH
 
 
 def _seconds(call: Callable[[], object], device: torch.device) -> float:

@@ -6,7 +6,7 @@ from shutil import copyfile
 
 import torch
 
-from utils.bases.sd import load_pipeline
+from utils.bases.families import load_pipeline
 from utils.common.images import open_image, save_png
 from utils.concepts.load import load_concept
 from utils.evaluation.data_sets import Subject

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from utils.bases.families import check_base
 from utils.bases.pretrained import HUB_ID
 from utils.bases.registry import BASES, Base, base_row
-from utils.bases.sd import check_base
 from utils.common.errors import UserError, short
 from utils.common.images import check_images, list_images
 from utils.concepts.formats import read_concept

@@ -7,7 +7,7 @@ Shapes: B images, L tokens or pixels, D their width, C channels of an attention 
 """
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
@@ -16,6 +16,8 @@ from utils.learners.learner import Learner, Parameters
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+    from utils.bases.base import BaseModel
 
 
 def trainable_cross_attention(unet: "UNet2DConditionModel") -> Parameters:
@@ -49,7 +51,7 @@ def _cast_output(projection: nn.Linear, args: tuple[Tensor], output: Tensor, lik
     return output.to(like.weight.dtype)
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """K, V, Q and the output projection of every cross-attention of the base's UNet."""
     return trainable_cross_attention(base.unet)
 
@@ -61,5 +63,6 @@ LEARNER = Learner(
     pack,
     merge,  # both K/V's and this
     exact=True,
+    layout="official",
     plain="how images follow words (the whole cross-attention)",
 )

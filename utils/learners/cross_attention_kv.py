@@ -5,7 +5,7 @@ Shapes: B images, L tokens, D text width, C channels of an attention layer.
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from utils.learners.learner import Learner, Parameters, Tensors, check_names, ch
 
 if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
+
+    from utils.bases.base import BaseModel
 
 
 def trainable_kv(unet: "UNet2DConditionModel") -> dict[str, nn.Parameter]:
@@ -51,20 +53,20 @@ def detach_bos(projection: nn.Linear, args: tuple[Tensor], output: Tensor, query
     return torch.cat([output[:, :1].detach(), output[:, 1:]], dim=1).to(query.weight.dtype)
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """K and V of every cross-attention of the base's UNet."""
     return trainable_kv(base.unet)
 
 
-def pack(base: Any, parameters: Parameters) -> Tensors:
+def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """The matrices themselves, under the UNet's names; utils/concepts/save.py writes the official layout."""
     return dict(parameters)
 
 
-def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
+def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]:
     """The matrices in the place of the UNet's: all attn2.to_k/to_v, or all of attn2, no less and no more."""
     # A motion module's attn2 attends to frames, not to text.
-    cross = {k: v for k, v in pipeline.unet.named_parameters() if ".attn2." in k and ".attentions." in k}
+    cross = {k: v for k, v in base.unet.named_parameters() if ".attn2." in k and ".attentions." in k}
     kv = {name for name in cross if name.endswith((".to_k.weight", ".to_v.weight"))}
     trained_all = bool(tensors.keys() & (cross.keys() - kv))  # HF's and Adobe's --freeze_model crossattn
     check_names(tensors, cross if trained_all else kv, "UNet", path)
@@ -80,5 +82,6 @@ LEARNER = Learner(
     pack,
     merge,
     exact=True,
+    layout="official",
     plain="how images follow words (keys and values)",
 )

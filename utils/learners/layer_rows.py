@@ -10,13 +10,17 @@ Shapes: B captions, L tokens, G layers, K modifier tokens, D text width.
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from utils.bases.attention import cross_attention_layers
 from utils.common.errors import UserError
 from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
+
+if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
 
 KOHYA = ("IN01 IN02 IN04 IN05 IN07 IN08 MID " + " ".join(f"OUT{n:02}" for n in range(3, 12))).split()
 
@@ -42,15 +46,6 @@ class LayerRows(nn.Module):
             rows = self.rows[layer * len(self.token_ids) + k].to(embeds.dtype)  # (B·G, D)
             embeds = torch.where((ids == token_id)[..., None], rows[:, None], embeds)
         return embeds
-
-
-def cross_attention_layers(unet: nn.Module) -> list[str]:
-    """Names of the UNet's cross-attention layers in the order of their execution: down, middle, up.
-
-    `named_modules` has the middle block last. A motion module's attn2, which attends to frames, is left out.
-    """
-    names = [name for name, _ in unet.named_modules() if name.endswith(".attn2") and ".attentions." in name]
-    return [name for part in ("down_blocks.", "mid_block.", "up_blocks.") for name in names if part in name]
 
 
 def layer_keys(unet: nn.Module) -> list[str]:
@@ -124,16 +119,14 @@ def put_in(text_encoder: nn.Module, unet: nn.Module, rows: LayerRows, length: in
     hook_unet(unet, rows.layers, length)
 
 
-def hook_copy(pipeline: Any, unet: nn.Module) -> None:
-    """Hooks for a UNet made from the pipeline's weights; nothing where the pipeline has no layer rows."""
-    if hasattr(pipeline.text_encoder, "layer_rows"):
-        hook_unet(unet, pipeline.text_encoder.layer_rows.layers, pipeline.tokenizer.model_max_length)
+def hook_copy(base: "BaseModel", unet: nn.Module) -> None:
+    """Hooks for a UNet made from the base's weights; nothing where the base has no layer rows."""
+    if hasattr(base.text_encoder, "layer_rows"):
+        hook_unet(unet, base.text_encoder.layer_rows.layers, base.tokenizer.model_max_length)
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """A copy of the tokens' first rows for every layer, (G·K, D)."""
-    if set(base.rows) != {"rows"}:
-        raise UserError("layer rows know bases with one text encoder; train token_rows, or another base")
     start = base.rows["rows"]  # (K, D)
     layers = len(cross_attention_layers(base.unet))
     first = base.text_encoder.get_input_embeddings().table.num_embeddings
@@ -142,7 +135,7 @@ def attach(base: Any) -> Parameters:
     return {"rows": rows.rows}
 
 
-def pack(base: Any, parameters: Parameters) -> Tensors:
+def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """{layer: (K, D)}, rows in the order of the concept's tokens. With one token: the layout of kohya's XTI.
 
     The token files beside it hold the rows from which training started.
@@ -151,10 +144,10 @@ def pack(base: Any, parameters: Parameters) -> Tensors:
     return dict(zip(keys, parameters["rows"].unflatten(0, (len(keys), -1)), strict=True))
 
 
-def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
-    """No weight of the pipeline changes (see `install`); only checks that layers and width fit."""
-    check_names(tensors, layer_keys(pipeline.unet), "UNet's cross-attention", path)
-    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]:
+    """No weight of the base changes (see `install`); only checks that layers and width fit."""
+    check_names(tensors, layer_keys(base.unet), "UNet's cross-attention", path)
+    width = base.text_encoder.get_input_embeddings().weight.shape[1]
     for name, value in tensors.items():
         check_shape(name, value, torch.empty(len(next(iter(tensors.values()))), width), "text encoder", path)
         if not value.isfinite().all():
@@ -162,13 +155,13 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
     return {}
 
 
-def install(pipeline: Any, tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
-    """Puts checked rows into a plain pipeline whose tokenizer has the tokens."""
+def install(base: "BaseModel", tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
+    """Puts checked rows into a plain base whose tokenizer has the tokens."""
     check_count(len(next(iter(tensors.values()))), token_ids, path)
-    encoder = pipeline.text_encoder
-    rows = LayerRows(torch.cat([tensors[key] for key in layer_keys(pipeline.unet)]), list(token_ids.values()))
+    encoder = base.text_encoder
+    rows = LayerRows(torch.cat([tensors[key] for key in layer_keys(base.unet)]), list(token_ids.values()))
     rows.requires_grad_(False).to(encoder.device)
-    put_in(encoder, pipeline.unet, rows, pipeline.tokenizer.model_max_length)
+    put_in(encoder, base.unet, rows, base.tokenizer.model_max_length)
 
 
 LEARNER = Learner(
@@ -185,4 +178,5 @@ LEARNER = Learner(
     tokens_only=True,
     one_vector=True,
     plain="the new word, once for each layer",
+    one_encoder=True,
 )

@@ -3,15 +3,20 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from utils.common.errors import UserError
 
+if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
+
 Parameters = dict[str, nn.Parameter]
 Tensors = dict[str, Tensor]
 WRONG_BASE = "load the base model it was trained on"
+# "own": <learner>.safetensors; "official": the official K/V file; "tokens": a file for each modifier token.
+LAYOUTS = ("own", "official", "tokens")
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class Learner:
 
     attach(base): makes its parameters trainable, float32, and returns them by name; everything else stays as
     it is. Called once, when the whole base is frozen and the modifier tokens are installed. pack(base,
-    parameters): the tensors of its file in a concept's folder. merge(pipeline, tensors, path): {component:
-    {parameter name: new value}} of a plain pipeline, float32; changes nothing. Raises UserError for tensors
+    parameters): the tensors of its file in a concept's folder. merge(base, tensors, path): {component:
+    {parameter name: new value}} of a plain base, float32; changes nothing. Raises UserError for tensors
     that do not fit; path: of the concept, for messages. title: shown to users; plain: the same for who does
     not know the terms. rate: the configuration's
     field with its learning rate. text: whether the text losses reach it. exact: whether its file gives its
@@ -29,17 +34,19 @@ class Learner:
     modifier token stay as they are. layered: whether text states hold a copy for each layer. timed: whether
     a token means something else at every timestep, so that its prompts have no text states of their own.
     one_vector: whether a token has to be a single row (--num_vectors 1).
-    install(pipeline, tensors, token ids by token, path): for a learner that more than changed weights put
+    keeps(base): bytes that it keeps beside parameters, once attached. one_encoder: whether it knows bases
+    with a single text encoder only. layout: of its file, see LAYOUTS.
+    install(base, tensors, token ids by token, path): for a learner that more than changed weights put
     into effect; called after `merge` has checked the tensors, when the tokens are in place.
-    hook_copy(pipeline, unet): what `install` did to the pipeline's UNet, for one made from its weights;
-    nothing where the pipeline has none of it.
+    hook_copy(base, unet): what `install` did to the base's UNet, for one made from its weights;
+    nothing where the base has none of it.
     """
 
     name: str
     title: str
-    attach: Callable[[Any], Parameters]
-    pack: Callable[[Any, Parameters], Tensors]
-    merge: Callable[[Any, Tensors, Path], dict[str, Tensors]]
+    attach: "Callable[[BaseModel], Parameters]"
+    pack: "Callable[[BaseModel, Parameters], Tensors]"
+    merge: "Callable[[BaseModel, Tensors, Path], dict[str, Tensors]]"
     rate: str = "learning_rate"
     text: bool = False
     exact: bool = False
@@ -47,9 +54,15 @@ class Learner:
     layered: bool = False
     timed: bool = False
     one_vector: bool = False
-    install: Callable[[Any, Tensors, dict[str, int], Path], None] | None = None
-    hook_copy: Callable[[Any, Any], None] | None = None
     plain: str = ""
+    keeps: "Callable[[BaseModel], int] | None" = None
+    one_encoder: bool = False
+    layout: str = "own"
+    install: "Callable[[BaseModel, Tensors, dict[str, int], Path], None] | None" = None
+    hook_copy: "Callable[[BaseModel, nn.Module], None] | None" = None
+
+    def __post_init__(self) -> None:
+        assert self.layout in LAYOUTS, self.layout
 
 
 def check_names(found: Iterable[str], expected: Iterable[str], owner: str, path: Path) -> None:

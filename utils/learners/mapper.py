@@ -15,16 +15,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from utils.bases.attention import cross_attention_layers
 from utils.common.errors import UserError
-from utils.learners.layer_rows import cross_attention_layers
 from utils.learners.learner import Learner, Parameters, Tensors, check_count, check_names, check_shape
 from utils.learners.mapper_network import HIDDEN, Mappers, kept_in_training
+
+if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
 
 BYPASS = 0.2  # length of the bypass, of the state's, as published
 MARK, DIGIT = 2.0**14, 64  # bfloat16 and float16 hold the mark and every digit exactly
@@ -148,16 +151,14 @@ def put_in(text_encoder: nn.Module, unet: nn.Module, mappers: Mappers, length: i
     hook_unet(text_encoder, unet, length)
 
 
-def hook_copy(pipeline: Any, unet: nn.Module) -> None:
-    """Hooks for a UNet made from the pipeline's weights; nothing where the pipeline has no mappers."""
-    if hasattr(pipeline.text_encoder, "mappers"):
-        hook_unet(pipeline.text_encoder, unet, pipeline.tokenizer.model_max_length)
+def hook_copy(base: "BaseModel", unet: nn.Module) -> None:
+    """Hooks for a UNet made from the base's weights; nothing where the base has no mappers."""
+    if hasattr(base.text_encoder, "mappers"):
+        hook_unet(base.text_encoder, unet, base.tokenizer.model_max_length)
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """A mapper for each token, drawn by one seed; its rows have the length of the token's first row."""
-    if set(base.rows) != {"rows"}:
-        raise UserError("mappers know bases with one text encoder; train token_rows, or another base")
     rows = base.rows["rows"]  # (K, D)
     first = base.text_encoder.get_input_embeddings().table.num_embeddings
     layers = len(cross_attention_layers(base.unet))
@@ -166,20 +167,20 @@ def attach(base: Any) -> Parameters:
     return dict(mappers.named_parameters())
 
 
-def pack(base: Any, parameters: Parameters) -> Tensors:
+def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """The mappers' parameters and frequencies, `each.<k>.…` of token k, and the lengths of their rows."""
     return dict(base.text_encoder.mappers.state_dict())
 
 
-def _empty(pipeline: Any, count: int) -> Mappers:
-    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
-    return Mappers(torch.zeros(count, width), range(count), len(cross_attention_layers(pipeline.unet)))
+def _empty(base: "BaseModel", count: int) -> Mappers:
+    width = base.text_encoder.get_input_embeddings().weight.shape[1]
+    return Mappers(torch.zeros(count, width), range(count), len(cross_attention_layers(base.unet)))
 
 
-def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
-    """No weight of the pipeline changes (see `install`); only checks that layers and width fit."""
+def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]:
+    """No weight of the base changes (see `install`); only checks that layers and width fit."""
     count = sum(name.endswith(".frequencies") for name in tensors)
-    expected = _empty(pipeline, max(count, 1)).state_dict()
+    expected = _empty(base, max(count, 1)).state_dict()
     check_names(tensors, expected, "mappers", path)
     for name, value in tensors.items():
         check_shape(name, value, expected[name], "mapper", path)
@@ -188,15 +189,15 @@ def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
     return {}
 
 
-def install(pipeline: Any, tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
-    """Puts checked mappers into a plain pipeline whose tokenizer has the tokens."""
+def install(base: "BaseModel", tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
+    """Puts checked mappers into a plain base whose tokenizer has the tokens."""
     check_count(len(tensors["norms"]), token_ids, path)
-    mappers = _empty(pipeline, len(token_ids))
+    mappers = _empty(base, len(token_ids))
     mappers.load_state_dict(tensors)
     mappers.token_ids = list(token_ids.values())
-    encoder = pipeline.text_encoder
+    encoder = base.text_encoder
     mappers.requires_grad_(False).to(encoder.device)
-    put_in(encoder, pipeline.unet, mappers, pipeline.tokenizer.model_max_length)
+    put_in(encoder, base.unet, mappers, base.tokenizer.model_max_length)
 
 
 LEARNER = Learner(
@@ -210,6 +211,7 @@ LEARNER = Learner(
     hook_copy=hook_copy,
     tokens_only=True,
     one_vector=True,
+    one_encoder=True,
     timed=True,
     plain="a small network that gives the new word its meaning",
 )

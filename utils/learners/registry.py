@@ -1,38 +1,23 @@
-"""What can train, one row each; a method's stages name these rows.
+"""What can train; a method's stages name these rows.
 
-A learner is a file of this folder: which parameters it trains, what it puts in a concept's file, and how that
-is merged into a plain pipeline.
+A learner is a file of this folder, which says all that others must know of it, and its name in NAMES: which
+parameters it trains, what it puts in a concept's file, and how that is merged into a plain base.
 """
 
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
 
 from utils.common.errors import UserError
-from utils.learners import (
-    cross_attention,
-    cross_attention_kv,
-    layer_rows,
-    mapper,
-    spectral,
-    text_encoder,
-    token_rows,
-    unet,
-)
 from utils.learners.learner import Learner
+from utils.learners.names import NAMES
 
-LEARNERS: dict[str, Learner] = {
-    learner.name: learner
-    for learner in (
-        cross_attention_kv.LEARNER,
-        cross_attention.LEARNER,
-        token_rows.LEARNER,
-        layer_rows.LEARNER,
-        mapper.LEARNER,
-        unet.LEARNER,
-        text_encoder.LEARNER,
-        spectral.LEARNER,
-    )
-}
+LEARNERS: dict[str, Learner] = {name: import_module(f"utils.learners.{name}").LEARNER for name in NAMES}
+
+
+def laid_out(names: Iterable[str], layout: str) -> str | None:
+    """The first of the learners whose file has this layout, None if there is none."""
+    return next((name for name in names if LEARNERS[name].layout == layout), None)
 
 
 def check_has_text_states(learners: Iterable[str], path: Path | str) -> None:

@@ -13,7 +13,7 @@ Shapes: o outputs, i = in·kh·kw inputs, r = min(o, i).
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from torch.nn.utils import parametrize
 
 from utils.common.errors import UserError
 from utils.learners.learner import WRONG_BASE, Learner, Parameters, Tensors, check_names, check_shape
+
+if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
 
 TOLERANCE = 1e-2  # of the largest singular value: rounding to half precision stays far below
 
@@ -70,7 +73,7 @@ def matrices(unet: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """δ of every matrix, zero at the start: the first output is the base model's, bit for bit."""
     deltas = {}
     for name, module in matrices(base.unet).items():
@@ -82,7 +85,13 @@ def attach(base: Any) -> Parameters:
     return deltas
 
 
-def pack(base: Any, parameters: Parameters) -> Tensors:
+def keeps(base: "BaseModel") -> int:
+    """Bytes of U, σ and Vᵀ of all matrices."""
+    shifts = [each for each in base.unet.modules() if isinstance(each, SpectralShift)]
+    return sum(part.numel() * part.element_size() for shift in shifts for part in shift.basis)
+
+
+def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """{"<module>.delta": (r,), "<module>.sigma": (r,)}."""
     tensors = {}
     for name, delta in parameters.items():
@@ -91,13 +100,13 @@ def pack(base: Any, parameters: Parameters) -> Tensors:
     return tensors
 
 
-def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
+def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]:
     """Every shifted matrix, as a plain weight. Raises UserError where the singular values are others.
 
     Decomposes the whole UNet again. Weights that were rounded to half precision before have slightly other
     singular vectors; for the exact result load the concept into a float32 pipeline, then cast.
     """
-    modules = matrices(pipeline.unet)
+    modules = matrices(base.unet)
     check_names(tensors, [f"{name}.{part}" for name in modules for part in ("delta", "sigma")], "UNet", path)
     values = {}
     for name, module in modules.items():
@@ -118,5 +127,6 @@ LEARNER = Learner(
     attach,
     pack,
     merge,
+    keeps=keeps,
     plain="how strong each part of the image model is (singular values)",
 )

@@ -5,7 +5,7 @@ Shapes: B phrases, L tokens, V rows of the frozen table, K modifier tokens, D te
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,8 @@ from utils.learners.learner import Learner, Parameters, Tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from utils.bases.base import BaseModel
 
 
 class ModifierTokens(nn.Module):
@@ -149,20 +151,20 @@ def first_ids(tokenizer: "PreTrainedTokenizerBase", word: str, start: str) -> li
     return ids
 
 
-def attach(base: Any) -> Parameters:
+def attach(base: "BaseModel") -> Parameters:
     """The rows that base.add_tokens has installed, (K, D) in each text encoder."""
     for rows in base.rows.values():
         rows.requires_grad_(True)
     return dict(base.rows)
 
 
-def pack(base: Any, parameters: Parameters) -> Tensors:
+def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """The rows; utils/concepts/save.py writes a file for each token."""
     return dict(parameters)
 
 
-def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
-    """No weight of the pipeline changes: utils/concepts/load.py adds the tokens."""
+def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]:
+    """No weight of the base changes: utils/concepts/load.py adds the tokens."""
     return {}
 
 
@@ -177,4 +179,5 @@ LEARNER = Learner(
     exact=True,
     tokens_only=True,
     plain="the new word",
+    layout="tokens",
 )

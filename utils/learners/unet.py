@@ -5,19 +5,22 @@ an error of at most 0.4 % of each change. (Weights rounded to half precision wou
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from utils.learners.learner import Learner, Parameters, Tensors, check_names, check_shape, train_whole
 
+if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
 
-def attach(base: Any) -> Parameters:
+
+def attach(base: "BaseModel") -> Parameters:
     """Every parameter of the UNet."""
     return train_whole(base.unet)
 
 
-def pack(base: Any, parameters: Parameters) -> Tensors:
+def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """The differences to the base model's own weights, which are read again, in bfloat16."""
     return differences(base.original("unet").state_dict(), parameters)
 
@@ -30,9 +33,9 @@ def differences(start: Tensors, parameters: Parameters) -> Tensors:
     }
 
 
-def merge(pipeline: Any, tensors: Tensors, path: Path) -> dict[str, Tensors]:
+def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]:
     """The UNet's weights plus their differences; motion modules keep theirs."""
-    own = {k: v for k, v in pipeline.unet.named_parameters() if ".motion_modules." not in k}
+    own = {k: v for k, v in base.unet.named_parameters() if ".motion_modules." not in k}
     return {"unet": added(own, tensors, "UNet", path)}
 
 

@@ -22,6 +22,7 @@ from utils.losses.context_prompts import draw_prompt, kind_of
 from utils.losses.contextualizer import Contextualizer, load_contextualizer, show_mask_row
 
 if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
     from utils.config.train_config import TrainConfig
     from utils.losses.predict import Prediction
 
@@ -122,7 +123,7 @@ class MaskedLanguage:
         return stack(rows, self.contextualizer)
 
 
-def prepare_mlm(base: Any, config: TrainConfig) -> MaskedLanguage:
+def prepare_mlm(base: BaseModel, config: TrainConfig) -> MaskedLanguage:
     """Load the base's contextualizer and let its text encoder read [MASK]; before anything has been trained.
 
     Raises UserError as `load_contextualizer` does.

@@ -14,9 +14,10 @@ from utils.learners.registry import LEARNERS
 from utils.losses.denoise import prior_term
 from utils.losses.mlm import mlm_term, prepare_mlm
 from utils.losses.preserve import dop_term, l2_term
-from utils.losses.spl import spl_term
+from utils.losses.spl import spl_parts, spl_term
 
 if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
     from utils.config.train_config import TrainConfig
     from utils.losses.predict import Prediction
 
@@ -32,24 +33,37 @@ def check_finite(terms: dict[str, float], step: int) -> None:
 class Loss:
     """A term beside the denoising loss: its name in the log, its weight λ, and the term itself.
 
-    weight(config): None where a run does not have it; 0: it is logged, without gradient. prior: it needs
-    class images. text: it depends on the text path alone, so that a stage which trains nothing there leaves
-    it out. output: it compares predictions on class captions, so that a stage which trains tokens alone
-    leaves it out. start: it needs what trains as it was at the start. prepare(base, config): None, or what
-    the loss sets up once, before anything has been trained: an object whose draw(step), a function of (run
-    seed, step) alone, holds token `ids` (N, …) to be encoded. plain: what it does, for who does not know the
-    terms; "": its name is shown.
+    title: what users know it by, for messages. weight(config): None where a run does not have it; 0: it is
+    logged, without gradient. prior: it needs class images. text: it depends on the text path alone, so that a
+    stage which trains nothing there leaves it out. output: it compares predictions on class captions, so that
+    a stage which trains tokens alone leaves it out. start: it needs what trains as it was at the start.
+    layered: it can read text states that hold a copy for each layer. one_encoder: it needs a base with one
+    text encoder. asked(config): whether the user wants it, where that is not whether it has a weight.
+    parts: what the log says of it besides: name -> scalar without gradient.
+    prepare(base, config): None, or what the loss sets up once, before anything has been trained: an object
+    whose draw(step), a function of (run seed, step) alone, holds token `ids` (N, …) to be encoded.
+    plain: what it does, for who does not know the terms; "": its name is shown.
     """
 
     name: str
     weight: Callable[[TrainConfig], float | None]
     of: Callable[[Prediction], Tensor]
+    title: str = ""
     prior: bool = False
     text: bool = False
     output: bool = False
     start: bool = False
-    prepare: Callable[[Any, Any], Any] | None = None
+    layered: bool = True
+    one_encoder: bool = False
+    asked: Callable[[TrainConfig], bool] | None = None
+    parts: Callable[[Prediction], dict[str, Tensor]] | None = None
+    prepare: Callable[[BaseModel, TrainConfig], Any] | None = None
     plain: str = ""
+
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return self.title or self.name
 
 
 LOSSES: dict[str, Loss] = {
@@ -59,13 +73,17 @@ LOSSES: dict[str, Loss] = {
             "loss_spl",
             lambda config: config.lambda_spl if config.cls_token else None,
             spl_term,
+            title="the semantic preservation loss",
             text=True,
+            asked=lambda config: config.spl,
+            parts=spl_parts,
             plain="the new word has to stay close to its class",
         ),
         Loss(
             "loss_prior",
             lambda config: config.prior_loss_weight,
             prior_term,
+            title="--with_prior_preservation",
             prior=True,
             plain="images of the class, drawn beforehand, keep the class as it is",
         ),
@@ -73,6 +91,7 @@ LOSSES: dict[str, Loss] = {
             "loss_dop",
             lambda config: config.weight("dop_weight"),
             dop_term,
+            title="--dop_weight",
             output=True,
             start=True,
             plain="prompts of the class alone have to give what they gave before",
@@ -81,6 +100,7 @@ LOSSES: dict[str, Loss] = {
             "loss_l2",
             lambda config: config.weight("l2_weight"),
             l2_term,
+            title="--l2_weight",
             start=True,
             plain="nothing may move far from where it began",
         ),
@@ -88,7 +108,10 @@ LOSSES: dict[str, Loss] = {
             "loss_mlm",
             lambda config: config.weight("mlm_weight"),
             mlm_term,
+            title="--mlm_weight",
             text=True,
+            layered=False,
+            one_encoder=True,
             prepare=prepare_mlm,
             plain="the new word must leave the words around it readable",
         ),
@@ -96,7 +119,16 @@ LOSSES: dict[str, Loss] = {
 }
 
 
-def prepare_losses(base: Any, config: TrainConfig) -> dict[str, Any]:
+def asked_for(config: TrainConfig) -> list[Loss]:
+    """The losses that the user, or the method, wants."""
+    return [
+        loss
+        for loss in LOSSES.values()
+        if (loss.asked(config) if loss.asked else loss.weight(config) is not None)
+    ]
+
+
+def prepare_losses(base: BaseModel, config: TrainConfig) -> dict[str, Any]:
     """Loss -> what it sets up, for the losses that this run has."""
     wanted = [each for each in LOSSES.values() if each.prepare and each.weight(config) is not None]
     return {loss.name: loss.prepare(base, config) for loss in wanted}

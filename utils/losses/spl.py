@@ -8,7 +8,7 @@ E reads a phrase at its EOS token. K concepts with a class word, D text width. a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch import Tensor
 from utils.bases.text import check_contains
 
 if TYPE_CHECKING:
+    from utils.bases.base import BaseModel
     from utils.config.train_config import TrainConfig
     from utils.losses.predict import Prediction
 
@@ -33,7 +34,7 @@ class Phrases:
     modifiers: Tensor | None
 
 
-def phrases_of(base: Any, config: TrainConfig) -> Phrases:
+def phrases_of(base: BaseModel, config: TrainConfig) -> Phrases:
     """The phrases of the concepts whose class is known; before anything has been trained."""
     named = [concept for concept in config.concepts() if concept.cls_token]
     class_ids = base.tokenize([f"a photo of a {concept.cls_token}" for concept in named])
@@ -63,6 +64,14 @@ def loss_spl(features: Tensor, class_features: Tensor) -> Tensor:
     """
     assert features.shape == class_features.shape, f"{tuple(features.shape)}, {tuple(class_features.shape)}"
     return cosine_distance(features, class_features.detach()).mean()
+
+
+def spl_parts(prediction: Prediction) -> dict[str, Tensor]:
+    """Each feature's share, without gradient, for the log: of SDXL TE1 at EOS, TE2 at EOS, the pooled."""
+    features = zip(
+        prediction.feature_names, prediction.phrase_features, prediction.class_features, strict=False
+    )
+    return {name: loss_spl(feature, constant).detach() for name, feature, constant in features}
 
 
 def spl_term(prediction: Prediction) -> Tensor:

@@ -12,16 +12,15 @@ Shapes: N captions, L tokens, D text width, B noisy latents, C latent channels, 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from utils.bases.base import BaseModel
 from utils.bases.registry import Sampling
 from utils.common.images import to_pixels
 from utils.common.seeds import seed_of
-from utils.learners.layer_rows import cross_attention_layers
 from utils.losses.denoise import target_of
 from utils.sampling.images import sample
 
@@ -66,7 +65,7 @@ class Probe:
 
 
 def class_images(
-    pipeline: Any, words: Sequence[str], count: int, seed: int, sampling: Sampling
+    base: BaseModel, words: Sequence[str], count: int, seed: int, sampling: Sampling
 ) -> dict[str, list[Image.Image]]:
     """`count` images "a photo of a dog" of each class word, drawn by the base with seeds of their own."""
     steps = min(DRAWING_STEPS, sampling.num_inference_steps)
@@ -74,12 +73,14 @@ def class_images(
     for word in words:
         seeds = [seed_of(seed, "drift image", word, i) for i in range(count)]
         settings = (steps, sampling.guidance_scale, sampling.eta)
-        drawn[word] = list(sample(pipeline, [f"a photo of a {word}"] * count, seeds, *settings))
+        drawn[word] = list(sample(base, [f"a photo of a {word}"] * count, seeds, *settings))
     return drawn
 
 
 @torch.no_grad()
-def noise_images(base: Any, pixels: Sequence[Tensor], captions: Sequence[str], seed: int) -> NoisyImages:
+def noise_images(
+    base: BaseModel, pixels: Sequence[Tensor], captions: Sequence[str], seed: int
+) -> NoisyImages:
     """Each image, (3, H, W) in [-1, 1] with its caption, noised to LEVELS timesteps by noise of the seed."""
     scheduler, parts = base.noise_scheduler, []
     steps = scheduler.config.num_train_timesteps
@@ -97,7 +98,7 @@ def noise_images(base: Any, pixels: Sequence[Tensor], captions: Sequence[str], s
     return NoisyImages(noisy_latents, targets, timesteps, ids)
 
 
-def make_probe(base: Any, images: dict[str, list[Image.Image]], seed: int) -> Probe:
+def make_probe(base: BaseModel, images: dict[str, list[Image.Image]], seed: int) -> Probe:
     """What the untouched base makes of its class images (class word -> images) and of class captions."""
     ids = base.tokenize([context.format(word) for word in images for context in CONTEXTS])
     flat = [(to_pixels(image), f"a photo of a {word}") for word, each in images.items() for image in each]
@@ -105,7 +106,7 @@ def make_probe(base: Any, images: dict[str, list[Image.Image]], seed: int) -> Pr
     return Probe(ids, keys_and_values(base, ids), noisy, predict(base, noisy))
 
 
-def measure_drift(base: Any, probe: Probe) -> Drift:
+def measure_drift(base: BaseModel, probe: Probe) -> Drift:
     """How far a tuned model is from what `probe` holds of its base."""
     now = keys_and_values(base, probe.ids)
     changes = [((n - b).norm() / b.norm()).item() for n, b in zip(now, probe.layers, strict=True)]
@@ -114,15 +115,14 @@ def measure_drift(base: Any, probe: Probe) -> Drift:
 
 
 @torch.no_grad()
-def keys_and_values(base: Any, ids: Tensor) -> list[Tensor]:
+def keys_and_values(base: BaseModel, ids: Tensor) -> list[Tensor]:
     """to_k and to_v of every cross-attention on the captions' own text states, float32.
 
     Where layers have text states of their own (XTI), each projects its own.
     """
     states = base.encode(ids)[0].split(ids.shape[1], dim=1)
     projected = []
-    for layer, name in enumerate(cross_attention_layers(base.unet)):
-        attention = base.unet.get_submodule(name)
+    for layer, attention in enumerate(base.cross_attentions().values()):
         own = states[min(layer, len(states) - 1)]
         for projection in (attention.to_k, attention.to_v):
             with torch.autocast(own.device.type, enabled=False):
@@ -131,7 +131,7 @@ def keys_and_values(base: Any, ids: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def predict(base: Any, images: NoisyImages) -> Tensor:
+def predict(base: BaseModel, images: NoisyImages) -> Tensor:
     """The model's prediction for noisy images, (B, C, h, w) float32, a few at a time."""
     parts = (images.noisy_latents, images.timesteps, images.ids)
     batches = zip(*(part.split(BATCH) for part in parts), strict=True)

@@ -7,12 +7,13 @@ K concepts.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from utils.bases.base import BaseModel
 from utils.bases.registry import base_row, judge_path
 from utils.common.images import open_image
 from utils.config.train_config import TrainConfig
@@ -31,6 +32,9 @@ from utils.measures.drift import (
 )
 from utils.scores.encoders import ClipEncoder, DinoEncoder, check_clip_prompts, check_dino
 from utils.scores.similarity import clip_t, dino_i
+
+if TYPE_CHECKING:
+    from utils.training.run import Run
 
 CLASS_IMAGES = 4  # of each class, drawn by the base before the first step
 
@@ -65,7 +69,7 @@ def check_judges(config: TrainConfig) -> None:
 
 
 def prepare_measures(
-    base: Any,
+    base: BaseModel,
     config: TrainConfig,
     instances: InstanceDataset,
     autocast: Callable[[], AbstractContextManager],
@@ -81,7 +85,7 @@ def prepare_measures(
     if config.drift_steps or chosen == "drift":
         words = list(dict.fromkeys(config.cls_tokens))
         sampling = base_row(config.pretrained_model_name_or_path).sampling
-        images = class_images(base.pipeline, words, CLASS_IMAGES, config.seed, sampling)
+        images = class_images(base, words, CLASS_IMAGES, config.seed, sampling)
         with autocast():
             probe = make_probe(base, images, config.seed)
     if chosen == "error":
@@ -108,7 +112,7 @@ def _asked(config: TrainConfig) -> str:
     return class_caption(config.validation_prompt, config.concepts())
 
 
-def measure_run(run: Any, step: int, last_of_stage: bool, drawn: Sequence[Image.Image]) -> dict[str, float]:
+def measure_run(run: "Run", step: int, last_of_stage: bool, drawn: Sequence[Image.Image]) -> dict[str, float]:
     """What is due after `step`, for the log. drawn: the validation images of this step, if any.
 
     drift_layers, drift_prediction, drift_relative: see drift.py. distance: of the concepts' phrases to their
@@ -139,7 +143,7 @@ def is_candidate(config: TrainConfig, step: int, last_of_stage: bool) -> bool:
 
 
 @torch.no_grad()
-def _distance(run: Any) -> float:
+def _distance(run: "Run") -> float:
     phrases, base = run.phrases, run.base
     features = base.features(base.encode(phrases.ids), phrases.ids, phrases.modifiers)
     classes = phrases.class_features * (len(features) // len(phrases.class_features))  # a copy for each layer

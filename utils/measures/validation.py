@@ -11,11 +11,11 @@ from utils.sampling.grids import save_grid
 from utils.sampling.images import sample
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 def validate(
-    pipeline: "StableDiffusionPipeline",
+    pipeline: "DiffusionPipeline",
     prompt: str,
     count: int,
     seed: int,

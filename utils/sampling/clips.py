@@ -21,10 +21,10 @@ from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 from transformers.utils import logging as transformers_logging
 
+from utils.bases.families import as_base, load_pipeline
 from utils.bases.parts import check_weights
 from utils.bases.pretrained import readable
 from utils.bases.registry import ClipSampling, as_dict, base_row
-from utils.bases.sd import load_pipeline
 from utils.common.errors import UserError, in_memory
 from utils.concepts.load import load_concept
 from utils.learners.registry import LEARNERS
@@ -32,7 +32,7 @@ from utils.sampling.images import check_scheduler, make_scheduler
 from utils.sampling.motion_adapters import check_adapter, noise_levels
 
 if TYPE_CHECKING:
-    from diffusers import AnimateDiffPipeline, StableDiffusionPipeline
+    from diffusers import AnimateDiffPipeline, DiffusionPipeline
 
 WINDOW = 16  # frames of a FreeNoise window: the length adapters are trained on
 FREE_INIT_ROUNDS = 3
@@ -61,39 +61,30 @@ def load_video_pipeline(
 
 
 def animate(
-    pipeline: "StableDiffusionPipeline", motion_adapter: str | Path, beta_schedule: str | None = None
+    pipeline: "DiffusionPipeline", motion_adapter: str | Path, beta_schedule: str | None = None
 ) -> "AnimateDiffPipeline":
     """An AnimateDiffPipeline of the parts of `pipeline`, its UNet copied and motion modules put in.
 
     Concepts are to be merged before (`load_concept`): with diffusers' own processors the copy would raise.
     Raises UserError for weights that are missing or left over in the adapter's file.
     """
+    base = as_base(pipeline)
     levels = noise_levels(pipeline.scheduler.config, motion_adapter, beta_schedule)
     with _quiet():
-        from diffusers import AnimateDiffPipeline  # takes seconds
-
         with readable("motion adapter", motion_adapter):
             adapter, report = MotionAdapter.from_pretrained(
-                motion_adapter, torch_dtype=pipeline.unet.dtype, output_loading_info=True
+                motion_adapter, torch_dtype=base.unet.dtype, output_loading_info=True
             )
         check_weights(adapter, report, f"motion adapter {motion_adapter}")
-        unet = UNetMotionModel.from_unet2d(pipeline.unet, adapter).to(pipeline.device)
+        unet = UNetMotionModel.from_unet2d(base.unet, adapter).to(base.device)
     for learner in LEARNERS.values():
         if learner.hook_copy is not None:
-            learner.hook_copy(pipeline, unet)
+            learner.hook_copy(base, unet)
     parts = dict(unet.named_parameters())
-    lost = [name for name, value in pipeline.unet.named_parameters() if not torch.equal(parts[name], value)]
+    lost = [name for name, value in base.unet.named_parameters() if not torch.equal(parts[name], value)]
     assert not lost, f"the motion UNet differs from the image UNet in {lost[:2]}"
-    video = AnimateDiffPipeline(
-        vae=pipeline.vae,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        unet=unet,
-        motion_adapter=adapter,
-        scheduler=make_scheduler("ddim", levels),
-    )
-    video.set_progress_bar_config(disable=True)
-    return video
+    with _quiet():
+        return base.video_pipeline(unet, adapter, make_scheduler("ddim", levels))
 
 
 def settings_of(base: str) -> dict[str, Any]:

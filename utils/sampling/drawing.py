@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from utils.bases.devices import choose_device_dtype
+from utils.bases.families import check_base, load_pipeline
 from utils.bases.registry import Base, base_row, recorded_name
-from utils.bases.sd import check_base, load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.formats import read_concept
 from utils.concepts.load import load_concept
@@ -18,7 +18,7 @@ from utils.sampling.prompts import check_modifier_tokens, check_together, read_p
 from utils.sampling.settings import DrawingFlags, check_steps
 
 if TYPE_CHECKING:
-    from diffusers import StableDiffusionPipeline
+    from diffusers import DiffusionPipeline
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Drawing:
     device: torch.device
     dtype: torch.dtype
 
-    def load(self) -> "StableDiffusionPipeline":
+    def load(self) -> "DiffusionPipeline":
         """The base with the concepts merged. Raises UserError as `load_concept` does."""
         pipeline = load_pipeline(self.row.path, self.device, self.dtype)
         for path, name in zip(self.paths, self.names, strict=True):

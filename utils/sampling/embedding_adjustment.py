@@ -12,14 +12,19 @@ Shapes: B prompts, L tokens, G layers (1, or those of layer rows), D text width.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.sampling.encode import encode
+from utils.bases.base import BaseModel
+from utils.bases.families import as_base
 from utils.sampling.settings import check_rotation
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from transformers import PreTrainedTokenizerBase
 
 
 def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
@@ -38,7 +43,7 @@ def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
 
 @torch.no_grad()
 def adjust(
-    pipeline: Any,
+    pipeline: "BaseModel | DiffusionPipeline",
     prompts: Sequence[str],
     states: Tensor,
     classes: Mapping[str, str | None],
@@ -51,17 +56,17 @@ def adjust(
     seen the others. Prompts without a token stay as they are. Raises UserError as `check_rotation` does.
     """
     check_rotation(rotation, classes)
-    adjusted = states.clone()
+    base, adjusted = as_base(pipeline), states.clone()
+    tokenizer, length = base.tokenizer, base.tokenizer.model_max_length
     for number, prompt in enumerate(prompts):
         for token, word in classes.items():
             if token not in prompt:
                 continue
-            class_prompt, last = _in_place_of(pipeline.tokenizer, prompt, token, word)
-            place = _first(pipeline.tokenizer, prompt, token)
-            if place is None or last >= pipeline.tokenizer.model_max_length - 1:
+            class_prompt, last = _in_place_of(tokenizer, prompt, token, word)
+            place = _first(tokenizer, prompt, token)
+            if place is None or last >= length - 1:
                 continue  # cut off: the prompt shows nothing of it
-            others, _ = encode(pipeline, [class_prompt])
-            length = pipeline.tokenizer.model_max_length
+            others = base.text_states([class_prompt])
             own = states[number, place::length].float()  # (G, D)
             target = others[0, last::length].to(own)
             norm = target.norm(dim=-1, keepdim=True)
@@ -69,14 +74,14 @@ def adjust(
     return adjusted
 
 
-def _first(tokenizer: Any, prompt: str, token: str) -> int | None:
+def _first(tokenizer: "PreTrainedTokenizerBase", prompt: str, token: str) -> int | None:
     """The place of the token in the encoded prompt, None where the prompt is cut before it."""
     ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
     wanted = tokenizer.convert_tokens_to_ids(token)
     return ids.index(wanted) if wanted in ids else None
 
 
-def _in_place_of(tokenizer: Any, prompt: str, token: str, word: str) -> tuple[str, int]:
+def _in_place_of(tokenizer: "PreTrainedTokenizerBase", prompt: str, token: str, word: str) -> tuple[str, int]:
     """The prompt with the class for the concept, and the place of the class's last token."""
     phrase = f"{token} {word}" if f"{token} {word}" in prompt else token
     before, after = prompt.split(phrase, 1)

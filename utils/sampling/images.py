@@ -2,21 +2,22 @@
 
 A trained concept in Python:
 
-    pipeline = load_pipeline("data/toon/sd")           # utils.bases.sd
+    pipeline = load_pipeline("data/toon/sd")           # utils.bases
     load_concept(pipeline, "ckpt/concept")             # utils.concepts.load
     image = next(sample(pipeline, ["a <new1> dog wearing headphones on the beach"], seeds=[0]))
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import diffusers
 import torch
 from PIL import Image
 
+from utils.bases.base import Adjust, BaseModel
+from utils.bases.families import as_base
 from utils.bases.registry import Sampling
 from utils.common.errors import in_memory
-from utils.sampling.encode import encode
 from utils.sampling.settings import SCHEDULERS, check_scheduler
 
 
@@ -27,19 +28,19 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> diffusers.SchedulerM
     return getattr(diffusers, class_name).from_config(config, **overrides)
 
 
-def half_beside_float32(pipeline: diffusers.DiffusionPipeline) -> torch.autocast:
+def half_beside_float32(base: BaseModel) -> torch.autocast:
     """Autocast for a UNet that trains in float32 while the rest is in half precision; else without effect.
 
     Its latents are float32, which an autoencoder in half precision would refuse.
     """
-    half = pipeline.vae.dtype
-    mixed = pipeline.unet.dtype == torch.float32 and half != torch.float32
-    return torch.autocast(pipeline.device.type, half if mixed else None, enabled=mixed)
+    half = base.pipeline.vae.dtype
+    mixed = base.unet.dtype == torch.float32 and half != torch.float32
+    return torch.autocast(base.device.type, half if mixed else None, enabled=mixed)
 
 
 @torch.no_grad()
 def sample(
-    pipeline: diffusers.DiffusionPipeline,
+    pipeline: "BaseModel | diffusers.DiffusionPipeline",
     prompts: Sequence[str],
     seeds: Sequence[int],
     num_inference_steps: int = Sampling.num_inference_steps,
@@ -48,7 +49,7 @@ def sample(
     negative_prompt: str | None = None,
     batch_size: int = 4,
     scheduler: str = "ddim",
-    adjust: Callable[[Sequence[str], torch.Tensor], torch.Tensor] | None = None,
+    adjust: Adjust | None = None,
 ) -> Iterator[Image.Image]:
     """Yields one image for each pair (prompts[i], seeds[i]), in order; the defaults are the paper's.
 
@@ -59,24 +60,18 @@ def sample(
     Raises UserError as `check_scheduler` does.
     """
     check_scheduler(scheduler, eta)
-    pipeline.scheduler = make_scheduler(scheduler, pipeline.scheduler.config)
-    # Prompts are encoded here, so that a float32 text encoder can stand before a half-precision UNet, as in
-    # training; a pipeline that has the text encoder would cast the features back to its dtype.
-    painter = type(pipeline)(**pipeline.components | {"text_encoder": None}, requires_safety_checker=False)
-    painter.set_progress_bar_config(disable=True)
+    base = as_base(pipeline)
+    base.pipeline.scheduler = make_scheduler(scheduler, base.pipeline.scheduler.config)
+    painter = base.painter()
     pairs = list(zip(prompts, seeds, strict=True))
     for start in range(0, len(pairs), batch_size):
         batch = pairs[start : start + batch_size]
         texts = [prompt for prompt, _ in batch]
-        embeds, negative_embeds = encode(pipeline, texts, negative_prompt, guided=guidance_scale > 1)
-        embeds = adjust(texts, embeds) if adjust else embeds
+        inputs = base.prompt_inputs(texts, negative_prompt, guidance_scale > 1, adjust)
         what = f"drawing {len(batch)} images at a time" if len(batch) > 1 else "drawing an image"
-        with in_memory(what), half_beside_float32(pipeline):
+        with in_memory(what), half_beside_float32(base):
             images = painter(
-                prompt_embeds=embeds.to(pipeline.unet.dtype),
-                negative_prompt_embeds=None
-                if negative_embeds is None
-                else negative_embeds.to(pipeline.unet.dtype),
+                **inputs,
                 num_inference_steps=num_inference_steps,
                 guidance_scale=guidance_scale,
                 eta=eta,

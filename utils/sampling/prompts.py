@@ -97,20 +97,25 @@ def check_modifier_tokens(prompts: Sequence[str], base: str, concepts: "Sequence
 
     The tokenizer would spell an unknown one in letters and cut off a late one: images would show anything.
     """
-    from utils.bases.parts import read_tokenizer
+    from utils.bases.families import family_of
     from utils.learners.token_rows import check_within_limit
 
-    tokenizer = read_tokenizer(base)
+    tokenizers = family_of(base).tokenizers(base)
     mentioned = {token for prompt in prompts for token in re.findall(r"<[^<>\s]+>", prompt)}
     known = [token for concept in concepts for token in concept.rows]
     for token in sorted(mentioned.difference(known)):
-        if token not in tokenizer.get_vocab():
+        if token not in tokenizers[0].get_vocab():
             raise UserError(
                 f"prompt mentions {short(token)}, known are: {', '.join(known) or 'none'}; add its --concept"
             )
-    for concept in concepts:
-        for token, row in concept.rows.items():
-            tokenizer.add_tokens(vector_names(token, 1 if row.ndim == 1 else len(row)))
+    names = [
+        name
+        for concept in concepts
+        for token, row in concept.rows.items()
+        for name in vector_names(token, 1 if row.ndim == 1 else len(row))
+    ]
     check_apart(known, prompts)
-    for prompt in prompts:
-        check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])
+    for tokenizer in tokenizers:
+        tokenizer.add_tokens(names)
+        for prompt in prompts:
+            check_within_limit(tokenizer, prompt, [token for token in known if token in prompt])

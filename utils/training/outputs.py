@@ -15,7 +15,7 @@ from utils.concepts.formats import read_concept
 from utils.concepts.save import save_concept
 from utils.config.presets import Preset
 from utils.data.open import describe_data
-from utils.learners.registry import LEARNERS
+from utils.learners.registry import LEARNERS, laid_out
 from utils.measures.measures import is_candidate
 from utils.measures.selection import record_choice, select
 from utils.measures.validation import validate
@@ -25,9 +25,6 @@ from utils.training.logger import Logger
 from utils.training.preflight import describe_stages
 from utils.training.run import Run, StageRun
 from utils.training.state import load_averages, load_state, load_trained, save_state
-
-KV = ("cross_attention_kv", "cross_attention")  # of these a run has one; both have the official layout …
-ROWS = "token_rows"  # … and so have token rows
 
 
 def announce(run: Run, preset: Preset) -> None:
@@ -60,12 +57,13 @@ def save_run(run: Run, folder: Path) -> None:
     each = rows.unflatten(0, (len(tokens), -1))  # (K, n, D)
     save_concept(
         folder,
-        next((packed.pop(name) for name in KV if name in packed), {}),
+        packed.pop(laid_out(packed, "official"), {}),
         {token: row.squeeze(0) for token, row in zip(tokens, each, strict=True)},
         not config.no_safe_serialization,
         base_row(config.pretrained_model_name_or_path).name,
         [concept.cls_token for concept in concepts],
-        {learner: tensors for learner, tensors in packed.items() if learner != ROWS},
+        {name: tensors for name, tensors in packed.items() if LEARNERS[name].layout == "own"},
+        widths=[encoder.width for encoder in base.encoders],
         method=config.method,
         subject=config.recipe.subject,
         base_digest=run.digest,
@@ -111,17 +109,17 @@ def load_optimizer(run: Run, at: StageRun, checkpoint: Path, first: int) -> None
 def concept_tensors(run: Run, folder: Path) -> dict[str, Tensor]:
     """The trained tensors that the concept's files hold bit for bit, by the names of `run.trained`."""
     concept = read_concept(folder)
-    kv = next((name for name in KV if name in run.learned), None)
+    kv, token_rows = laid_out(run.learned, "official"), laid_out(run.learned, "tokens")
     tensors = {f"{kv}/{name}": value for name, value in concept.weights.items()}
     for learner, values in concept.parts.items():
         if LEARNERS[learner].exact:
             tensors |= {f"{learner}/{name}": value for name, value in values.items()}
-    if ROWS in run.learned:
+    if token_rows is not None:
         tokens = [each.modifier_token for each in run.config.concepts()]
         rows = torch.cat([torch.atleast_2d(concept.rows[token]) for token in tokens])  # (K·n, D), as saved
-        own = run.learned[ROWS]
+        own = run.learned[token_rows]
         parts = rows.split([value.shape[1] for value in own.values()], dim=1)
-        tensors |= {f"{ROWS}/{name}": part for name, part in zip(own, parts, strict=True)}
+        tensors |= {f"{token_rows}/{name}": part for name, part in zip(own, parts, strict=True)}
     return tensors
 
 

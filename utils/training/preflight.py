@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
+from utils.bases.base import BaseModel
 from utils.bases.devices import check_processes
 from utils.bases.families import family_of
 from utils.bases.registry import base_row
-from utils.bases.sd import StableDiffusion
 from utils.common.errors import UserError, short
 from utils.common.files import check_writable_folder, shown
 from utils.common.images import digest_images
 from utils.common.words import counted
 from utils.concepts.formats import MANIFEST as CONCEPT
 from utils.concepts.names import check_apart
+from utils.config.optimizers import OPTIMIZERS
 from utils.config.presets import Preset
 from utils.config.train_config import IMAGES, PROMPTS, TrainConfig
 from utils.data.augmentation import FAR, LONGEST_PREFIX, NEAR
@@ -28,7 +29,7 @@ from utils.data.open import check_data, check_instance_images, data_files, descr
 from utils.learners.learner import Parameters
 from utils.learners.registry import LEARNERS
 from utils.losses.contextualizer import check_contextualizer
-from utils.losses.registry import losses_of
+from utils.losses.registry import asked_for, losses_of
 from utils.measures.measures import check_judges
 from utils.measures.selection import check_selection
 from utils.sampling.settings import check_steps
@@ -50,15 +51,16 @@ def check_run(config: TrainConfig) -> Path | None:
     return checkpoint
 
 
-def check_settings(config: TrainConfig) -> StableDiffusion:
+def check_settings(config: TrainConfig) -> BaseModel:
     """Raise UserError for settings that do not suit the base model or the machine; no image is read.
 
-    Returns the base model's outline, its tokenizer with the tokens.
+    Returns the base model's outline, its tokenizers with the tokens.
     """
     check_learners(config)
     if config.mixed_precision == "fp16" and not torch.cuda.is_available():
         raise UserError("--mixed_precision fp16 needs a CUDA device: use bf16, or no")
     base = outline_of(config)
+    check_encoders(config, base)
     if config.resolution and config.resolution % base.latent_factor:
         raise UserError(
             f"--resolution {config.resolution}: this base model needs a multiple of {base.latent_factor}"
@@ -72,7 +74,7 @@ def check_settings(config: TrainConfig) -> StableDiffusion:
     return base
 
 
-def outline_of(config: TrainConfig) -> StableDiffusion:
+def outline_of(config: TrainConfig) -> BaseModel:
     """The base model from its configuration files alone."""
     path, revision = base_row(config.pretrained_model_name_or_path).path, config.revision
     return family_of(path, revision).outline(path, revision)
@@ -90,11 +92,6 @@ def check_learners(config: TrainConfig) -> None:
     for rate in ("token_learning_rate", "text_encoder_learning_rate"):
         if getattr(config, rate) is not None and rate not in {learner.rate for learner in trained}:
             raise UserError(f"--{rate} has no effect on --method {config.method}: leave it out")
-    if config.weight("dop_weight") is not None and all(learner.tokens_only for learner in trained):
-        raise UserError(
-            f"--dop_weight cannot reach what --method {config.method} trains ({'+'.join(names)}): "
-            "class captions do not hold it; leave it out"
-        )
     if config.num_vectors > 1 and (refusing := [each for each in trained if each.one_vector]):
         raise UserError(
             f"--num_vectors {config.num_vectors}: --method {config.method} trains {refusing[0].title}, which "
@@ -104,37 +101,59 @@ def check_learners(config: TrainConfig) -> None:
         raise UserError(
             f"--num_vectors has no effect on --method {config.method}, which trains no token: leave it out"
         )
-    text_losses = {
-        "the semantic preservation loss": config.spl,
-        "--mlm_weight": config.weight("mlm_weight") is not None,
-    }
-    given = [name for name, is_given in text_losses.items() if is_given]
-    if given and not any(learner.text for learner in trained):
-        raise UserError(
-            f"{' and '.join(given)} cannot reach what --method {config.method} trains "
-            f"({'+'.join(names)}): add token_rows or text_encoder by --trains, or leave it out"
-        )
-    if given and any(learner.timed for learner in trained):
-        raise UserError(
-            f"{' and '.join(given)} cannot read the text states of --method {config.method}, whose token "
-            "means something else at every timestep: leave it out"
-        )
-    if config.weight("mlm_weight") is not None and any(learner.layered for learner in trained):
-        raise UserError(
-            f"--mlm_weight cannot read the text states of --method {config.method}, a copy for each layer: "
-            "leave it out"
-        )
+    check_reach(config, names)
     if config.weight("mlm_weight") is not None:
         check_contextualizer(base_row(config.pretrained_model_name_or_path))
 
 
-def check_captions(config: TrainConfig, base: StableDiffusion) -> None:
+def check_reach(config: TrainConfig, names: list[str]) -> None:
+    """Raise UserError for a loss that was asked for and cannot reach what the learners of `names` train."""
+    learners, asked = [LEARNERS[name] for name in names], asked_for(config)
+    trains = f"what --method {config.method} trains ({'+'.join(names)})"
+    for loss in asked:
+        if loss.output and all(learner.tokens_only for learner in learners):
+            raise UserError(
+                f"{loss.called} cannot reach {trains}: class captions do not hold it; leave it out"
+            )
+    given = " and ".join(loss.called for loss in asked if loss.text)
+    if given and not any(learner.text for learner in learners):
+        raise UserError(
+            f"{given} cannot reach {trains}: add token_rows or text_encoder by --trains, or leave it out"
+        )
+    if given and any(learner.timed for learner in learners):
+        raise UserError(
+            f"{given} cannot read the text states of --method {config.method}, whose token "
+            "means something else at every timestep: leave it out"
+        )
+    for loss in asked:
+        if not loss.layered and any(learner.layered for learner in learners):
+            raise UserError(
+                f"{loss.called} cannot read the text states of --method {config.method}, a copy for each "
+                "layer: leave it out"
+            )
+
+
+def check_encoders(config: TrainConfig, base: BaseModel) -> None:
+    """Raise UserError for learners and losses that know bases with one text encoder, on a base with more."""
+    if len(base.encoders) == 1:
+        return
+    where = f"one text encoder, and a {base.title} has {len(base.encoders)}"
+    for learner in dict.fromkeys(name for stage in config.stages for name in stage.trains):
+        if LEARNERS[learner].one_encoder:
+            raise UserError(f"--method {config.method} trains {learner}, which needs {where}: choose another")
+    for loss in asked_for(config):
+        if loss.one_encoder:
+            raise UserError(f"{loss.called} needs {where}: leave it out")
+
+
+def check_captions(config: TrainConfig, base: BaseModel) -> None:
     """Raise UserError for tokens that cannot be added, and captions that would be cut before their token."""
     concepts = config.concepts()
     tokens = [concept.modifier_token for concept in concepts]
     names, words = config.vectors()
     base.check_tokens(names, words, config.start)
-    base.tokenizer.add_tokens(names)
+    for encoder in base.encoders:
+        encoder.tokenizer.add_tokens(names)
     scaled = config.recipe.view == "scaled" and not config.noaug
     check_apart(tokens, (*FAR, *NEAR) if scaled else ())
     for concept in concepts:
@@ -197,7 +216,7 @@ def may_differ(config: TrainConfig) -> frozenset[str]:
     return frozenset(names if free else names - {"max_train_steps"})
 
 
-def attach_all(base: StableDiffusion, config: TrainConfig) -> dict[str, Parameters]:
+def attach_all(base: BaseModel, config: TrainConfig) -> dict[str, Parameters]:
     """Install the tokens and attach every learner of every stage: {learner: its parameters}."""
     base.add_tokens(*config.vectors(), config.start)
     names = dict.fromkeys(name for stage in config.stages for name in stage.trains)
@@ -224,6 +243,26 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 
 
+def describe_memory(config: TrainConfig, base: BaseModel, attached: dict[str, Parameters]) -> str:
+    """What stays in memory from step to step, calculated from the shapes; activations come on top."""
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    half = base.frozen_in_half(dtype)
+    trained = {id(value) for each in attached.values() for value in each.values()}
+    weights = 4 * sum(value.numel() for each in attached.values() for value in each.values())
+    for module in base.modules.values():
+        size = torch.finfo(dtype).bits // 8 if any(module is each for each in half) else 4
+        weights += size * sum(value.numel() for value in module.parameters() if id(value) not in trained)
+    weights += sum(LEARNERS[name].keeps(base) for name in attached if LEARNERS[name].keeps)
+    sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
+    numbers = max(sum(sizes[name] for name in stage.trains) for stage in config.stages)
+    moments = OPTIMIZERS[config.optimizer].moments * numbers
+    gigabytes = [size / 1e9 for size in (weights, 4 * numbers, moments)]
+    return (
+        f"memory: weights {gigabytes[0]:.2f} GB, gradients {gigabytes[1]:.2f}, optimizer {gigabytes[2]:.2f}: "
+        f"{sum(gigabytes):.2f} GB, and activations"
+    )
+
+
 def describe_run(config: TrainConfig, preset: Preset, checkpoint: Path | None) -> str:
     """The resolved configuration and what of it the preset gave, the number of trained parameters and the
     plan, for --dry_run."""
@@ -238,6 +277,7 @@ def describe_run(config: TrainConfig, preset: Preset, checkpoint: Path | None) -
             *preset.describe(),
             f"method: {config.recipe.name} ({config.recipe.source})",
             *describe_stages(config, sizes),
+            describe_memory(config, base, attached),
             f"plan: {config.max_train_steps} steps of {images} images, {side} x {side}, per process, "
             + (f"resuming {checkpoint}" if checkpoint else "from the beginning"),
             *[

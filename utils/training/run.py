@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch import Tensor, nn
 
-from utils.bases.sd import StableDiffusion
+from utils.bases.base import BaseModel
 from utils.config.methods import Stage
 from utils.config.optimizers import OPTIMIZERS
 from utils.config.train_config import TrainConfig
@@ -38,7 +38,7 @@ class Run:
 
     config: TrainConfig
     accelerator: Accelerator
-    base: StableDiffusion
+    base: BaseModel
     digest: str | None
     sources: dict[str, Any] = field(default_factory=dict)
     learned: dict[str, dict[str, nn.Parameter]]

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from scripts.toon.prompt_accuracy import obeyed
 from scripts.toon.world.prompts import situations
+from utils.bases.families import load_pipeline
 from utils.bases.registry import Base, as_dict
-from utils.bases.sd import load_pipeline
 from utils.common.images import list_images, open_image
 from utils.concepts.load import load_concept
 from utils.config.methods import METHODS

@@ -16,7 +16,7 @@ from utils.analysis.attention import (
 from utils.analysis.attention_maps import measure
 from utils.analysis.attention_report import means
 from utils.analysis.tuned import Tuned
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.common.errors import UserError
 from utils.learners.layer_rows import cross_attention_layers
 from utils.sampling.images import sample

@@ -42,7 +42,7 @@ def test_an_autoencoder_with_the_attention_names_of_2022_loads_whole(vae):
         return renamed
 
     weights = rewrite(vae, older)
-    loaded = load_parts(vae, torch.float32, None, None)["vae"].state_dict()
+    loaded = load_parts(["vae"], vae, torch.float32, None, None)["vae"].state_dict()
     assert loaded.keys() == weights.keys()
     assert all(loaded[key].equal(value) for key, value in weights.items())
 
@@ -59,7 +59,7 @@ def test_weights_that_are_missing_or_too_many_are_refused(vae, what):
 
     rewrite(vae, change)
     with pytest.raises(UserError, match=f"1 {what} weights"):
-        load_parts(vae, torch.float32, None, None)
+        load_parts(["vae"], vae, torch.float32, None, None)
 
 
 def test_the_autoencoder_is_channels_last_and_its_latents_are_contiguous_and_the_same(vae, monkeypatch):
@@ -67,7 +67,7 @@ def test_the_autoencoder_is_channels_last_and_its_latents_are_contiguous_and_the
     found = {}
     for layout in (torch.channels_last, torch.contiguous_format):
         monkeypatch.setattr("utils.bases.parts.VAE_LAYOUT", layout)
-        autoencoder = load_parts(vae, torch.float32, None, None)["vae"]
+        autoencoder = load_parts(["vae"], vae, torch.float32, None, None)["vae"]
         assert autoencoder.encoder.conv_in.weight.is_contiguous(memory_format=layout)
         found[layout] = posterior(autoencoder, pixels)
     for fast, plain in zip(*found.values(), strict=True):

@@ -8,7 +8,7 @@ import torch
 
 from scripts.merge_concepts import main as merge_concepts
 from tests.tiny_models import tiny_pipeline
-from utils.bases.sd import load_pipeline
+from utils.bases import as_base, load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.captions import regularisation_captions
 from utils.concepts.formats import read_concept
@@ -92,13 +92,13 @@ def test_clashing_tokens_become_the_next_free_ones():
 
 def test_features_run_from_the_token_through_eos_whatever_the_batch(tmp_path):
     base = tiny_pipeline(tmp_path / "words")
-    install_rows(base.text_encoder, base.tokenizer, {"<new1>": torch.ones(32)})
+    install_rows(as_base(base), {"<new1>": torch.ones(32)})
     phrases = ["<new1> dog", "a photo of a <new1> dog on the beach"]
-    together = features(base.text_encoder, base.tokenizer, phrases, "<new1>")
-    alone = [features(base.text_encoder, base.tokenizer, [phrase], "<new1>") for phrase in phrases]
+    together = features(as_base(base), phrases, "<new1>")
+    alone = [features(as_base(base), [phrase], "<new1>") for phrase in phrases]
     assert together.dtype == torch.float64 and [len(rows) for rows in alone] == [3, 6]
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-12, rtol=0)
-    whole = features(base.text_encoder, base.tokenizer, phrases[:1])
+    whole = features(as_base(base), phrases[:1])
     torch.testing.assert_close(whole, alone[0], atol=1e-12, rtol=0)  # BOS left out
     padded = base.tokenizer(phrases[:1], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
@@ -181,9 +181,9 @@ def test_constraints_hold_on_real_features_to_1e8(concepts, base):
     pipeline = load_pipeline(base, "cpu", "fp32")
     own = {name: p.detach() for name, p in pipeline.unet.named_parameters() if is_kv_name(name)}
     pair, _ = without_clashes([read_concept(concepts / name) for name in ("dog", "barn")])
-    merged = merge(pair, own, pipeline.text_encoder, pipeline.tokenizer, regularisation_captions())
+    merged = merge(pair, own, as_base(pipeline), regularisation_captions())
     assert merged.residual < 1e-8 and merged.dropped == 0 and 0 < merged.drift < 1
-    targets = features(pipeline.text_encoder, pipeline.tokenizer, ["<new2> barn"], "<new2>")
+    targets = features(as_base(pipeline), ["<new2> barn"], "<new2>")
     for name, weight in merged.weights.items():
         expected = targets @ pair[1].weights[name].double().T
         assert (targets @ weight.T - expected).abs().max() < 1e-8 * expected.abs().max()

@@ -11,7 +11,7 @@ from utils.data.latents import LatentEncoder
 
 @pytest.fixture
 def base(tmp_path) -> StableDiffusion:
-    return StableDiffusion(tiny_pipeline(tmp_path), {})
+    return StableDiffusion(tiny_pipeline(tmp_path)).freeze()
 
 
 @pytest.fixture

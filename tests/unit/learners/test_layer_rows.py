@@ -8,7 +8,8 @@ from diffusers import UNet2DConditionModel, UNetMotionModel
 
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import tiny_adapter
-from utils.bases.sd import StableDiffusion, load_pipeline
+from utils.bases import load_pipeline
+from utils.bases.sd import StableDiffusion
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
@@ -28,7 +29,7 @@ LAYERS = 4  # of the tiny UNet: one down, the middle, two up
 
 @pytest.fixture
 def base(tmp_path):
-    base = StableDiffusion(tiny_pipeline(tmp_path / "words"), {})
+    base = StableDiffusion(tiny_pipeline(tmp_path / "words")).freeze()
     base.add_tokens(["<new1>", "<new2>"], ["dog", "cat"], "class")
     return base
 
@@ -133,7 +134,7 @@ def saved(base, folder, seed: int = 3) -> None:
 def test_a_loaded_concept_predicts_and_samples_what_was_trained(base, tiny_base, tmp_path):
     pipeline = load_pipeline(tiny_base, "cpu", "fp32")
     fresh = copy.deepcopy(pipeline)
-    trained = StableDiffusion(pipeline, {})
+    trained = StableDiffusion(pipeline).freeze()
     trained.add_tokens(["<new1>", "<new2>"], ["dog", "cat"], "class")
     saved(trained, tmp_path / "concept")
     load_concept(fresh, tmp_path / "concept")
@@ -169,7 +170,7 @@ def test_other_layers_and_widths_are_refused(base, tmp_path):
     tensors = pack(base, parameters)
     name = next(iter(tensors))
     with pytest.raises(UserError, match="1 weights missing"):
-        merge(base.pipeline, {k: v for k, v in tensors.items() if k != name}, tmp_path)
+        merge(base, {k: v for k, v in tensors.items() if k != name}, tmp_path)
 
 
 def test_text_states_of_another_length_are_refused(base):
@@ -183,7 +184,7 @@ def test_a_motion_unet_is_hooked_again(base):
     adapter = tiny_adapter(motion_max_seq_length=8, use_motion_mid_block=False)
     unet = UNetMotionModel.from_unet2d(base.unet, adapter)
     assert cross_attention_layers(unet) == cross_attention_layers(base.unet)
-    hook_copy(base.pipeline, unet)
+    hook_copy(base, unet)
     states = base.encode(base.tokenize(["a <new1>"]))[0]
     states = states.repeat_interleave(2, dim=0)  # a copy for each frame
     frames = unet(torch.randn(1, 4, 2, 8, 8), 5, states).sample

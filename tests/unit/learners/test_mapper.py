@@ -9,7 +9,8 @@ from diffusers import UNetMotionModel
 
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import tiny_adapter
-from utils.bases.sd import StableDiffusion, load_pipeline
+from utils.bases import as_base, load_pipeline
+from utils.bases.sd import StableDiffusion
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
@@ -24,7 +25,7 @@ PROMPTS = ["a photo of a <new1>", "a <new2> on the beach in front of a <new1>", 
 
 @pytest.fixture
 def base(tmp_path):
-    base = StableDiffusion(tiny_pipeline(tmp_path / "words"), {})
+    base = StableDiffusion(tiny_pipeline(tmp_path / "words")).freeze()
     base.add_tokens(["<new1>", "<new2>"], ["dog", "cat"], "class")
     return base
 
@@ -160,7 +161,7 @@ def saved(base, folder) -> None:
 def test_a_loaded_concept_samples_what_was_trained(tiny_base, tmp_path):
     pipeline = load_pipeline(tiny_base, "cpu", "fp32")
     fresh, plain = copy.deepcopy(pipeline), copy.deepcopy(pipeline)
-    trained = StableDiffusion(pipeline, {})
+    trained = StableDiffusion(pipeline).freeze()
     trained.add_tokens(["<new1>", "<new2>"], ["dog", "cat"], "class")
     saved(trained, tmp_path / "concept")
     load_concept(fresh, tmp_path / "concept")
@@ -185,14 +186,14 @@ def test_files_that_do_not_fit_are_refused(base, tiny_base, tmp_path):
     ):
         changed = {name: value for name, value in (tensors | change).items() if value is not None}
         with pytest.raises(UserError, match=words):
-            merge(pipeline, changed, tmp_path)
+            merge(as_base(pipeline), changed, tmp_path)
 
 
 def test_a_motion_unet_is_hooked_again(base):
     attach(base)
     adapter = tiny_adapter(motion_max_seq_length=8, use_motion_mid_block=False)
     unet = UNetMotionModel.from_unet2d(base.unet, adapter)
-    hook_copy(base.pipeline, unet)
+    hook_copy(base, unet)
     states = base.encode(base.tokenize(["a <new1>"]))[0].repeat_interleave(2, dim=0)  # one for each frame
     with torch.no_grad():
         frames = unet(torch.randn(1, 4, 2, 8, 8), 5, states).sample

@@ -16,7 +16,7 @@ from utils.learners.spectral import attach, matrices, pack
 
 @pytest.fixture
 def base(tmp_path):
-    return StableDiffusion(tiny_pipeline(tmp_path / "words"), {})
+    return StableDiffusion(tiny_pipeline(tmp_path / "words")).freeze()
 
 
 def predict(unet) -> torch.Tensor:

@@ -19,7 +19,7 @@ BEAR = SimpleNamespace(modifier_token="<new1>", cls_token="teddy bear", subject=
 
 @pytest.fixture
 def base(tmp_path) -> StableDiffusion:
-    base = StableDiffusion(tiny_pipeline(tmp_path), {})
+    base = StableDiffusion(tiny_pipeline(tmp_path)).freeze()
     base.add_tokens(["<new1>"], ["ktn"], "piece")
     return base
 

@@ -6,12 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from utils.bases.sd import load_pipeline
+from utils.bases import as_base, load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.sampling.embedding_adjustment import adjust, slerp
-from utils.sampling.encode import encode
 from utils.sampling.images import sample
 
 CLASSES = {"<new1>": "dog"}
@@ -35,8 +34,8 @@ def test_slerp_keeps_the_circle():
 @pytest.mark.parametrize("rotation", [0.0, 0.4, 1.0])
 def test_the_tokens_state_alone_is_rescaled_and_turned(pipeline, rotation):
     prompts = ["a photo of a <new1> dog on the beach", "a photo of a dog"]
-    states, _ = encode(pipeline, prompts)
-    target = encode(pipeline, ["a photo of a dog on the beach"])[0][0, 5]  # BOS a photo of a dog
+    states = as_base(pipeline).text_states(prompts)
+    target = as_base(pipeline).text_states(["a photo of a dog on the beach"])[0, 5]  # BOS a photo of a dog
     adjusted = adjust(pipeline, prompts, states, CLASSES, rotation)
     changed = (adjusted != states).any(dim=-1).nonzero().tolist()
     assert changed == [[0, 5]]  # BOS a photo of a <new1>
@@ -52,8 +51,8 @@ def test_the_tokens_state_alone_is_rescaled_and_turned(pipeline, rotation):
 
 
 def test_a_token_that_stands_for_the_noun(pipeline):
-    states, _ = encode(pipeline, ["a <new1> on the beach"])
-    target = encode(pipeline, ["a dog on the beach"])[0][0, 2]
+    states = as_base(pipeline).text_states(["a <new1> on the beach"])
+    target = as_base(pipeline).text_states(["a dog on the beach"])[0, 2]
     adjusted = adjust(pipeline, ["a <new1> on the beach"], states, CLASSES, 1.0)
     torch.testing.assert_close(adjusted[0, 2], target)
 

@@ -18,7 +18,7 @@ from scripts.toon.world.render import render
 from scripts.toon.world.world import is_held_out
 from tests.tiny_models import tiny_pipeline
 from tests.tiny_motion import write_adapter
-from utils.bases.sd import load_pipeline
+from utils.bases import load_pipeline
 from utils.concepts.save import save_concept
 from utils.data.dataset import Concept
 
