@@ -44,14 +44,19 @@ def random_base(name: str, folder: Path) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(0)
-    parts = (
-        _like(base_row(name).path) if name == "toon" else _parts({"sd15": SD15, "tiny": TINY}[name], folder)
-    )
+    parts = parts_of(name, folder)
     pipeline = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     pipeline.save_pretrained(folder)
     return folder
+
+
+def parts_of(name: str, folder: Path) -> dict[str, Any]:
+    """The parts of a pipeline of the shape `name`, by their names. folder: where a tokenizer is written."""
+    return (
+        _like(base_row(name).path) if name == "toon" else _parts({"sd15": SD15, "tiny": TINY}[name], folder)
+    )
 
 
 def default_resolution(name: str) -> int:
