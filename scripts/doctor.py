@@ -4,7 +4,7 @@ python -m scripts.doctor          readable
 python -m scripts.doctor --json   the same as one JSON object
 
 Takes about a minute. Every precision is tried by a tiny training step on every device. Memory and time of a
-training are estimates: counted operations, divided by what a measured step of a part of the UNet reaches here.
+training are estimates: counted operations, divided by what a measured step of a UNet reaches here.
 """
 
 import json
