@@ -19,8 +19,12 @@ from utils.common.errors import UserError, exit_on_user_error
 from utils.common.files import append_records, check_writable_folder, read_records, shown
 from utils.common.flags import check_fields, option
 from utils.common.subcommands import Subcommand, run_subcommand
-from utils.evaluation.config import JudgeFlags
+from utils.scores.judges import KINDS, judge_flags
 from utils.scores.table import SCORES
+
+TIMED_JUDGES = ("clip", "dino", "blip", "siglip")
+JudgeFlags = judge_flags(KINDS[kind] for kind in TIMED_JUDGES)
+TIMED_SCORES = [name for name in SCORES if SCORES[name].judge in (None, *TIMED_JUDGES)]
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ class SampleFlags(RandomBaseFlags):
 class EvaluateFlags(JudgeFlags):
     images: int = option(1000, "images that are scored", minimum=1)
     metrics: str | None = option(
-        None, f"joined by commas (default: those of {','.join(SCORES)} that toon has judges for)"
+        None, f"joined by commas (default: those of {','.join(TIMED_SCORES)} that toon has judges for)"
     )
     blip_head: str = option("itc", "itc or itm")
 
@@ -96,12 +100,14 @@ class EvaluateFlags(JudgeFlags):
         check_fields(self)
 
     @property
+    def known_metrics(self) -> list[str]:
+        return TIMED_SCORES
+
+    @property
     def models(self) -> dict[str, str]:
         """The judges: those of the flags, else toon's."""
-        return base_row("toon").judges | {name: value for name in JUDGES if (value := getattr(self, name))}
-
-
-JUDGES = tuple(JudgeFlags.__dataclass_fields__)
+        given = {kind: getattr(self, kind) for kind in TIMED_JUDGES}
+        return base_row("toon").judges | {kind: value for kind, value in given.items() if value}
 
 
 def train(config: TrainFlags) -> None:

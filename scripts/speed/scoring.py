@@ -34,9 +34,10 @@ TOON = base_row("toon")
 def benchmark_evaluate(config: "EvaluateFlags") -> None:
     """Seconds per metric, and whether memory grows with the images: a quarter of them first, then all."""
     models, images = config.models, config.images
-    metrics = split(config.metrics) or [name for name in SCORES if SCORES[name].judge in (None, *models)]
-    if unknown := [name for name in metrics if name not in SCORES]:
-        raise UserError(f"unknown metric '{short(unknown[0])}'; choose of {', '.join(SCORES)}")
+    known = config.known_metrics
+    metrics = split(config.metrics) or [name for name in known if SCORES[name].judge in (None, *models)]
+    if unknown := [name for name in metrics if name not in known]:
+        raise UserError(f"unknown metric '{short(unknown[0])}'; choose of {', '.join(known)}")
     check_metrics(metrics, models, config.blip_head)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spent: dict[str, float] = defaultdict(float)

@@ -26,6 +26,7 @@ from utils.evaluation import plan, runs, training_process
 from utils.evaluation.folder import read_image_records
 from utils.evaluation.sources import base_of_images, source_of
 from utils.report.page import write_report
+from utils.scores.encoders import DinoEncoder
 from utils.scores.judges import KINDS, Kind
 from utils.scores.table import SCORES, Score
 from utils.training.lock import LOCK_FILE, RunLock
@@ -238,6 +239,27 @@ def test_a_judge_that_is_added_scores_an_earlier_folder_and_changes_nothing_else
         after = read_image_records(results / name / "records.jsonl")
         assert [{key: each[key] for key in each if key != "lightness"} for each in after] == records
     assert "Lightness" in write_report(results).read_text()
+
+
+def test_drift_is_added_to_an_earlier_folder_and_is_that_of_its_definition(
+    unbroken, flags, scorers, tmp_path, on_the_cpu
+):
+    results = shutil.copytree(unbroken, tmp_path / "results")
+    dino = DinoEncoder(scorers["dino"], "cpu")
+    evaluate.main(flags(results, dinov2=scorers["dino"]))
+    table = table_of(results)
+    assert table["metrics"] == ["clip_t", "blip_t", "clip_i", "dino_i", "pres", "drift", "div"]
+    assert table["models"]["drift"] == scorers["dino"]
+    assert len(list((results / "drift").iterdir())) == 12, "the base's, once for all"
+    rows = {(row["subject"], row["method"]): row["metric"] for row in table["per_subject"]}
+    for subject in ("dog", "cat2"):
+        own = sorted((results / "classdiffusion" / subject / "drift").iterdir())
+        pairs = [
+            dino.image_features([open_image(path), open_image(results / "drift" / path.name)]) for path in own
+        ]
+        expected = sum((1 - float(tuned @ base)) / 2 for tuned, base in pairs) / 12
+        assert rows[subject, "classdiffusion"]["drift"] == pytest.approx(expected, abs=1e-6) and expected > 0
+        assert rows[subject, "base"]["drift"] == pytest.approx(0, abs=1e-6)
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(unbroken, flags, tmp_path, on_the_cpu):

@@ -41,7 +41,7 @@ from utils.sampling.images import check_scheduler
 from utils.sampling.prompts import classes_of
 from utils.sampling.settings import check_rotation, check_steps
 from utils.scores.judges import KINDS
-from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES
+from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES, UNRELATED_IMAGES
 from utils.training.lock import lock_of_run
 
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "numpy", "Pillow")
@@ -135,6 +135,8 @@ def metrics_of(config: EvaluationConfig, source: Source) -> list[str]:
         lacking[PAIRS] = PAIRS
     if source.images and not source.class_images:
         lacking[CLASS_IMAGES] = f"--generated_class, {CLASS_IMAGES}"
+    if source.images:
+        lacking[UNRELATED_IMAGES] = UNRELATED_IMAGES
     chosen, models = split(config.metrics), models_of(config, source)
     candidates = chosen or [name for name in SCORES if SCORES[name].judge in (None, *models)]
     for name in candidates:

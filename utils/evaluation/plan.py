@@ -16,7 +16,7 @@ from utils.common.words import counted, duration
 from utils.concepts.lora import is_kv_name
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import Settings, is_scored
-from utils.evaluation.shots import class_shots, shots_of
+from utils.evaluation.shots import extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import config_of, is_trained
 
@@ -40,11 +40,10 @@ def work_of(source: Source, settings: Settings, results: Path) -> tuple[Work, Wo
     if source.images:
         return whole, left
     drawing = settings.drawing
-    seeds = range(settings.seeds[0], settings.seeds[0] + drawing.num_class_images)
     for method in source.methods:
         for subject in source.subjects:
-            groups = class_shots(subject, method, seeds) if "pres" in settings.metrics else []
-            shots = [*shots_of(subject, method, settings.seeds), *(shot for each in groups for shot in each)]
+            extra = extra_shots(subject, method, settings, source.base.world)
+            shots = shots_of(subject, method, settings.seeds) + extra.of_method
             folder = results / method / subject.name
             scored = is_scored(folder, settings.metrics)
             missing = 0 if scored else sum(not (results / shot.image).is_file() for shot in shots)

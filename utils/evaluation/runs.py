@@ -12,7 +12,7 @@ from utils.concepts.load import load_concept
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import BASE, Drawing, Settings, is_scored
 from utils.evaluation.scoring import Scorer, score_subject
-from utils.evaluation.shots import Shot, class_shots, shots_of
+from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import is_trained, train
 from utils.sampling.embedding_adjustment import adjust
@@ -34,17 +34,18 @@ def run_job(
         return
     if source.images:
         shots, of_class = [shot for shot, _ in source.images], [list(source.class_images)]
+        unrelated = ([], [])
         take_in(results, source)
     else:
         shots = shots_of(subject, method, settings.seeds)
-        first = settings.seeds[0]
-        seeds = range(first, first + settings.drawing.num_class_images)
-        groups = class_shots(subject, method, seeds) if "pres" in scorer.metrics else []
-        of_class = [[results / shot.image for shot in group] for group in groups]
+        extra = extra_shots(subject, method, settings, source.base.world)
+        of_class = [[results / shot.image for shot in group] for group in extra.of_class]
+        unrelated = tuple([results / s.image for s in of] for of in (extra.unrelated, extra.unrelated_base))
         concept = None if method == BASE else concept_of(folder, source, subject, method, scorer.device)
-        wanted = [*shots, *(shot for group in groups for shot in group)]
-        draw(results, wanted, source, concept, settings.drawing, batch_size, scorer.device)
-    score_subject(results, folder, subject, shots, of_class, scorer)
+        how = (settings.drawing, batch_size, scorer.device)
+        draw(results, extra.unrelated_base, source, None, *how)
+        draw(results, shots + extra.of_method, source, concept, *how)
+    score_subject(results, folder, subject, shots, of_class, scorer, unrelated)
 
 
 def concept_of(folder: Path, source: Source, subject: Subject, method: str, device: torch.device) -> Path:

@@ -121,8 +121,8 @@ class Scorer:
 class SubjectImages:
     """One subject's generated images, all or a batch of them, as the rows of SCORES ask for them.
 
-    class_files: images of the class alone, for each individual. known: features made already, shared between
-    the whole and its batches.
+    class_files: images of the class alone, for each individual. unrelated_files: of unrelated prompts, the
+    method's and the base's. known: features made already, shared between the whole and its batches.
     """
 
     def __init__(
@@ -133,9 +133,10 @@ class SubjectImages:
         results: Path,
         class_files: Sequence[Sequence[Path]] = (),
         known: dict[tuple[str, Path], Tensor] | None = None,
+        unrelated_files: tuple[Sequence[Path], Sequence[Path]] = ((), ()),
     ):
         self.scorer, self.subject, self.shots, self.results = scorer, subject, list(shots), results
-        self.class_files = class_files
+        self.class_files, self.unrelated_files = class_files, unrelated_files
         self.files = [results / shot.image for shot in shots]
         self.texts = [shot.text for shot in shots]
         self.groups = [shot.prompt_index for shot in shots]
@@ -178,6 +179,11 @@ class SubjectImages:
         """(number of class images, D) for each individual."""
         return [self.scorer.encode(kind, files) for files in self.class_files]
 
+    def unrelated_features(self, kind: str) -> tuple[Tensor, Tensor]:
+        """(N, D) of the method's images of unrelated prompts, and (N, D) of the base's."""
+        tuned, base = (self.scorer.encode(kind, files) for files in self.unrelated_files)
+        return tuned, base
+
     def records(self, names: Iterable[str]) -> list[dict[str, Any]]:
         """The shots of a batch with these scores of each image, of `Scorer.per_image`."""
         records = [shot.describe() for shot in self.shots]
@@ -198,15 +204,17 @@ def score_subject(
     shots: Sequence[Shot],
     class_files: Sequence[Sequence[Path]],
     scorer: Scorer,
+    unrelated_files: tuple[Sequence[Path], Sequence[Path]] = ((), ()),
 ) -> Scores:
     """Scores what `folder`, of a method and subject, holds: records of each image, then scores.json.
 
     What a record holds already is not scored again, but for features that a score of all images needs: a
     judge that is added later reads all images and leaves the other scores as they are.
-    class_files: of PRES, for each individual; unused without it.
+    class_files: of PRES, for each individual. unrelated_files: of Drift, the method's and the base's. Each is
+    unused without its score.
     """
     records_file = folder / "records.jsonl"
-    images = SubjectImages(scorer, subject, shots, results, class_files)
+    images = SubjectImages(scorer, subject, shots, results, class_files, unrelated_files=unrelated_files)
     known = {record["image"]: record for record in read_image_records(records_file)}
     lacking: dict[tuple[str, ...], list[Shot]] = {}
     for shot in shots:

@@ -1,5 +1,6 @@
 """The images of an evaluation: which prompt and seed each has, and where it lies."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,17 +8,35 @@ from typing import Any
 
 from PIL import Image
 
+from utils.bases.registry import World
 from utils.common.errors import UserError, short
 from utils.common.files import read_lines
 from utils.common.images import list_images, open_image
 from utils.config.methods import METHODS
 from utils.evaluation.data_sets import Subject
-from utils.evaluation.folder import BASE
+from utils.evaluation.folder import BASE, Settings
 from utils.sampling.prompts import check_length
 from utils.scores.similarity import with_class, without_modifier
 
 GENERATED = "generated"  # in a method's place: images that came from elsewhere
 GRID = "grid.png"  # inference.py writes it beside the images
+DRIFT = "drift"  # in a results folder: the base's images of the unrelated prompts, shared by all methods
+
+# Prompts of Drift for a base that knows the whole world; those that name a subject's class are left out.
+UNRELATED = (
+    "a photo of a lighthouse on a cliff",
+    "a bowl of noodles on a wooden table",
+    "a portrait of an old woman in a red scarf",
+    "a city street in the rain at night",
+    "a watercolour painting of a sailing boat",
+    "a steam train crossing a stone bridge",
+    "a field of sunflowers under a blue sky",
+    "a violin and sheet music",
+    "an elephant crossing a river",
+    "a child flying a kite on a hill",
+    "a pencil drawing of a castle",
+    "a snowy mountain at sunrise",
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,56 @@ def class_shots(subject: Subject, method: str, seeds: Sequence[int]) -> list[lis
         about = (method, subject.name, subject.cls, i, prompt, prompt)
         groups.append([Shot(*about, seed, f"{stem}_{seed}.png") for seed in seeds])
     return groups
+
+
+def unrelated_shots(
+    subject: Subject, method: str, seed: int, world: World | None
+) -> tuple[list[Shot], list[Shot]]:
+    """For Drift, images of prompts that name no class of the subject: the method's, and the base's, which all
+    methods share. world: what the base knows; None for everything."""
+    prompts = UNRELATED if world is None else [f"a photo of a {word}" for word in world.classes]
+    own = [each.cls_token for each in subject.individuals]
+    kept = [(i, text) for i, text in enumerate(prompts) if not any(names(text, word) for word in own)]
+
+    def shots(method: str, folder: str) -> list[Shot]:
+        about = (method, subject.name, subject.cls)
+        return [Shot(*about, i, text, text, seed, f"{folder}/{i:02d}_{seed}.png") for i, text in kept]
+
+    of_base = shots(BASE, DRIFT)
+    return of_base if method == BASE else shots(method, f"{method}/{subject.name}/{DRIFT}"), of_base
+
+
+def names(text: str, word: str) -> bool:
+    """Whether the words of `word` stand in `text`, whole and whatever their case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
+@dataclass(frozen=True)
+class Extra:
+    """Images that scores of a subject need beside those of its prompts; empty where no score does.
+
+    of_class: of the class alone, for each individual. unrelated, unrelated_base: of prompts that do not name
+    it, by the method and by the base.
+    """
+
+    of_class: list[list[Shot]]
+    unrelated: list[Shot]
+    unrelated_base: list[Shot]
+
+    @property
+    def of_method(self) -> list[Shot]:
+        """Those that the method draws."""
+        return [shot for group in self.of_class for shot in group] + self.unrelated
+
+
+def extra_shots(subject: Subject, method: str, settings: Settings, world: World | None) -> Extra:
+    """What the metrics of these settings need."""
+    first = settings.seeds[0]
+    seeds = range(first, first + settings.drawing.num_class_images)
+    of_class = class_shots(subject, method, seeds) if "pres" in settings.metrics else []
+    drift = "drift" in settings.metrics
+    pair = unrelated_shots(subject, method, first, world) if drift else ([], [])
+    return Extra(of_class, *pair)
 
 
 def shots_of_folder(

@@ -14,10 +14,12 @@ from PIL import Image
 from torch import Tensor
 from transformers import (
     BatchEncoding,
+    BitImageProcessorPil,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
+    Dinov2Model,
     PreTrainedModel,
     ViTImageProcessorPil,
     ViTModel,
@@ -80,12 +82,13 @@ class ClipEncoder:
 
 
 class DinoEncoder:
-    """A ViTModel's CLS token as a unit vector.
+    """The CLS token of a ViTModel, or of a Dinov2Model, as a unit vector.
 
     model: a folder or a Hub id; the field's convention is DINO_ID. A model for DINO_SIZE pixels gets what the
     field means by DINO-I, whatever its own processor says (those on the Hub squash to a square, and early
     ones have another filter, mean and deviation): shortest side to 256 bicubic, centre crop 224, ImageNet's
-    mean and deviation. A model for another size, as data/toon/dino is, gets its own processor's preparation.
+    mean and deviation. A ViTModel for another size, as data/toon/dino is, and a Dinov2Model get their own
+    processor's preparation.
     device: as for ClipEncoder. Raises UserError as `check_dino` and `choose_device_dtype` do.
     """
 
@@ -93,10 +96,13 @@ class DinoEncoder:
         check_dino(model)
         self.device, dtype = choose_device_dtype(device)
         self.model_id = str(model)
-        self.model = load_judge(ViTModel, model, dtype=dtype, add_pooling_layer=False).to(self.device).eval()
-        published = self.model.config.image_size == DINO_SIZE
+        second = read_config(model, "DINO model")["model_type"] == "dinov2"
+        how = (Dinov2Model, {}) if second else (ViTModel, {"add_pooling_layer": False})
+        self.model = load_judge(how[0], model, dtype=dtype, **how[1]).to(self.device).eval()
+        published = not second and self.model.config.image_size == DINO_SIZE
+        own = BitImageProcessorPil if second else ViTImageProcessorPil
         with readable("DINO model", model):
-            self.processor = dino_processor() if published else ViTImageProcessorPil.from_pretrained(model)
+            self.processor = dino_processor() if published else own.from_pretrained(model)
 
     def image_features(self, images: Iterable[Image.Image], batch_size: int = 64) -> Tensor:
         """(N, D) float32 unit vectors on the CPU; an iterator is read batch by batch."""
@@ -145,16 +151,15 @@ def check_clip_prompts(model: str | Path, prompts: Iterable[str]) -> None:
 
 
 def check_dino(model: str | Path) -> None:
-    """Raises UserError unless `model` is a ViTModel, with an image processor if it needs its own.
+    """Raises UserError unless `model` is a ViTModel or Dinov2Model, with an image processor if it needs one.
 
     Reads its config.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     """
     config = read_config(model, "DINO model")
-    if config.get("model_type") != "vit":
-        raise UserError(
-            f"DINO model {model} is a {config.get('model_type')}; give a ViTModel, e.g. {DINO_ID}"
-        )
-    if config.get("image_size") != DINO_SIZE:
+    kind = config.get("model_type")
+    if kind not in ("vit", "dinov2"):
+        raise UserError(f"DINO model {model} is a {kind}; give a ViTModel, e.g. {DINO_ID}, or a Dinov2Model")
+    if kind == "dinov2" or config.get("image_size") != DINO_SIZE:
         check_files(model, "image processor", "preprocessor_config.json", "processor_config.json")
 
 

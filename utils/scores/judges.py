@@ -103,6 +103,7 @@ KINDS: dict[str, Kind] = {
     for row in (
         Kind("clip", "CLIP of CLIP-T and CLIP-I", _load_clip, _check_clip, _check_clip_texts),
         Kind("dino", "DINO of DINO-I, PRES and DIV", _load_dino, _check_dino),
+        Kind("dinov2", "DINOv2 of Drift", _load_dino, _check_dino),
         Kind("blip", "BLIP of BLIP-T", _load_blip, _check_blip, _check_blip_texts),
         Kind("siglip", "SigLIP of SigLIP-T", _load_siglip, _check_siglip, _check_siglip_texts),
     )

@@ -1,4 +1,4 @@
-"""How alike images are to their prompts and to other images: CLIP-T, CLIP-I, DINO-I, PRES, DIV.
+"""How alike images are to their prompts and to other images: CLIP-T, CLIP-I, DINO-I, PRES, DIV, Drift.
 
 N generated images or their prompts, M real images, P CLIP's projection width, D width of any features.
 The encoders that make the features are in encoders.py.
@@ -80,6 +80,17 @@ def div(features: Tensor, groups: Sequence[Hashable]) -> float:
     if not distances:
         raise UserError("DIV is given one image per prompt; it needs two or more of the same prompt")
     return torch.stack(distances).mean().item()
+
+
+def drift(tuned: Tensor, base: Tensor) -> float:
+    """Drift (PEFT's comparison of methods for image generation): how far prompts that do not name the subject
+    have come to give other images than the base gave; in [0, 1], low is good.
+
+    tuned, base: (N, D) unit vectors of a DINOv2, pair by pair of the same prompt and seed. The mean of
+    (1 - cosine) / 2.
+    """
+    assert len(tuned) and tuned.shape == base.shape, (tuned.shape, base.shape)
+    return ((1 - (tuned * base).sum(dim=1)) / 2).mean().item()
 
 
 def without_modifier(prompt: str, tokens: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PAIRS = "two images of a prompt"
 CLASS_IMAGES = "images of the class alone"
+UNRELATED_IMAGES = "images of unrelated prompts, which an evaluation draws itself"
 
 
 class ScoredImages(Protocol):
@@ -34,6 +35,8 @@ class ScoredImages(Protocol):
 
     def class_features(self, kind: str) -> "list[Tensor]": ...  # of images of the class alone, likewise
 
+    def unrelated_features(self, kind: str) -> "tuple[Tensor, Tensor]": ...  # the tuned model's, the base's
+
 
 @dataclass(frozen=True)
 class Score:
@@ -43,7 +46,7 @@ class Score:
     judge: the kind of model that reads the images (a key of utils.scores.judges.KINDS), None for no model.
     of_images: (N,) a value for each of a batch of images; the subject's score is their mean.
     of_subject: one value of all the subject's images.
-    needs: PAIRS or CLASS_IMAGES where it cannot be computed without them.
+    needs: PAIRS, CLASS_IMAGES or UNRELATED_IMAGES where it cannot be computed without them.
     """
 
     name: str
@@ -90,6 +93,13 @@ def div(images: ScoredImages) -> float:
     from utils.scores.similarity import div
 
     return div(images.features("dino"), images.groups)
+
+
+def drift(images: ScoredImages) -> float:
+    """Drift on prompts that do not name the subject."""
+    from utils.scores.similarity import drift
+
+    return drift(*images.unrelated_features("dinov2"))
 
 
 SCORES: dict[str, Score] = {
@@ -143,6 +153,15 @@ SCORES: dict[str, Score] = {
             judge="dino",
             of_subject=pres,
             needs=CLASS_IMAGES,
+        ),
+        Score(
+            "drift",
+            "Drift",
+            good=-1,
+            meaning="Forgetting: how unlike the base’s are images of unrelated prompts? (1 − cosine) / 2.",
+            judge="dinov2",
+            of_subject=drift,
+            needs=UNRELATED_IMAGES,
         ),
         Score(
             "div",

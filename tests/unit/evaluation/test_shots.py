@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from utils.bases.registry import World
 from utils.common.errors import UserError
 from utils.common.images import save_png
 from utils.evaluation.data_sets import Individual, Subject
-from utils.evaluation.shots import class_shots, shots_of, shots_of_folder
+from utils.evaluation.shots import UNRELATED, class_shots, shots_of, shots_of_folder, unrelated_shots
 from utils.sampling.grids import save_grid
 
 REX = Subject("rex", (Individual("<new1>", "dog", Path("real"), ""),), ("a {} at sea", "a sad {}"))
@@ -33,6 +34,17 @@ def test_class_images_are_asked_for_without_the_token():
     (group,) = class_shots(REX, "classdiffusion", [0, 1])
     assert [shot.prompt for shot in group] == ["a photo of a dog"] * 2
     assert [shot.image for shot in group] == [f"classdiffusion/rex/class/00_{seed}.png" for seed in (0, 1)]
+
+
+def test_unrelated_prompts_name_no_class_of_the_subject_and_the_base_s_images_are_shared():
+    world = World(("dog", "hot dog stand", "cat"), flat=0)
+    tuned, base = unrelated_shots(REX, "kv_only", 7, world)
+    assert [shot.prompt for shot in tuned] == [shot.prompt for shot in base] == ["a photo of a cat"]
+    assert (tuned[0].image, base[0].image) == ("kv_only/rex/drift/02_7.png", "drift/02_7.png")
+    assert unrelated_shots(REX, "base", 7, world) == (base, base)
+    assert [shot.text for shot in unrelated_shots(REX, "kv_only", 7, None)[0]] == list(UNRELATED)
+    boat = Subject("b", (Individual("<new1>", "Sailing boat", Path("real"), ""),), ("a {}",))
+    assert len(unrelated_shots(boat, "kv_only", 7, None)[0]) == len(UNRELATED) - 1
 
 
 def test_images_of_inference_know_their_prompts(tmp_path):

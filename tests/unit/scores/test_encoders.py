@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
+    BitImageProcessorPil,
     CLIPConfig,
     CLIPImageProcessorPil,
     CLIPModel,
     CLIPTokenizer,
+    Dinov2Config,
+    Dinov2Model,
     ViTConfig,
     ViTImageProcessorPil,
     ViTModel,
@@ -93,6 +96,24 @@ def test_a_dino_for_224_pixels_gets_the_published_preparation_whatever_its_proce
     pixels = torch.tensor(normal, dtype=torch.float32).permute(2, 0, 1)[None]
     expected = F.normalize(encoder.model(pixels).last_hidden_state[:, 0], dim=1)
     torch.testing.assert_close(encoder.image_features([picture]), expected, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_dinov2_is_its_own_normalised_cls_token_after_its_own_preparation(tmp_path, noise):
+    config = Dinov2Config(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    torch.manual_seed(2)
+    model = Dinov2Model(config).eval()
+    model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="has no image processor"):
+        check_dino(tmp_path)
+    processor = BitImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28})
+    processor.save_pretrained(tmp_path)
+    check_dino(tmp_path)
+    state = model(**processor(noise, return_tensors="pt")).last_hidden_state
+    features = DinoEncoder(tmp_path, "cpu").image_features(noise)
+    torch.testing.assert_close(features, F.normalize(state[:, 0], dim=1), rtol=0, atol=1e-6)
 
 
 def test_features_are_unit_vectors_whatever_the_batch_size(clip_folder, dino_folder, noise):

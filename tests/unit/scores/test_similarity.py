@@ -12,6 +12,7 @@ from utils.scores.similarity import (
     clip_t,
     dino_i,
     div,
+    drift,
     mean_similarity,
     pres,
     with_class,
@@ -43,6 +44,13 @@ def test_similarity_is_the_mean_over_all_pairs():
     assert mean_similarity(generated, real).tolist() == pytest.approx(each)
     assert clip_i(generated, real) == pytest.approx(sum(each) / 4)
     assert clip_i(generated, real) == pytest.approx(clip_i(real, generated))
+
+
+def test_drift_is_half_the_cosine_distance_of_pairs():
+    assert drift(X, X) == 0 and drift(X, -X) == 1 and drift(torch.cat([X, Y]), torch.cat([X, X])) == 0.25
+    tuned, base = directions(4, seed=0), directions(4, seed=1)
+    expected = sum((1 - float(a @ b)) / 2 for a, b in zip(tuned, base, strict=True)) / 4
+    assert drift(tuned, base) == pytest.approx(expected)
 
 
 def test_no_images_have_no_score():
