@@ -108,7 +108,7 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w), float32
     noisy_latents = noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
     target = target_of(noise_scheduler, latents, draws.noise, draws.timesteps)
-    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, texts)
+    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, batch.sizes, texts)
 
     mask = batch.mask[:b].to(latents.device)
     loss = loss_denoise(prediction.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
@@ -117,6 +117,8 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
         weight, term = each.weight(run.config), each.of(prediction)
         terms[each.name] = term if weight else term.detach()
         loss = loss + weight * terms[each.name]
+        if each.parts:
+            terms |= {f"{each.name}_{name}": part for name, part in each.parts(prediction).items()}
     return terms | {"loss": loss}
 
 

@@ -119,19 +119,21 @@ def export(path: Path, output: Path, config: ExportConfig) -> None:
 def _write_into(
     folder: Path, path: Path, concept, base: str | None, aliases: dict, config: ExportConfig
 ) -> None:
+    from utils.bases.registry import base_row
     from utils.concepts import export as formats
 
     dtype = config.dtype or DEFAULT_DTYPES.get(config.format)
     if config.format == "diffusers":
         return formats.write_pipeline(folder, base, path, dtype)
+    widths = formats.widths_of(concept, base_row(base).path if base else None)
     if config.format == "embedding":
-        return formats.write_embeddings(folder, concept.rows, aliases, kohya=True)
+        return formats.write_embeddings(folder, concept.rows, aliases, kohya=True, widths=widths)
     start = formats.base_kv(base, set(concept.weights | concept.deltas), path)
     deltas = formats.differences(concept, start, path)
     if config.format == "official":
         merged = {name: start[name] + delta.float() for name, delta in concept.deltas.items()}
         return formats.write_official(folder, concept.weights | merged, concept.rows)
-    formats.write_embeddings(folder, concept.rows, aliases, kohya=False)
+    formats.write_embeddings(folder, concept.rows, aliases, kohya=False, widths=widths)
     files = {token: f"{name}.safetensors" for token, name in aliases.items()}
     recorded = config.base or concept.base  # as it was given: a name or a relative path means more elsewhere
     note = {"base": recorded, "classes": list(concept.classes), "tokens": files}
@@ -155,7 +157,7 @@ def _describe(output: Path, aliases: dict[str, str], config: ExportConfig) -> No
         if config.format != "diffusers" and file.is_file():
             print(f"{file} {file.stat().st_size / 1e6:.3f} MB")
     if config.format == "diffusers":
-        print(f'StableDiffusionPipeline.from_pretrained("{output}")')
+        print(f'DiffusionPipeline.from_pretrained("{output}")')
     for token, alias in aliases.items():
         print(f"{token} in diffusers is {alias} in A1111's prompts and embedding:{alias} in ComfyUI's")
 

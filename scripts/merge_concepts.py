@@ -72,7 +72,14 @@ def merge_concepts(paths: list[Path], config: MergeConfig) -> None:
             differences(concept, own, path)  # raises for another shape
     merged = merge(concepts, own, opened, regularisation_captions())
     kv = {name: weight.float() for name, weight in merged.weights.items()}
-    save_concept(config.output, kv, merged.rows, base=base, classes=merged.classes)
+    save_concept(
+        config.output,
+        kv,
+        merged.rows,
+        base=base,
+        classes=merged.classes,
+        widths=[encoder.width for encoder in opened.encoders],
+    )
     if merged.dropped:
         print(f"{merged.dropped} rows of target words were equal to earlier ones and count once")
     print(f"the concepts' phrases are met to {merged.residual:.0e}")

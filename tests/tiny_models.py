@@ -4,8 +4,14 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 WORDS = (
     "a photo picture of the on in front beach wearing headphones running dog cat teddy bear barn ktn pll ucd"
@@ -95,4 +101,47 @@ def tiny_pipeline(tokenizer_folder: Path, seed: int = 0, width: int = 32) -> Sta
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def tiny_sdxl(tokenizer_folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
+    """SDXL's parts and quirks: text encoders 32 and 24 wide, the second with a projection to 20 and
+    padding of id 0, several transformer blocks in an attention, eos_token_id = 2 in both configurations."""
+    torch.manual_seed(seed)
+    small = tiny_pipeline(tokenizer_folder / "first", seed)
+    first = small.tokenizer
+    second = write_tokenizer(tokenizer_folder / "second")
+    second.pad_token = "!"
+    config = small.text_encoder.config.to_dict() | {
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "projection_dim": 20,
+        "hidden_act": "gelu",
+    }
+    text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**config)).eval()
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=(2, 4),
+        transformer_layers_per_block=(1, 2),
+        cross_attention_dim=32 + 24,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=6 * 8 + 20,
+    ).eval()
+    small.vae.register_to_config(scaling_factor=0.13025, force_upcast=True)
+    return StableDiffusionXLPipeline(
+        vae=small.vae,
+        text_encoder=small.text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=first,
+        tokenizer_2=second,
+        unet=unet,
+        scheduler=small.scheduler,
+        add_watermarker=False,
     )

@@ -31,6 +31,9 @@ def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, capfd):
     said = capfd.readouterr()
     plan = said.out.splitlines()
     assert json.loads("\n".join(plan[: plan.index("}") + 1]))["token_learning_rate"] == 1e-2
+    memory = next(line for line in plan if line.startswith("memory: "))
+    plan.remove(memory)
+    assert memory.startswith("memory: weights 0.0") and memory.endswith(" GB, and activations")
     assert plan[plan.index("}") + 1 : -2] == [
         "method: classdiffusion (Huang et al. 2024, arXiv:2405.17532)",
         "steps 1 to 2: rows 32 at 0.02, K/V 10,240 at 0.002; loss L_denoise + 1 · L_spl",

@@ -76,9 +76,9 @@ def read_tuned(paths: Sequence[Path], base: str | None, text_states: bool = True
             own = name if len(content.rows) == 1 else f"{name} {token}"
             subject = content.subject.format(token=token, cls=word)
             tuned.append(Tuned(own, path, token, word, subject, content.method))
-    row = base_row(base or recorded_base(list(contents.values())) or "toon")
-    family_of(row.path)  # raises for a base that is none
-    return row, tuned
+    base = base or recorded_base(list(contents.values())) or "toon"
+    family_of(base_row(base).path)  # raises for a base that is none
+    return base_row(base), tuned
 
 
 def open_model(row: Base, device: str | None, path: Path | None = None) -> "BaseModel":

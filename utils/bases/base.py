@@ -214,8 +214,14 @@ class BaseModel(ABC):
     # Diffusion
 
     @abstractmethod
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: States) -> Tensor:
-        """What the denoiser predicts, (B, C, h, w): the noise or the velocity."""
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, states: States, sizes: Tensor | None = None
+    ) -> Tensor:
+        """What the denoiser predicts, (B, C, h, w): the noise or the velocity.
+
+        sizes: (B, 6), see `time_ids` (utils/data/dataset.py), for families that are told them; None: whole
+        images of the latents' own size.
+        """
 
     @abstractmethod
     def posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.parts import check_index, load_part
 from utils.bases.pretrained import read_config
 from utils.bases.sd import StableDiffusion
+from utils.bases.sdxl import StableDiffusionXL
 from utils.common.errors import UserError, short
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 FAMILIES: dict[str, type[BaseModel]] = {  # _class_name in model_index.json -> family
     "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
 }
 
 

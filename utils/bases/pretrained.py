@@ -40,6 +40,20 @@ def check_named_base(base: str | None, revision: str | None = None) -> None:
     pipeline_class(path, revision)
 
 
+def fetch_family(base: str, revision: str | None = None) -> None:
+    """Fetches what tells `base_row` the family of a Hub id that is not a row's own and not in the cache.
+
+    Raises UserError as `pipeline_class` does: the settings of another family would be given silently.
+    """
+    path = base_row(base).path
+    if (
+        HUB_ID.fullmatch(path)
+        and not Path(path).is_dir()
+        and path not in {row.path for row in BASES.values()}
+    ):
+        pipeline_class(path, revision)
+
+
 def read_config(
     model: str | Path,
     kind: str,

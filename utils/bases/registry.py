@@ -1,5 +1,6 @@
 """The base models with a name: one row each, and the same row by name, by folder or by Hub id."""
 
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -112,12 +113,23 @@ BASES: dict[str, Base] = {
             about="Stable Diffusion 2.1, for photographs. It needs a GPU, and 5 GB are downloaded at first.",
             motion_adapter=None,
         ),
+        Base(
+            name="sdxl",
+            path="stabilityai/stable-diffusion-xl-base-1.0",
+            preset="sdxl",
+            about="Stable Diffusion XL, for photographs. It needs a GPU, and 7 GB are downloaded at first.",
+            # As stock diffusers draws by default; ClassDiffusion says nothing of SDXL.
+            sampling=Sampling(num_inference_steps=50, guidance_scale=5.0, eta=0.0),
+            class_images=Sampling(num_inference_steps=50, guidance_scale=5.0, eta=0.0),
+            motion_adapter=None,
+        ),
     )
 }
+FAMILY_ROWS = {"StableDiffusionXLPipeline": "sdxl"}  # class in model_index.json -> row; of any other sd15
 
 
 def base_row(base: str | Path) -> Base:
-    """The row of a base given by name, folder or Hub id; any other base gets sd15's row with its own path.
+    """The row of a base given by name, folder or Hub id; any other base gets its family's with its own path.
 
     A relative folder may be written as seen from here or, like data/toon/sd, from the repository's root.
     """
@@ -128,7 +140,27 @@ def base_row(base: str | Path) -> Base:
     for row in BASES.values():
         if row.path in (given, str(Path(path).resolve())):
             return row
-    return replace(BASES["sd15"], name=given, path=path, about="")
+    return replace(BASES[_family_row(path)], name=given, path=path, about="")
+
+
+def _family_row(path: str) -> str:
+    """sdxl where the model_index.json of a folder, or of a Hub id in the cache, says so; else sd15."""
+    for file in [Path(path) / "model_index.json"] if Path(path).is_dir() else _cached_indexes(path):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError, RecursionError):  # said where the base is opened
+            continue
+        name = content.get("_class_name") if isinstance(content, dict) else None
+        return FAMILY_ROWS.get(name, "sd15") if isinstance(name, str) else "sd15"
+    return "sd15"
+
+
+def _cached_indexes(hub_id: str) -> list[Path]:
+    """The model_index.json of a Hub id, of whichever revisions are in the cache."""
+    from huggingface_hub.constants import HF_HUB_CACHE, REPO_ID_SEPARATOR
+
+    folder = REPO_ID_SEPARATOR.join(["models", *hub_id.split("/")])
+    return sorted(Path(HF_HUB_CACHE, folder, "snapshots").glob("*/model_index.json"))
 
 
 def model_path(model: str | Path) -> str:
@@ -158,7 +190,7 @@ def describe_base(row: Base) -> str:
     """Which base it is and whose settings it is drawn with, for a command's first line."""
     if row.name in BASES:
         return f"base {row.name} ({portable(row.path)})"
-    return f"base {row.path} (not one of {', '.join(BASES)}: the settings of sd15)"
+    return f"base {row.path} (not one of {', '.join(BASES)}: the settings of {row.preset})"
 
 
 def as_dict(row: Sampling | ClipSampling) -> dict[str, Any]:

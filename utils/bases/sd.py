@@ -253,7 +253,9 @@ class StableDiffusion(BaseModel):
         place = self.tokenizer.eos_token_id if modifiers is None else modifiers
         return [feature_at(layer, ids, place) for layer in states[0].split(ids.shape[1], dim=1)]
 
-    def predict(self, noisy_latents: Tensor, timesteps: Tensor, states: States) -> Tensor:
+    def predict(
+        self, noisy_latents: Tensor, timesteps: Tensor, states: States, sizes: Tensor | None = None
+    ) -> Tensor:
         """Both inputs take the UNet's dtype."""
         dtype = self.unet.dtype
         return self.unet(noisy_latents.to(dtype), timesteps, states[0].to(dtype)).sample

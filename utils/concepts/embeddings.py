@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from utils.common.errors import UserError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from utils.concepts.weights import ConceptWeights
 
 KOHYA_KEY = "emb_params"
+SDXL_KEYS = ("clip_l", "clip_g")  # in the order in which the rows stand side by side
 A1111_KEY = "string_to_param"
 DIFFUSERS_FILES = ("learned_embeds.safetensors", "learned_embeds.bin")
 IMAGES = (".png", ".webp", ".jpg", ".jpeg", ".jxl", ".avif")
@@ -29,13 +31,11 @@ def embedding_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
 
     kohya: {"emb_params": (n, D)}. A1111: {"string_to_param": {"*": (n, D)}, "name": …, …}. Both call a token
     by its file's name, so here it is <stem>. diffusers: {token: (n, D)} or (D,) needs no change.
-    Raises UserError for an embedding of SDXL and for one of several layers.
+    sd-scripts for SDXL: {"clip_l": (n, D₁), "clip_g": (n, D₂)}.
+    Raises UserError for one half of an embedding for SDXL and for one of several layers.
     """
-    if content.keys() & {"clip_l", "clip_g"}:
-        raise UserError(
-            f"{path} is an embedding for SDXL ({', '.join(sorted(map(str, content)))}); "
-            "give one that was trained on Stable Diffusion 1.x or 2.x"
-        )
+    if content.keys() & set(SDXL_KEYS):
+        return {f"<{path.stem}>": _both_halves(content, path)}
     if content and all(_XTI_KEY.fullmatch(str(key)) for key in content):
         raise UserError(f"{path} is kohya's embedding with a row per layer (XTI); give one with a single row")
     token = f"<{path.stem}>"
@@ -47,6 +47,26 @@ def embedding_of(content: dict[str, Any], path: Path) -> dict[str, Any]:
     if not isinstance(vectors, dict) or len(vectors) != 1:
         raise UserError(f"{path}: {A1111_KEY} is not one embedding; save it again with a current A1111")
     return {token: next(iter(vectors.values()))}
+
+
+def widths_in(content: dict[str, Any]) -> tuple[int, ...]:
+    """The widths of the parts of a row of an embedding for SDXL; () for any other."""
+    return tuple(content[key].shape[-1] for key in SDXL_KEYS) if content.keys() == set(SDXL_KEYS) else ()
+
+
+def _both_halves(content: dict[str, Any], path: Path) -> Tensor:
+    """(n, D₁ + D₂) of {"clip_l": (n, D₁), "clip_g": (n, D₂)}, the rows of SDXL's text encoders."""
+    if content.keys() != set(SDXL_KEYS):
+        found = ", ".join(sorted(map(str, content)))
+        raise UserError(
+            f"{path} has {found}; an embedding for SDXL has {' and '.join(SDXL_KEYS)}: give one of both"
+        )
+    halves = [content[key] for key in SDXL_KEYS]
+    if not all(isinstance(half, Tensor) and half.ndim == 2 for half in halves) or len(halves[0]) != len(
+        halves[1]
+    ):
+        raise UserError(f"{path}: {' and '.join(SDXL_KEYS)} are not as many rows; save it again")
+    return torch.cat(halves, dim=1)
 
 
 def token_rows(content: dict[str, Any], path: Path) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ Shapes: C channels of a cross-attention layer, D text width, r rank, n words of 
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from utils.bases.devices import DTYPES, cast_frozen, without_progress_bars
-from utils.bases.families import open_base, open_part
+from utils.bases.families import family_of, open_base, open_part
 from utils.common.errors import UserError, short
 from utils.common.files import give_umask_mode
 from utils.common.tensor_files import system_errors, write_pickle, write_tensors
 from utils.concepts.captions import regularisation_captions
-from utils.concepts.embeddings import KOHYA_KEY, check_one_vector
+from utils.concepts.embeddings import KOHYA_KEY, SDXL_KEYS, check_one_vector
 from utils.concepts.formats import WEIGHTS_STEM
 from utils.concepts.load import WRONG_BASE, load_concept
 from utils.concepts.lora import (
@@ -103,6 +103,11 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
         raise UserError(f"{path} holds no weights")
     if layout == "official":
         check_one_vector([concept], "--format official")
+    if layout == "official" and len(concept.widths) > 1:
+        raise UserError(
+            f"{path} has rows of {len(concept.widths)} text encoders, and official holds those of one; "
+            "use --format lora"
+        )
     if layout == "embedding" and kv:
         raise UserError(
             f"{path} has K/V, which an embedding would leave out; use --format lora, which writes both"
@@ -111,6 +116,13 @@ def check_exportable(concept: ConceptWeights, path: Path, layout: str) -> None:
         raise UserError(
             f"{path} trained {others[0]}, and {layout} holds K and V only; use --format diffusers"
         )
+
+
+def widths_of(concept: ConceptWeights, base: str | None) -> tuple[int, ...]:
+    """The widths of the parts of the concept's rows, one for each text encoder, as it or its base says."""
+    if concept.widths or base is None or not concept.rows:
+        return concept.widths
+    return tuple(encoder.width for encoder in family_of(base).outline(base).encoders)
 
 
 def base_kv(base: str, names: set[str], path: Path) -> dict[str, Tensor]:
@@ -200,14 +212,24 @@ def _write(
     return LoraReport(file, rank, errors, error)
 
 
-def write_embeddings(folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool) -> None:
-    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/."""
+def write_embeddings(
+    folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool, widths: Sequence[int] = ()
+) -> None:
+    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/.
+
+    widths: of the base's text encoders. With two, as in SDXL, a file is {"clip_l": (n, D₁), "clip_g":
+    (n, D₂)}, which all tools but diffusers read, kohya's too; diffusers loads the two tensors one by one.
+    """
     for token, row in rows.items():
-        name = f"{aliases[token]}.safetensors"
-        write_tensors(folder / name, {token: torch.atleast_2d(row.float())})
+        name, row = f"{aliases[token]}.safetensors", torch.atleast_2d(row.float())
+        if len(widths) == len(SDXL_KEYS):
+            halves = zip(SDXL_KEYS, row.split(list(widths), dim=-1), strict=True)
+            write_tensors(folder / name, {key: half.clone() for key, half in halves})
+            continue
+        write_tensors(folder / name, {token: row})
         if kohya:
             (folder / "kohya").mkdir(exist_ok=True)
-            write_tensors(folder / "kohya" / name, {KOHYA_KEY: torch.atleast_2d(row.float())})
+            write_tensors(folder / "kohya" / name, {KOHYA_KEY: row})
 
 
 def write_pipeline(folder: Path, base: str, path: Path, dtype: str) -> None:

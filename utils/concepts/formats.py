@@ -11,7 +11,14 @@ from utils.common.errors import UserError, short
 from utils.common.folders import read_folder
 from utils.common.limits import check_text
 from utils.common.tensor_files import read_dictionary
-from utils.concepts.embeddings import DIFFUSERS_FILES, embedding_of, named, refuse_image, token_rows
+from utils.concepts.embeddings import (
+    DIFFUSERS_FILES,
+    embedding_of,
+    named,
+    refuse_image,
+    token_rows,
+    widths_in,
+)
 from utils.concepts.foreign import refuse_foreign
 from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_note
@@ -94,6 +101,7 @@ def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None)
         method=manifest.get("method"),
         digest=manifest.get("base_digest"),
         subject=manifest.get("subject", "{token} {cls}"),
+        widths=tuple(manifest.get("row_widths") or ()),
     )
 
 
@@ -144,6 +152,9 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} has a token or a file that is not a name; train or download it again")
     if len(stems) != len(tokens):
         raise UserError(f"{path} has not one file for each token; train or download it again")
+    widths = manifest.get("row_widths") or []
+    if not isinstance(widths, list) or not all(type(width) is int and width > 0 for width in widths):
+        raise UserError(f"{path} has row_widths that are no widths; train or download it again")
     _check_words(manifest, path)
     return manifest
 
@@ -185,7 +196,7 @@ def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:
     if is_kv_lora(content):
         return _parse_lora(content, path)
     refuse_foreign(content, path)
-    return ConceptWeights(rows=token_rows(embedding_of(content, path), path))
+    return ConceptWeights(rows=token_rows(embedding_of(content, path), path), widths=widths_in(content))
 
 
 def _parse_lora(content: dict[str, Any], path: Path) -> ConceptWeights:

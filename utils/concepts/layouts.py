@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from utils.common.errors import UserError
@@ -27,12 +28,21 @@ def parse_processors(content: dict[str, Any], path: Path) -> dict[str, Tensor]:
 
 
 def parse_adobe(content: dict[str, Any], path: Path) -> ConceptWeights:
-    """Adobe's delta.bin: {"unet": {parameter name: weight}, "modifier_token": {token: row}}."""
-    if unexpected := sorted(content.keys() - {"unet", "modifier_token"}):
+    """Adobe's delta.bin: {"unet": {parameter name: weight}, "modifier_token": {token: row}}.
+
+    For SDXL it has "modifier_token_2" too, the rows of the second text encoder.
+    """
+    if unexpected := sorted(content.keys() - {"unet", "modifier_token", "modifier_token_2"}):
         # "text_encoder" is one: a whole fine-tuned text encoder, which no concept of this project has.
         raise UserError(f"{path}: unexpected entries {unexpected}; K/V and token rows can be loaded, no more")
     weights, deltas = _split_compressed(content["unet"], path)
-    return ConceptWeights(weights, deltas, token_rows(content.get("modifier_token", {}), path))
+    rows = token_rows(content.get("modifier_token", {}), path)
+    if "modifier_token_2" in content:
+        second = token_rows(content["modifier_token_2"], path)
+        if rows.keys() != second.keys():
+            raise UserError(f"{path} has tokens of one text encoder only; save it again with both")
+        rows = {token: torch.cat([row, second[token]]) for token, row in rows.items()}
+    return ConceptWeights(weights, deltas, rows)
 
 
 def parse_compvis(content: dict[str, Any], path: Path) -> ConceptWeights:

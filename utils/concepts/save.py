@@ -27,6 +27,7 @@ def save_concept(
     base: str | None = None,
     classes: Sequence[str | None] = (),
     parts: Mapping[str, dict[str, Tensor]] | None = None,
+    widths: Sequence[int] = (),
     **facts: str | None,
 ) -> None:
     """Write a concept in the official layout, and concept.json. Old files stay whole until the new ones are.
@@ -35,6 +36,7 @@ def save_concept(
     rows: modifier token -> (D,). Each is cloned: saved as a view, .bin would hold the whole table.
     safe_serialization: .safetensors; otherwise .bin, with the empty attn1 entries diffusers' loader wants.
     parts: learner -> the tensors of its own file, `<learner>.safetensors`.
+    widths: of the parts of a row, where there are several text encoders.
     facts: method, subject, base_digest, as concept.json records them.
     """
     suffix = ".safetensors" if safe_serialization else ".bin"
@@ -53,6 +55,7 @@ def save_concept(
         "token_files": stems,
         "classes": list(classes),
         "files": ({KV: WEIGHTS_STEM} if kv else {}) | {learner: learner for learner in parts},
+        **({"row_widths": list(widths)} if len(widths) > 1 else {}),
         **facts,
     }
 

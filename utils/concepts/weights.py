@@ -17,7 +17,8 @@ class ConceptWeights:
     modifier token -> (D,), or (n, D) for a token of n vectors. parts: learner -> the tensors of its own
     file, for learners other than K/V and rows. base: name, folder or Hub id of the base model; digest:
     its `base_digest`. method, subject: of the method's row; subject: how prompts name the concept.
-    classes: a class word for each token.
+    classes: a class word for each token. widths: of the parts of a row, one for each text encoder; empty:
+    of one, or not known.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -29,6 +30,7 @@ class ConceptWeights:
     method: str | None = None
     digest: str | None = None
     subject: str = "{token} {cls}"
+    widths: tuple[int, ...] = ()
 
     @property
     def changes_weights(self) -> bool:

@@ -18,12 +18,13 @@ Groups = list[dict[str, Any]]  # torch's parameter groups: "params" and "lr"
 @dataclass(frozen=True, kw_only=True)
 class OptimizerRow:
     """build(parameter groups with their rates, config) -> a torch optimizer. package: what to install
-    and import, or None.
+    and import, or None. moments: bytes that it keeps for each parameter.
     """
 
     name: str
     build: Callable[[Groups, "OptimisationFlags"], "Optimizer"]
     package: str | None = None
+    moments: int = 8
 
 
 def _settings(config: "OptimisationFlags") -> dict[str, Any]:
@@ -54,7 +55,7 @@ OPTIMIZERS: dict[str, OptimizerRow] = {
     row.name: row
     for row in (
         OptimizerRow(name="adamw", build=_adamw),
-        OptimizerRow(name="adamw8bit", build=_adamw8bit, package="bitsandbytes"),
+        OptimizerRow(name="adamw8bit", build=_adamw8bit, package="bitsandbytes", moments=2),
     )
 }
 

@@ -230,6 +230,10 @@ def resolve(argv: Sequence[str] | None) -> tuple[dict[str, Any], Preset]:
             raise UserError(f"--preset has no effect on --config {shown(file)}, a run's: leave it out")
         return given, Preset()
     base = given.get("pretrained_model_name_or_path", TrainConfig.pretrained_model_name_or_path)
+    if name is None:
+        from utils.bases.pretrained import fetch_family  # imports the Hub's client
+
+        fetch_family(base, given.get("revision"))
     path = preset_file(name, base_row(base).preset)
     if path is None:
         return given, Preset()

@@ -6,6 +6,7 @@ h, w = H // f, W // f latent pixels, s the longer side of the resized image.
 
 import random
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageOps
@@ -30,6 +31,19 @@ class Augmentation:
     top: int
     left: int
     prefix: str  # what the caption says of the scale, or ""
+
+
+class View(NamedTuple):
+    """A method's view of an image.
+
+    pixels: (3, H, W) in [-1, 1]. mask: (h, w) of 0 and 1. prefix: of the caption. window: the corner
+    (top, left) of what is shown, in pixels of the resized image; None for an image that was pasted small.
+    """
+
+    pixels: Tensor
+    mask: Tensor
+    prefix: str
+    window: tuple[int, int] | None
 
 
 def sides(size: Size) -> tuple[int, int]:
@@ -107,11 +121,13 @@ def latent_span(start: int, length: int, latent_factor: int) -> slice:
 
 def augment(
     image: Image.Image, size: Size, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
-) -> tuple[Tensor, Tensor, str]:
-    """One random view: pixels (3, H, W) in [-1, 1], mask (h, w) of 0 and 1, caption prefix."""
+) -> View:
+    """One random view."""
     augmentation = draw_augmentation(size, rng, hflip, noaug)
     pixels, mask = apply_augmentation(image, size, augmentation, latent_factor)
-    return pixels, mask, augmentation.prefix
+    small = augmentation.scale < max(sides(size))
+    window = None if small else (augmentation.top, augmentation.left)
+    return View(pixels, mask, augmentation.prefix, window)
 
 
 def centre_square(image: Image.Image, size: Size) -> Tensor:
@@ -121,7 +137,7 @@ def centre_square(image: Image.Image, size: Size) -> Tensor:
 
 def crop(
     image: Image.Image, size: Size, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
-) -> tuple[Tensor, Tensor, str]:
+) -> View:
     """DreamBooth's view: resized to cover W × H, aspect kept, a random window; full mask, no prefix.
 
     hflip: flipped half of the time, which the published script does not do. noaug: unused.
@@ -134,17 +150,17 @@ def crop(
     left, top = rng.randint(0, w - width), rng.randint(0, h - height)
     pixels = to_pixels(image.resize((w, h), Image.Resampling.BILINEAR))  # (3, h, w)
     window = pixels[:, top : top + height, left : left + width].contiguous()
-    return window, _full(size, latent_factor), ""
+    return View(window, _full(size, latent_factor), "", (top, left))
 
 
 def square(
     image: Image.Image, size: Size, rng: random.Random, hflip: bool, noaug: bool, latent_factor: int
-) -> tuple[Tensor, Tensor, str]:
+) -> View:
     """Textual inversion's view: squashed to W × H, flipped half of the time if `hflip`; full mask."""
     if hflip and rng.random() < 0.5:
         image = ImageOps.mirror(image)
     pixels = to_pixels(image.resize(sides(size), Image.Resampling.BICUBIC))  # (3, H, W)
-    return pixels, _full(size, latent_factor), ""
+    return View(pixels, _full(size, latent_factor), "", (0, 0))
 
 
 def _full(size: Size, latent_factor: int) -> Tensor:
@@ -153,5 +169,5 @@ def _full(size: Size, latent_factor: int) -> Tensor:
     return torch.ones(height // latent_factor, width // latent_factor)
 
 
-# A method's view of its images: (image, size, rng, hflip, noaug, f) -> pixels, mask, caption prefix.
+# A method's view of its images: (image, size, rng, hflip, noaug, f) -> View.
 VIEWS = {"scaled": augment, "crop": crop, "square": square}

@@ -41,11 +41,16 @@ def bucket_of(size: tuple[int, int], buckets: list[Bucket]) -> Bucket:
 
 def cut_to(image: Image.Image, bucket: Bucket) -> Image.Image:
     """The largest centred part of the bucket's aspect ratio."""
-    width, height = image.size
+    return image.crop(cut_box(image.size, bucket))
+
+
+def cut_box(size: tuple[int, int], bucket: Bucket) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the largest centred part of the bucket's aspect ratio."""
+    width, height = size
     w = min(width, max(1, round(height * bucket[0] / bucket[1])))
     h = min(height, max(1, round(width * bucket[1] / bucket[0])))
     left, top = (width - w) // 2, (height - h) // 2
-    return image.crop((left, top, left + w, top + h))
+    return left, top, left + w, top + h
 
 
 def _buckets(resolution: int, step: int) -> list[Bucket]:

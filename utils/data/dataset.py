@@ -16,11 +16,31 @@ from utils.common.images import ImageCache, image_size, list_images, open_image
 from utils.common.seeds import seed_of
 from utils.config.concepts import Concept
 from utils.config.methods import Method
-from utils.data.augmentation import VIEWS, Size, centre_square, sides
-from utils.data.buckets import Bucket, bucket_of, cut_to
+from utils.data.augmentation import VIEWS, Size, View, centre_square, sides
+from utils.data.buckets import Bucket, bucket_of, cut_box, cut_to
 from utils.data.captions import caption_of
 from utils.data.image_captions import class_captions, name_subject, read_captions, shuffled_tags
 from utils.data.masks import has_mask, latent_cover, mask_file, open_mask
+
+Sizes = tuple[int, int, int, int, int, int]  # original (h, w), crop (top, left), target (h, w)
+
+
+def time_ids(photo: tuple[int, int], size: Size, window: tuple[int, int] | None, cut: bool) -> Sizes:
+    """What SDXL is told of an image: its size before resizing, the corner of what is shown, its size now.
+
+    photo: (width, height) as the file has it. window: of the view. cut: whether the image was first cut to
+    the aspect ratio of `size`, centred; that corner counts too. Corners are in pixels of the resized image,
+    as in diffusers' scripts and sd-scripts. An image that was pasted small on a canvas shows neither a cut
+    nor an enlargement, so its sizes are those of a whole image of the canvas's size.
+    """
+    width, height = sides(size)
+    if window is None:
+        return height, width, 0, 0, height, width
+    top, left = window
+    if cut:
+        x, y, right, bottom = cut_box(photo, (width, height))
+        top, left = top + round(y * height / (bottom - y)), left + round(x * width / (right - x))
+    return photo[1], photo[0], top, left, height, width
 
 
 @dataclass(frozen=True)
@@ -42,20 +62,23 @@ class ImageOptions:
 
 @dataclass(frozen=True)
 class Item:
-    """pixels: (3, H, W) in [-1, 1]; mask: (h, w) in [0, 1], 0 where a view misses the subject; caption."""
+    """pixels: (3, H, W) in [-1, 1]; mask: (h, w) in [0, 1], 0 where a view misses the subject; caption;
+    sizes: see `time_ids`."""
 
     pixels: Tensor
     mask: Tensor
     caption: str
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
 class Batch:
-    """pixels: (B, 3, H, W) in [-1, 1]; mask: (B, 1, h, w) in [0, 1]; captions: B of them."""
+    """pixels: (B, 3, H, W) in [-1, 1]; mask: (B, 1, h, w) in [0, 1]; captions: B of them; sizes: (B, 6)."""
 
     pixels: Tensor
     mask: Tensor
     captions: list[str]
+    sizes: Tensor
 
 
 def collate(items: Sequence[Item]) -> Batch:
@@ -64,6 +87,7 @@ def collate(items: Sequence[Item]) -> Batch:
         pixels=torch.stack([item.pixels for item in items]),  # (B, 3, H, W)
         mask=torch.stack([item.mask for item in items]).unsqueeze(1),  # (B, 1, h, w)
         captions=[item.caption for item in items],
+        sizes=torch.tensor([item.sizes for item in items]),  # (B, 6)
     )
 
 
@@ -166,14 +190,17 @@ class InstanceDataset:
     def item(self, number: int, index: int) -> Item:
         """Item `number`, a view of image `index`. A prefix precedes the caption ("far away a photo")."""
         concept, path = self.images[index]
-        view = seed_of(self.seed, "augmentation", self.view_number(number))
-        rng = random.Random(view)
-        pixels, mask, prefix = self._view(self.open_image(path), self.sizes[index], rng)
+        seed = seed_of(self.seed, "augmentation", self.view_number(number))
+        rng = random.Random(seed)
+        image = self.open_image(path)
+        view = self._view(image, self.sizes[index], rng)
+        mask = view.mask
         if self.options.masked and (subject := self.open_mask(path)) is not None:
-            covered, _, _ = self._view(subject.convert("RGB"), self.sizes[index], random.Random(view))
-            mask = mask * latent_cover(covered, self.latent_factor)
+            covered = self._view(subject.convert("RGB"), self.sizes[index], random.Random(seed))
+            mask = mask * latent_cover(covered.pixels, self.latent_factor)
         caption = self.captions.get(path) or caption_of(self.method, concept, rng)
-        return Item(pixels, mask, self._varied(prefix + caption, number))
+        sizes = time_ids(image.size, self.sizes[index], view.window, bool(self.options.buckets))
+        return Item(view.pixels, mask, self._varied(view.prefix + caption, number), sizes)
 
     def view_number(self, number: int) -> int:
         """The item whose view item `number` has: itself, or with a pool of N views one of the first N passes.
@@ -188,7 +215,7 @@ class InstanceDataset:
         image = _order(self.seed, "instance order", passes, len(self))[place]
         return again * len(self) + _order(self.seed, "instance order", again, len(self)).index(image)
 
-    def _view(self, image: Image.Image, size: Size, rng: random.Random) -> tuple[Tensor, Tensor, str]:
+    def _view(self, image: Image.Image, size: Size, rng: random.Random) -> View:
         """The method's view of an image, which is first cut to its bucket's aspect ratio."""
         if self.options.buckets:
             image = cut_to(image, sides(size))
@@ -231,4 +258,6 @@ class ClassDataset:
         width, height = sides(size or self.size)
         mask = torch.ones(height // self.latent_factor, width // self.latent_factor)
         caption = self.captions.get(path, concept.class_prompt)
-        return Item(centre_square(self.open_image(path), (width, height)), mask, caption)
+        image = self.open_image(path)
+        ids = time_ids(image.size, (width, height), (0, 0), cut=True)
+        return Item(centre_square(image, (width, height)), mask, caption, ids)

@@ -85,6 +85,12 @@ def attach(base: "BaseModel") -> Parameters:
     return deltas
 
 
+def keeps(base: "BaseModel") -> int:
+    """Bytes of U, σ and Vᵀ of all matrices."""
+    shifts = [each for each in base.unet.modules() if isinstance(each, SpectralShift)]
+    return sum(part.numel() * part.element_size() for shift in shifts for part in shift.basis)
+
+
 def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """{"<module>.delta": (r,), "<module>.sigma": (r,)}."""
     tensors = {}
@@ -121,5 +127,6 @@ LEARNER = Learner(
     attach,
     pack,
     merge,
+    keeps=keeps,
     plain="how strong each part of the image model is (singular values)",
 )

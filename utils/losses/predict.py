@@ -25,11 +25,11 @@ class Prediction:
     """What the losses of a step are computed from; class images, if any, follow the instance images.
 
     noise_pred, target: (B, C, h, w); instances: how many of the B are instance images.
-    phrase_features, class_features: one (K, D) each for every text feature of the base. phrase_states: the
-    text states of all positions of the concepts' phrases, (K, L, D) each. texts: loss -> what it drew for
-    this step, and the states of its ids. kept_pred, base_pred: what the model and the untouched
-    base predict for the instance images under class captions, (B, C, h, w); empty unless a loss asks. moved:
-    the trained parameters and their start, if a loss asks.
+    phrase_features, class_features: one (K, D) each for every text feature of the base. feature_names: of
+    several, for the log. phrase_states: the text states of all positions of the concepts' phrases, (K, L, D)
+    each. texts: loss -> what it drew for this step, and the states of its ids. kept_pred, base_pred: what the
+    model and the untouched base predict for the instance images under class captions, (B, C, h, w); empty
+    unless a loss asks. moved: the trained parameters and their start, if a loss asks.
     """
 
     noise_pred: Tensor
@@ -37,6 +37,7 @@ class Prediction:
     instances: int
     phrase_features: list[Tensor]
     class_features: list[Tensor]
+    feature_names: tuple[str, ...] = ()
     phrase_states: States = ()
     texts: dict[str, tuple[Any, States]] = field(default_factory=dict)
     kept_pred: Tensor | None = None
@@ -51,9 +52,11 @@ def predict(
     timesteps: Tensor,
     target: Tensor,
     captions: list[str],
+    sizes: Tensor,
     texts: dict[str, Any],
 ) -> Prediction:
-    """noisy_latents, target: (B, C, h, w); timesteps: (B,); captions: B of them; texts: loss -> its `ids`.
+    """noisy_latents, target: (B, C, h, w); timesteps: (B,); captions: B of them; sizes: (B, 6);
+    texts: loss -> its `ids`.
 
     With the captions, the text encoder reads the phrases of the semantic preservation loss and the losses'
     own texts. Where a loss compares outputs, the instance images come once more, under class captions.
@@ -61,7 +64,7 @@ def predict(
     base, phrases, b = run.base, run.phrases, run.config.train_batch_size
     again = b if any(loss.output for loss in at.losses) else 0
     kept = [class_caption(caption, run.instances.concepts) for caption in captions[:again]]
-    base_pred = base_prediction(run, noisy_latents[:again], timesteps[:again], kept)
+    base_pred = base_prediction(run, noisy_latents[:again], timesteps[:again], kept, sizes[:again])
 
     compared = phrases.ids if any(loss.text for loss in at.losses) else phrases.ids[:0]
     ids = [compared, *(each.ids for each in texts.values())]
@@ -70,6 +73,7 @@ def predict(
         torch.cat([timesteps, timesteps[:again]]),
         base.tokenize(captions + kept),
         torch.cat(ids),
+        torch.cat([sizes, sizes[:again]]),
     )
     noise_pred, kept_pred = predicted.split([len(noisy_latents), again])
     of_phrases, *of_texts = split_states(states, ids)
@@ -80,6 +84,7 @@ def predict(
         instances=b,
         phrase_features=base.features(of_phrases, compared, phrases.modifiers) if len(compared) else [],
         class_features=phrases.class_features,
+        feature_names=base.feature_names if len(compared) else (),
         phrase_states=of_phrases,
         texts={name: (each, state) for (name, each), state in drawn},
         kept_pred=kept_pred,

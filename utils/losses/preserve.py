@@ -57,12 +57,15 @@ def untouched(
             parameter.data = value
 
 
-def base_prediction(run: Run, noisy_latents: Tensor, timesteps: Tensor, captions: list[str]) -> Tensor:
+def base_prediction(
+    run: Run, noisy_latents: Tensor, timesteps: Tensor, captions: list[str], sizes: Tensor
+) -> Tensor:
     """What the untouched base predicts, (B, C, h, w), without gradient; of no captions: an empty tensor."""
     if not captions:
         return noisy_latents[:0]
     with untouched(run.learned, run.start), torch.no_grad(), run.accelerator.autocast():
-        return run.base.predict(noisy_latents, timesteps, run.base.encode(run.base.tokenize(captions)))
+        states = run.base.encode(run.base.tokenize(captions))
+        return run.base.predict(noisy_latents, timesteps, states, sizes)
 
 
 def moved(run: Run, learners: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:

@@ -14,7 +14,7 @@ from utils.learners.registry import LEARNERS
 from utils.losses.denoise import prior_term
 from utils.losses.mlm import mlm_term, prepare_mlm
 from utils.losses.preserve import dop_term, l2_term
-from utils.losses.spl import spl_term
+from utils.losses.spl import spl_parts, spl_term
 
 if TYPE_CHECKING:
     from utils.bases.base import BaseModel
@@ -39,6 +39,7 @@ class Loss:
     a stage which trains tokens alone leaves it out. start: it needs what trains as it was at the start.
     layered: it can read text states that hold a copy for each layer. one_encoder: it needs a base with one
     text encoder. asked(config): whether the user wants it, where that is not whether it has a weight.
+    parts: what the log says of it besides: name -> scalar without gradient.
     prepare(base, config): None, or what the loss sets up once, before anything has been trained: an object
     whose draw(step), a function of (run seed, step) alone, holds token `ids` (N, …) to be encoded. plain:
     what it does, for who does not know the terms; "": its name is shown.
@@ -55,6 +56,7 @@ class Loss:
     layered: bool = True
     one_encoder: bool = False
     asked: Callable[[TrainConfig], bool] | None = None
+    parts: Callable[[Prediction], dict[str, Tensor]] | None = None
     prepare: Callable[[BaseModel, TrainConfig], Any] | None = None
     plain: str = ""
 
@@ -69,6 +71,7 @@ LOSSES: dict[str, Loss] = {
             title="the semantic preservation loss",
             text=True,
             asked=lambda config: config.spl,
+            parts=spl_parts,
             plain="the new word has to stay close to its class",
         ),
         Loss(

@@ -66,6 +66,14 @@ def loss_spl(features: Tensor, class_features: Tensor) -> Tensor:
     return cosine_distance(features, class_features.detach()).mean()
 
 
+def spl_parts(prediction: Prediction) -> dict[str, Tensor]:
+    """Each feature's share, without gradient, for the log: of SDXL TE1 at EOS, TE2 at EOS, the pooled."""
+    features = zip(
+        prediction.feature_names, prediction.phrase_features, prediction.class_features, strict=False
+    )
+    return {name: loss_spl(feature, constant).detach() for name, feature, constant in features}
+
+
 def spl_term(prediction: Prediction) -> Tensor:
     """`loss_spl`, averaged over the base's text features: one for SD, or one for each layer's own text."""
     pairs = zip(prediction.phrase_features, prediction.class_features, strict=True)

@@ -64,9 +64,10 @@ def prepare(
     names = names_of(paths, config.token)
     concepts = [read_concept(path, name) for path, name in zip(paths, names, strict=True)]
     check_together(concepts)
-    row = base_row(config.base or recorded_base(concepts) or "toon")
+    base = config.base or recorded_base(concepts) or "toon"
+    check_base(base_row(base).path)  # of a Hub id this fetches what says which row suits it
+    row = base_row(base)
     prompts, settings = given or default_prompts(concepts), config.settings(row)
-    check_base(row.path)
     check_steps(settings["num_inference_steps"], row.path)
     check_modifier_tokens(prompts, row.path, concepts)
     device, dtype = choose_device_dtype(config.device, config.dtype)

@@ -18,16 +18,17 @@ class ConceptModel(nn.Module):
         self.encode, self.predict = base.encode, base.predict
 
     def forward(
-        self, noisy_latents: Tensor, timesteps: Tensor, captions: Tensor, phrases: Tensor
+        self, noisy_latents: Tensor, timesteps: Tensor, captions: Tensor, phrases: Tensor, sizes: Tensor
     ) -> tuple[Tensor, States]:
-        """(B, C, h, w), (B,), ids (B, …) and (K, …) -> the prediction (B, C, h, w), the phrases' states (K,
-        …).
+        """(B, C, h, w), (B,), ids (B, …) and (K, …), (B, 6) -> the prediction (B, C, h, w), the phrases'
+        states (K, …).
 
         One pass through the text encoder serves captions and phrases.
         """
         states = self.encode(torch.cat([captions, phrases]))
         split = [state.split([len(captions), len(phrases)]) for state in states]
-        prediction = self.predict(noisy_latents, timesteps, tuple(of_captions for of_captions, _ in split))
+        of_captions = tuple(captions for captions, _ in split)
+        prediction = self.predict(noisy_latents, timesteps, of_captions, sizes)
         return prediction, tuple(of_phrases for _, of_phrases in split)
 
 

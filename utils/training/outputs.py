@@ -63,6 +63,7 @@ def save_run(run: Run, folder: Path) -> None:
         base_row(config.pretrained_model_name_or_path).name,
         [concept.cls_token for concept in concepts],
         {name: tensors for name, tensors in packed.items() if LEARNERS[name].layout == "own"},
+        widths=[encoder.width for encoder in base.encoders],
         method=config.method,
         subject=config.recipe.subject,
         base_digest=run.digest,

@@ -19,6 +19,7 @@ from utils.common.images import digest_images
 from utils.common.words import counted
 from utils.concepts.formats import MANIFEST as CONCEPT
 from utils.concepts.names import check_apart
+from utils.config.optimizers import OPTIMIZERS
 from utils.config.presets import Preset
 from utils.config.train_config import IMAGES, PROMPTS, TrainConfig
 from utils.data.augmentation import FAR, LONGEST_PREFIX, NEAR
@@ -244,6 +245,26 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 
 
+def describe_memory(config: TrainConfig, base: BaseModel, attached: dict[str, Parameters]) -> str:
+    """What stays in memory from step to step, calculated from the shapes; activations come on top."""
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    half = base.frozen_in_half(dtype)
+    trained = {id(value) for each in attached.values() for value in each.values()}
+    weights = 4 * sum(value.numel() for each in attached.values() for value in each.values())
+    for module in base.modules.values():
+        size = torch.finfo(dtype).bits // 8 if any(module is each for each in half) else 4
+        weights += size * sum(value.numel() for value in module.parameters() if id(value) not in trained)
+    weights += sum(LEARNERS[name].keeps(base) for name in attached if LEARNERS[name].keeps)
+    sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
+    numbers = max(sum(sizes[name] for name in stage.trains) for stage in config.stages)
+    moments = OPTIMIZERS[config.optimizer].moments * numbers
+    gigabytes = [size / 1e9 for size in (weights, 4 * numbers, moments)]
+    return (
+        f"memory: weights {gigabytes[0]:.2f} GB, gradients {gigabytes[1]:.2f}, optimizer {gigabytes[2]:.2f}: "
+        f"{sum(gigabytes):.2f} GB, and activations"
+    )
+
+
 def describe_run(config: TrainConfig, preset: Preset, checkpoint: Path | None) -> str:
     """The resolved configuration and what of it the preset gave, the number of trained parameters and the
     plan, for --dry_run."""
@@ -258,6 +279,7 @@ def describe_run(config: TrainConfig, preset: Preset, checkpoint: Path | None) -
             *preset.describe(),
             f"method: {config.recipe.name} ({config.recipe.source})",
             *describe_stages(config, sizes),
+            describe_memory(config, base, attached),
             f"plan: {config.max_train_steps} steps of {images} images, {side} x {side}, per process, "
             + (f"resuming {checkpoint}" if checkpoint else "from the beginning"),
             *[

@@ -54,7 +54,7 @@ def test_any_other_base_has_the_row_of_sd15_and_its_own_path(tmp_path, monkeypat
     row = base_row("mine")
     assert (row.path, row.preset, row.sampling) == ("mine", "sd15", BASES["sd15"].sampling)
     assert row.class_images == BASES["sd15"].class_images
-    assert describe_base(row) == "base mine (not one of toon, sd15, sd21: the settings of sd15)"
+    assert describe_base(row) == "base mine (not one of toon, sd15, sd21, sdxl: the settings of sd15)"
     assert describe_base(BASES["toon"]) == "base toon (data/toon/sd)"
 
 

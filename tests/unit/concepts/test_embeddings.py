@@ -78,7 +78,10 @@ def test_token_names_one_token(tmp_path):
 
 WIDE = torch.ones(1, 32)
 REFUSED = {
-    "sdxl": ({"clip_l": WIDE, "clip_g": WIDE}, r"embedding for SDXL \(clip_g, clip_l\)"),
+    "half of sdxl": (
+        {"clip_l": WIDE},
+        "has clip_l; an embedding for SDXL has clip_l and clip_g: give one of both",
+    ),
     "xti": ({"IN01": WIDE, "MID": WIDE, "OUT11": WIDE}, "a row per layer"),
     "kohya": ({"lora_unet_down_blocks_0_resnets_0_conv1.lora_down.weight": WIDE}, "LoRA of layers other"),
     "text lora": (

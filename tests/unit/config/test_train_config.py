@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.training_flags import mistake, single
+from utils.bases import pretrained
 from utils.config.train_config import TrainConfig, build_parser, parse_config, read_config
 
 pytestmark = pytest.mark.usefixtures("workplace")
@@ -57,7 +58,13 @@ OFFICIAL_MULTI = [
 ]
 
 
-def test_official_single_command():
+@pytest.fixture
+def hub(monkeypatch):
+    """The Hub gives out a Stable Diffusion 1.5 by the name that the official scripts use."""
+    monkeypatch.setattr(pretrained, "pipeline_class", lambda *_: "StableDiffusionPipeline")
+
+
+def test_official_single_command(hub):
     config = parse_config(OFFICIAL_SINGLE)
     assert config == TrainConfig(
         pretrained_model_name_or_path="runwayml/stable-diffusion-v1-5",
@@ -90,7 +97,7 @@ def test_official_single_command():
     assert (concept.class_prompt, concept.class_data_dir) == (None, None)
 
 
-def test_official_multi_command():
+def test_official_multi_command(hub):
     config = parse_config(OFFICIAL_MULTI)
     assert config == parse_config([*OFFICIAL_MULTI, "--preset=none"])  # it gives every value itself
     assert (config.max_train_steps, config.validation_steps, config.spl_weight) == (800, 25, 1.0)

@@ -26,7 +26,7 @@ from utils.data.augmentation import (
     square,
 )
 from utils.data.captions import TEMPLATES
-from utils.data.dataset import ClassDataset, ImageOptions, InstanceDataset, collate, items_of_step
+from utils.data.dataset import ClassDataset, ImageOptions, InstanceDataset, collate, items_of_step, time_ids
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -278,7 +278,7 @@ def test_mask_is_never_empty_and_stays_inside(size: int, factor: int):
             span = latent_span(start, scale, factor)
             assert 0 <= span.start < span.stop <= side
     for seed in range(200):
-        pixels, mask, _ = augment(halves(), size, random.Random(seed), True, False, factor)
+        pixels, mask, _, _ = augment(halves(), size, random.Random(seed), True, False, factor)
         assert pixels.shape == (3, size, size) and mask.shape == (side, side)
         assert mask.sum() >= 1 and set(mask.unique().tolist()) <= {0.0, 1.0}
         assert pixels.min() >= -1 and pixels.max() <= 1
@@ -286,7 +286,7 @@ def test_mask_is_never_empty_and_stays_inside(size: int, factor: int):
 
 def test_augment_is_the_draw_then_the_transform():
     for seed in range(20):
-        pixels, mask, prefix = augment(halves(), 64, random.Random(seed), True, False, 4)
+        pixels, mask, prefix, _ = augment(halves(), 64, random.Random(seed), True, False, 4)
         plan = draw_augmentation(64, random.Random(seed), True, False)
         expected = apply_augmentation(halves(), 64, plan, 4)
         assert prefix == plan.prefix
@@ -429,7 +429,7 @@ def test_dreambooths_view_keeps_the_aspect_and_crops_along_the_long_side():
     image.paste(BLUE, (12, 0, 24, 8))
     reds = set()
     for seed in range(40):
-        pixels, mask, prefix = crop(image, 16, random.Random(seed), False, False, 4)
+        pixels, mask, prefix, _ = crop(image, 16, random.Random(seed), False, False, 4)
         assert pixels.shape == (3, 16, 16) and torch.equal(mask, torch.ones(4, 4)) and prefix == ""
         assert torch.equal(pixels, pixels[:, :1].expand(-1, 16, -1))  # the short side is whole
         row = pixels[:, 0]
@@ -443,7 +443,7 @@ def test_dreambooths_view_keeps_the_aspect_and_crops_along_the_long_side():
 def test_textual_inversions_view_squashes_the_whole_image_and_flips_half_of_the_time():
     image, flipped = halves(24, 8), 0
     for seed in range(200):
-        pixels, mask, prefix = square(image, 16, random.Random(seed), True, False, 4)
+        pixels, mask, prefix, _ = square(image, 16, random.Random(seed), True, False, 4)
         assert torch.equal(mask, torch.ones(4, 4)) and prefix == ""
         left, right = pixels[:, 8, 2], pixels[:, 8, 13]  # away from the seam
         assert {tuple(left.tolist()), tuple(right.tolist())} == {(1, -1, -1), (-1, -1, 1)}
@@ -457,3 +457,36 @@ def test_templates_name_the_token_in_the_place_of_the_noun(concepts: list[Concep
     captions = [dataset.instance_item(number).caption for number in range(400)]
     assert len(TEMPLATES) == len(set(TEMPLATES)) == 27
     assert set(captions) == {t.format(token) for t in TEMPLATES for token in ("<new1>", "<new2>")}
+
+
+@pytest.mark.parametrize(
+    ("photo", "size", "window", "cut", "ids"),
+    [
+        ((600, 800), 1024, (0, 0), False, (800, 600, 0, 0, 1024, 1024)),  # squashed to a square
+        ((600, 800), 1024, (30, 50), False, (800, 600, 30, 50, 1024, 1024)),  # DreamBooth's window
+        (
+            (1000, 500),
+            (1024, 1024),
+            (0, 0),
+            True,
+            (500, 1000, 0, 512, 1024, 1024),
+        ),
+        ((500, 1000), (832, 1216), (0, 0), True, (1000, 500, 223, 0, 1216, 832)),  # a bucket
+        ((500, 1000), (832, 1216), (10, 20), True, (1000, 500, 233, 20, 1216, 832)),  # zoomed in, in a bucket
+        ((600, 800), 1024, None, False, (1024, 1024, 0, 0, 1024, 1024)),  # pasted small
+    ],
+)
+def test_sizes_that_a_family_is_told(photo, size, window, cut, ids):
+    assert time_ids(photo, size, window, cut) == ids
+
+
+def test_sizes_of_items(concepts):
+    """16 px squares: of Custom Diffusion's views those pasted small, and those whole or zoomed."""
+    data = instances(concepts)
+    photos = {open_image(path).size[::-1] for _, path in data.images}
+    seen = {data.instance_item(number).sizes for number in range(60)}
+    assert (16, 16, 0, 0, 16, 16) in seen  # pasted small
+    others = [ids for ids in seen if ids[:2] != (16, 16)]
+    assert {ids[:2] for ids in others} <= photos and all(ids[4:] == (16, 16) for ids in others)
+    assert all(0 <= corner <= 0.4 * 16 for ids in others for corner in ids[2:4])
+    assert any(ids[2] or ids[3] for ids in others)

@@ -149,8 +149,10 @@ def test_check_base_on_folders_and_names(tmp_path):
     index = tmp_path / "model_index.json"
     with pytest.raises(UserError, match="has no model_index.json"):
         check_base(tmp_path)
-    index.write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-    with pytest.raises(UserError, match="is a StableDiffusionXLPipeline"):
+    index.write_text('{"_class_name": "FluxPipeline"}')
+    with pytest.raises(
+        UserError, match="is a FluxPipeline; give a Stable Diffusion 1.x or 2.x or Stable Diffusion XL"
+    ):
         check_base(tmp_path)
     index.write_text(json.dumps(INDEX))
     check_base(tmp_path)

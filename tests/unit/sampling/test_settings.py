@@ -67,8 +67,8 @@ def test_the_motion_adapter_is_the_bases_unless_given(monkeypatch, tmp_path):
 
 
 def test_the_help_names_what_differs_between_bases():
-    assert default_of("sampling", "num_inference_steps") == "(default: 100, 50 with toon)"
-    assert default_of("sampling", "guidance_scale") == "(default: 6, 3 with toon)"
+    assert default_of("sampling", "num_inference_steps") == "(default: 100, 50 with toon, 50 with sdxl)"
+    assert default_of("sampling", "guidance_scale") == "(default: 6, 3 with toon, 5 with sdxl)"
     assert default_of("sampling", "negative_prompt") == ""
     clips = "(default: 'bad quality, worse quality', none with toon)"
     assert default_of("clips", "negative_prompt") == clips
