@@ -27,6 +27,7 @@ from utils.evaluation.folder import read_image_records
 from utils.evaluation.sources import base_of_images, source_of
 from utils.report.page import write_report
 from utils.scores.encoders import DinoEncoder
+from utils.scores.endpoint import Endpoint
 from utils.scores.judges import KINDS, Kind
 from utils.scores.table import SCORES, Score
 from utils.training.lock import LOCK_FILE, RunLock
@@ -260,6 +261,28 @@ def test_drift_is_added_to_an_earlier_folder_and_is_that_of_its_definition(
         expected = sum((1 - float(tuned @ base)) / 2 for tuned, base in pairs) / 12
         assert rows[subject, "classdiffusion"]["drift"] == pytest.approx(expected, abs=1e-6) and expected > 0
         assert rows[subject, "base"]["drift"] == pytest.approx(0, abs=1e-6)
+
+
+def test_what_is_sent_to_another_machine_is_said_before_and_in_the_report(
+    unbroken, flags, tmp_path, monkeypatch, capsys, on_the_cpu
+):
+    results = shutil.copytree(unbroken, tmp_path / "results")
+    where = "eyes at https://example.org/v1, to which each image is sent, with its prompt and up to three"
+    sent = []
+
+    def post(self, body: bytes) -> str:
+        sent.append(json.loads(body)["messages"][0]["content"])
+        return '{"grade": 3}'
+
+    monkeypatch.setattr(Endpoint, "_post", post)
+    evaluate.main(flags(results))
+    assert not sent, "nothing is sent unless it is asked for"
+    evaluate.main([*flags(results, vlm="https://example.org/v1#eyes"), "--dry_run"])
+    assert not sent and f"sent to another machine: {where}" in capsys.readouterr().out
+    evaluate.main(flags(results, vlm="https://example.org/v1#eyes"))
+    assert len(sent) == 16 * 2 * 3, "images, questions, runs"
+    assert table_of(results)["rows"][1]["metric"]["vlm_concept"]["mean"] == 3
+    assert where in (results / "table.md").read_text() and where in (results / "report.html").read_text()
 
 
 def test_a_killed_run_goes_on_and_gives_the_same_table(unbroken, flags, tmp_path, on_the_cpu):

@@ -61,6 +61,8 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     metrics, models = metrics_of(config, source), models_of(config, source)
     say("judges: " + ", ".join(f"{kind} {portable(models[kind])}" for kind in needed_kinds(metrics)))
     check_metrics(metrics, models, config.blip_head)
+    for line in filter(None, (KINDS[kind].notice(models[kind]) for kind in needed_kinds(metrics))):
+        say(f"sent to another machine: {line}")
     settings = settings_of(config, source, metrics, models)
     check_settings(config.output_dir, settings)
     check_source(source, settings, models)

@@ -25,6 +25,7 @@ from utils.scores.similarity import mean_similarity
 from utils.scores.table import OBEYED, SCORES
 
 OBEYED_WORDS = "obeyed"  # in a record: word -> whether the image obeys it
+REFERENCES = 3  # of a subject's own images are shown to a judge that compares
 DIGITS = 6  # of a recorded score: float32 has no more
 
 
@@ -138,7 +139,7 @@ class SubjectImages:
         self.scorer, self.subject, self.shots, self.results = scorer, subject, list(shots), results
         self.class_files, self.unrelated_files = class_files, unrelated_files
         self.files = [results / shot.image for shot in shots]
-        self.texts = [shot.text for shot in shots]
+        self.paths, self.texts = [shot.image for shot in shots], [shot.text for shot in shots]
         self.groups = [shot.prompt_index for shot in shots]
         self._known = {} if known is None else known
 
@@ -154,6 +155,17 @@ class SubjectImages:
         """The images; to be asked of a batch."""
         assert len(self.files) <= self.scorer.batch_size, len(self.files)
         return [open_image(file) for file in self.files]
+
+    @cached_property
+    def references(self) -> list[Image.Image]:
+        """The first REFERENCES of the subject's own images; of several individuals, as many of each."""
+        folders = [individual.folder for individual in self.subject.individuals]
+        of_each = max(1, REFERENCES // len(folders))
+        return [open_image(file) for folder in folders for file in list_images(folder)[0][:of_each]]
+
+    @property
+    def folder(self) -> Path:
+        return self.files[0].parents[1]
 
     def features(self, kind: str) -> Tensor:
         """(N, D) unit vectors of the images by the model of this kind."""

@@ -22,7 +22,7 @@ class Kind:
 
     name: of its flag. meaning: its help. check: raises UserError for a folder or Hub id of another kind.
     check_texts: for a text longer than the model reads; None where it reads none. Both load a few small files
-    only. head: BLIP's, itc or itm.
+    only. head: BLIP's, itc or itm. notice: of a judge on another machine, what is sent where; else None.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Kind:
     load: "Callable[[str, Device, str], Any]"  # (model, device, head)
     check: Callable[[str, str], None]  # (model, head)
     check_texts: Callable[[str, Sequence[str]], None] | None = None
+    notice: Callable[[str], str | None] = lambda model: None
 
 
 def _load_clip(model: str, device: "Device", head: str) -> Any:
@@ -98,6 +99,24 @@ def _check_siglip_texts(model: str, texts: Sequence[str]) -> None:
     check_siglip_prompts(model, texts)
 
 
+def _load_vlm(model: str, device: "Device", head: str) -> Any:
+    from utils.scores.vlm import Grader
+
+    return Grader(model, device)
+
+
+def _check_vlm(model: str, head: str) -> None:
+    from utils.scores.vlm import check_vlm
+
+    check_vlm(model)
+
+
+def _notice_vlm(model: str) -> str | None:
+    from utils.scores.vlm import notice
+
+    return notice(model)
+
+
 KINDS: dict[str, Kind] = {
     row.name: row
     for row in (
@@ -106,6 +125,14 @@ KINDS: dict[str, Kind] = {
         Kind("dinov2", "DINOv2 of Drift", _load_dino, _check_dino),
         Kind("blip", "BLIP of BLIP-T", _load_blip, _check_blip, _check_blip_texts),
         Kind("siglip", "SigLIP of SigLIP-T", _load_siglip, _check_siglip, _check_siglip_texts),
+        Kind(
+            "vlm",
+            "vision-language model of the grades; <base URL>#<model> sends the images there, with the key of "
+            "VLM_API_KEY",
+            _load_vlm,
+            _check_vlm,
+            notice=_notice_vlm,
+        ),
     )
 }
 

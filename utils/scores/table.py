@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
     from torch import Tensor
 
@@ -23,7 +25,10 @@ class ScoredImages(Protocol):
 
     texts: list[str]  # what each image is scored against
     groups: list[int]  # the number of each image's prompt
+    paths: list[str]  # within the results
     opened: "list[Image]"  # to be asked of a batch
+    references: "list[Image]"  # a few of the subject's own
+    folder: "Path"  # of the method and subject
 
     def model(self, kind: str) -> Any: ...
 
@@ -78,6 +83,18 @@ def prompt_cosine(kind: str) -> "Callable[[ScoredImages], Tensor]":
 def blip_t(images: ScoredImages) -> "Tensor":
     """(N,) BLIP's score of each image with its own prompt."""
     return images.model("blip").scores(images.texts, images.opened)
+
+
+def grade(question: str) -> "Callable[[ScoredImages], Tensor]":
+    """(N,) a vision-language model's grade of each image, 0 to 4, the mean of its runs."""
+    return lambda images: images.model("vlm").grades(images, question)
+
+
+def vlm_agreement(images: ScoredImages) -> float:
+    """How often the runs of a vision-language model agree."""
+    from utils.scores.vlm import agreement
+
+    return agreement(images)
 
 
 def pres(images: ScoredImages) -> float:
@@ -171,6 +188,31 @@ SCORES: dict[str, Score] = {
             judge="dino",
             of_subject=div,
             needs=PAIRS,
+        ),
+        Score(
+            "vlm_concept",
+            "Concept (0–4)",
+            good=1,
+            meaning="Is it the subject? A vision-language model’s grade, 0 to 4, the mean of three runs.",
+            judge="vlm",
+            of_images=grade("concept"),
+        ),
+        Score(
+            "vlm_prompt",
+            "Prompt (0–4)",
+            good=1,
+            meaning="Does the image show the prompt? A vision-language model’s grade, 0 to 4, likewise.",
+            judge="vlm",
+            of_images=grade("prompt"),
+        ),
+        Score(
+            "vlm_agreement",
+            "Agreement",
+            good=0,
+            meaning="Of the vision-language model with itself: share of the pairs of runs with equal grades.",
+            judge="vlm",
+            of_subject=vlm_agreement,
+            percent=True,
         ),
     )
 }
