@@ -1,5 +1,6 @@
 """Shared fixtures: a tiny Stable Diffusion on disk, images, the training command run in this process."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,12 @@ from PIL import Image
 from scripts.speed.bases import random_base
 from tests.clip_vocabulary import write_clip_tokenizer
 from tests.tiny_models import tiny_pipeline
+
+
+def pytest_collection_finish() -> None:
+    """Each training ends with a garbage collection: what the imports have made need not be searched by it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
