@@ -4,7 +4,6 @@ python inference.py --concept ckpt/concept --prompt "a <new1> dog wearing headph
 """
 
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 from utils.bases.registry import describe_base
@@ -12,7 +11,7 @@ from utils.common.errors import MORE_MEMORY, UserError, exit_on_user_error, in_m
 from utils.common.flags import option, parse
 from utils.common.words import counted
 from utils.sampling.prompts import classes_of, subjects_of, without_token
-from utils.sampling.settings import DrawingFlags, check_rotation
+from utils.sampling.settings import ADJUSTED_NORM, DrawingFlags, check_rotation
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -27,15 +26,19 @@ class InferenceConfig(DrawingFlags):
     num_images: int = option(4, "images per prompt", minimum=1)
     batch_size: int = option(4, "images at a time", minimum=1)
     embedding_adjustment: float | None = option(
-        None, "turn the token's text state towards its class's by this share of the angle, 0 to 1"
+        None,
+        "turn text states towards those of the class prompt by this share of the angle, 0 to 1 "
+        "(published: 0.2)",
+    )
+    embedding_adjustment_norm: float | None = option(
+        None, "and mix their lengths by this share, 0 to 1 (default: 0.5, as published)"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.embedding_adjustment is not None:
-            check_rotation(self.embedding_adjustment, {})
-            if not self.concept:
-                raise UserError("--embedding_adjustment has no effect without --concept; leave it out")
+        check_rotation(self.embedding_adjustment, self.embedding_adjustment_norm)
+        if self.embedding_adjustment is not None and not self.concept:
+            raise UserError("--embedding_adjustment has no effect without --concept; leave it out")
 
 
 @in_memory("preparing to draw images", less=f"give a smaller --batch_size, or --dtype bf16; {MORE_MEMORY}")
@@ -54,22 +57,24 @@ def draw(config: InferenceConfig) -> None:
     from utils.concepts.embeddings import check_one_vector
     from utils.learners.registry import check_has_text_states
     from utils.sampling.drawing import prepare
-    from utils.sampling.embedding_adjustment import adjust
+    from utils.sampling.embedding_adjustment import adjustment
 
     drawing, rotation = prepare(config, config.concept, default_prompts), config.embedding_adjustment
     settings, record = drawing.settings, drawing.record
+    norm = ADJUSTED_NORM if config.embedding_adjustment_norm is None else config.embedding_adjustment_norm
     if rotation is not None:
-        check_rotation(rotation, classes_of(drawing.concepts))
+        check_rotation(rotation, norm, classes_of(drawing.concepts))
         check_one_vector(drawing.concepts, "--embedding_adjustment")
         for concept in drawing.concepts:
             check_has_text_states(concept.parts, "the concept")
-        record |= {"embedding_adjustment": rotation}
+        record |= {"embedding_adjustment": rotation, "embedding_adjustment_norm": norm}
     print(f"{describe_base(drawing.row)} on {drawing.device}, {drawing.dtype}")
     for note in without_token(drawing.prompts, drawing.concepts):
         print(note)
     pipeline = drawing.load()
     if rotation is not None:
-        turned = partial(adjust, pipeline, classes=classes_of(drawing.concepts), rotation=rotation)
+        rows_only = [token for concept in drawing.concepts for token in concept.rows_only]
+        turned = adjustment(pipeline, classes_of(drawing.concepts), rows_only, rotation, norm)
         settings = settings | {"adjust": turned}
     save_images(config, drawing.prompts, pipeline, settings, record)
 

@@ -90,7 +90,7 @@ def saved(folder: Path, method: str) -> dict[str, dict[str, Tensor]]:
     if "spectral" in learned:
         learned["spectral"] = {k: v for k, v in learned["spectral"].items() if k.endswith(".delta")}
     if "mapper" in learned:
-        fixed = ("frequencies", "norms")
+        fixed = ("frequencies", "lengths")
         learned["mapper"] = {k: v for k, v in learned["mapper"].items() if not k.endswith(fixed)}
     return learned
 

@@ -30,13 +30,17 @@ Values = dict[tuple[str, str], Tensor]  # (component, parameter name) -> its new
 
 @dataclass(frozen=True)
 class LoadedConcept:
-    """What load_concept did: the parameters it replaced, the tokens it added and their ids."""
+    """What load_concept did: the parameters it replaced, the tokens it added and their ids.
+
+    rows_only: the tokens, where they are all that was learned.
+    """
 
     path: Path
     token_ids: dict[str, int]
     merged: tuple[str, ...]
     base: str | None
     classes: tuple[str | None, ...]
+    rows_only: tuple[str, ...]
 
 
 def load_concept(
@@ -75,7 +79,7 @@ def load_concept(
     if concept.changes_weights:
         base.unet.merged_concept = str(path)
     names = tuple(name for _, name in merged)
-    return LoadedConcept(path, token_ids, names, concept.base, concept.classes)
+    return LoadedConcept(path, token_ids, names, concept.base, concept.classes, tuple(concept.rows_only))
 
 
 def _own(base: BaseModel, component: str, name: str, value: Tensor) -> Tensor:

@@ -36,3 +36,8 @@ class ConceptWeights:
     def changes_weights(self) -> bool:
         """Whether it holds more than token rows."""
         return bool(self.weights or self.deltas or self.parts)
+
+    @property
+    def rows_only(self) -> list[str]:
+        """The tokens, where they are all that it holds."""
+        return [] if self.changes_weights else list(self.rows)

@@ -41,6 +41,10 @@ class MethodFlags:
     num_class_images: int = option(200, "class images per concept; missing ones are generated", minimum=1)
     sample_batch_size: int = option(4, "batch size when generating class images", minimum=1, may_differ=True)
 
+    unet_steps: int | None = option(
+        None, "two_stage: steps of its second stage, the UNet's (default: 2 of 5)", minimum=1
+    )
+
     @property
     def recipe(self) -> Method:
         """The row of METHODS."""
@@ -90,6 +94,10 @@ class MethodFlags:
         if self.freeze_model == "crossattn" and not any("cross_attention" in s.trains for s in self.stages):
             raise UserError(
                 f"--freeze_model crossattn has no effect on what --method {self.method} trains: leave it out"
+            )
+        if self.unet_steps is not None and [stage.trains for stage in self.recipe.stages][1:] != [("unet",)]:
+            raise UserError(
+                f"--unet_steps has no effect on --method {self.method}, of one stage: leave it out"
             )
         if not self.spl and self.spl_weight is not None:
             raise UserError(f"--spl_weight has no effect on --method {self.method}: add --use_spl")

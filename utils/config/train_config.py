@@ -6,7 +6,7 @@ Nothing here imports torch, so that `--help` and a mistaken flag are answered at
 import json
 from argparse import SUPPRESS, ArgumentParser
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,11 @@ class TrainConfig(
                 f"--max_train_steps {self.max_train_steps}: --method {self.method} has "
                 f"{len(self.stages)} stages, give at least a step for each"
             )
+        if self.unet_steps is not None and self.unet_steps >= self.max_train_steps:
+            raise UserError(
+                f"--unet_steps {self.unet_steps} leaves none of --max_train_steps {self.max_train_steps} "
+                "to the first stage: give fewer"
+            )
         for name in ("class_data_dir", "class_prompt"):
             if getattr(self, name) is not None and not self.uses_prior:
                 raise UserError(f"--{name} has no effect: add --with_prior_preservation")
@@ -154,7 +159,11 @@ class TrainConfig(
 
     def plan(self) -> Iterator[tuple[Stage, int, int]]:
         """(stage, its first step, its last step)."""
-        return share_steps(self.stages, self.max_train_steps)
+        stages = self.stages
+        if self.unet_steps is not None:
+            steps = (self.max_train_steps - self.unet_steps, self.unet_steps)
+            stages = tuple(replace(stage, share=share) for stage, share in zip(stages, steps, strict=True))
+        return share_steps(stages, self.max_train_steps)
 
     @property
     def repeats(self) -> bool:

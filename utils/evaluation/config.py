@@ -93,8 +93,12 @@ class EvaluationConfig(JudgeFlags):
     eta: float | None = option(None, "noise per step, 0 to 1 (default: the base model's)", modes=DRAWN)
     embedding_adjustment: float | None = option(
         None,
-        "turn each token's text state towards its class's by this share of the angle, 0 to 1",
+        "turn text states towards those of the class prompt by this share of the angle, 0 to 1 "
+        "(published: 0.2)",
         modes=DRAWN,
+    )
+    embedding_adjustment_norm: float | None = option(
+        None, "and mix their lengths by this share, 0 to 1 (default: 0.5, as published)", modes=DRAWN
     )
     batch_size: int | None = option(None, "images drawn at a time (default: 8)", minimum=1, modes=DRAWN)
 
@@ -112,8 +116,7 @@ class EvaluationConfig(JudgeFlags):
         check_fields(self)
         if all(getattr(self, name) is None for name in MODES):
             raise UserError("nothing to evaluate: name a benchmark, a concept's folder or a folder of images")
-        if self.embedding_adjustment is not None:
-            check_rotation(self.embedding_adjustment, {})
+        check_rotation(self.embedding_adjustment, self.embedding_adjustment_norm)
         self._check_names("methods")
         self._check_names("subjects")
         self._check_names("metrics")

@@ -39,7 +39,7 @@ from utils.learners.registry import check_has_text_states
 from utils.learners.token_rows import check_within_limit
 from utils.sampling.images import check_scheduler
 from utils.sampling.prompts import classes_of
-from utils.sampling.settings import check_rotation, check_steps
+from utils.sampling.settings import ADJUSTED_NORM, check_rotation, check_steps
 from utils.scores.judges import KINDS
 from utils.scores.table import CLASS_IMAGES, PAIRS, SCORES, UNRELATED_IMAGES
 from utils.training.lock import lock_of_run
@@ -184,11 +184,13 @@ def drawing_of(config: EvaluationConfig, source: Source, dtype: str) -> Drawing:
     """How the images are drawn: as the flags say, else as suits the base."""
     sampling = as_dict(source.base.sampling)
     given = {name: getattr(config, name) for name in sampling}
+    rotation, norm = config.embedding_adjustment, config.embedding_adjustment_norm
     return Drawing(
         train_flags={method: source.flags(method) for method in source.trained},
         num_class_images=config.num_class_images or 10,
         dtype=dtype,
-        embedding_adjustment=config.embedding_adjustment,
+        embedding_adjustment=rotation,
+        embedding_adjustment_norm=ADJUSTED_NORM if rotation is not None and norm is None else norm,
         **(sampling | {name: value for name, value in given.items() if value is not None}),
     )
 
@@ -205,7 +207,7 @@ def check_source(source: Source, settings: Settings, models: Mapping[str, str]) 
     check_steps(drawing.num_inference_steps, base)
     if source.concept is not None and drawing.embedding_adjustment is not None:
         concept = read_concept(source.concept)
-        check_rotation(drawing.embedding_adjustment, classes_of([concept]))
+        check_rotation(drawing.embedding_adjustment, classes=classes_of([concept]))
         check_one_vector([concept], "--embedding_adjustment")
         check_has_text_states(concept.parts, source.concept)
     for method in source.trained:

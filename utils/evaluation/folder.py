@@ -28,7 +28,8 @@ class Drawing:
     """How the images of a run are made.
 
     train_flags: of each method that is trained. num_class_images: of the class alone, for PRES. dtype: of the
-    model that draws. embedding_adjustment: a share of the angle, None without.
+    model that draws. embedding_adjustment: a share of the angle, and _norm of the length;
+    both None without.
     """
 
     train_flags: dict[str, list[str]]
@@ -39,6 +40,7 @@ class Drawing:
     dtype: str
     scheduler: str = "ddim"
     embedding_adjustment: float | None = None
+    embedding_adjustment_norm: float | None = None
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -74,7 +76,7 @@ class Settings:
         flat = asdict(self)
         drawing = flat.pop("drawing") or {}
         if drawing and drawing["embedding_adjustment"] is None:
-            del drawing["embedding_adjustment"]
+            del drawing["embedding_adjustment"], drawing["embedding_adjustment_norm"]
         return flat | drawing
 
 

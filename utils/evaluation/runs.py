@@ -1,6 +1,5 @@
 """One subject and one method of an evaluation: trained, drawn, scored; nothing of it is done twice."""
 
-from functools import partial
 from pathlib import Path
 from shutil import copyfile
 
@@ -15,7 +14,7 @@ from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import is_trained, train
-from utils.sampling.embedding_adjustment import adjust
+from utils.sampling.embedding_adjustment import adjustment
 from utils.sampling.images import sample
 
 
@@ -76,19 +75,21 @@ def draw(
     if not missing:
         return
     pipeline = load_pipeline(source.base.path, device)
-    how, rotation, turned = drawing.sampling, drawing.embedding_adjustment, None
+    how, turned = drawing.sampling, None
+    rotation, norm = drawing.embedding_adjustment, drawing.embedding_adjustment_norm
     if concept is not None:
         loaded = load_concept(pipeline, concept)
         if rotation is not None:
             classes = dict(zip(loaded.token_ids, loaded.classes, strict=True))
-            turned = partial(adjust, pipeline, classes=classes, rotation=rotation)
+            turned = adjustment(pipeline, classes, loaded.rows_only, rotation, norm)
     prompts, seeds = [shot.prompt for shot in missing], [shot.seed for shot in missing]
     drawn = sample(pipeline, prompts, seeds, batch_size=batch_size, adjust=turned, **how)
     for shot, image in zip(missing, drawn, strict=True):
         path = results / shot.image
         path.parent.mkdir(parents=True, exist_ok=True)
         about = {"prompt": shot.prompt, "seed": shot.seed} | how
-        about |= {"embedding_adjustment": rotation} if turned else {}
+        if concept is not None and rotation is not None:
+            about |= {"embedding_adjustment": rotation, "embedding_adjustment_norm": norm}
         save_png(image, path, about | {"base": source.base.name, "concept": concept or ""})
 
 

@@ -1,7 +1,7 @@
 """A network that gives a modifier token another row at every timestep and cross-attention layer (NeTI).
 
 Alaluf et al. 2023, arXiv:2305.15391. A mapper reads (t, layer) and gives two vectors: the row that stands for
-the token, of the length of its class's row, and a bypass that turns the text encoder's output at the token's
+the token, and a bypass that turns the text encoder's output at the token's
 place, for the values alone. The timestep is known to the UNet only, so captions with a token are encoded
 there, once for each layer: until then their text states are the ids, spelled out. Whoever encodes text or
 calls the UNet, in training, sampling or clips, needs to know nothing of it, as with layer rows; what reads
@@ -160,7 +160,7 @@ def hook_copy(base: "BaseModel", unet: nn.Module) -> None:
 
 
 def attach(base: "BaseModel") -> Parameters:
-    """A mapper for each token, drawn by one seed; its rows have the length of the token's first row."""
+    """A mapper for each token, drawn by one seed; what it gives has the length of the token's first row."""
     rows = base.rows["rows"]  # (K, D)
     first = base.text_encoder.get_input_embeddings().table.num_embeddings
     layers = len(cross_attention_layers(base.unet))
@@ -170,7 +170,7 @@ def attach(base: "BaseModel") -> Parameters:
 
 
 def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
-    """The mappers' parameters and frequencies, `each.<k>.…` of token k, and the lengths of their rows."""
+    """The mappers' parameters and frequencies, `each.<k>.…` of token k, and the lengths of what they give."""
     return dict(base.text_encoder.mappers.state_dict())
 
 
@@ -193,7 +193,7 @@ def merge(base: "BaseModel", tensors: Tensors, path: Path) -> dict[str, Tensors]
 
 def install(base: "BaseModel", tensors: Tensors, token_ids: dict[str, int], path: Path) -> None:
     """Puts checked mappers into a plain base whose tokenizer has the tokens."""
-    check_count(len(tensors["norms"]), token_ids, path)
+    check_count(len(tensors["lengths"]), token_ids, path)
     mappers = _empty(base, len(token_ids))
     mappers.load_state_dict(tensors)
     mappers.token_ids = list(token_ids.values())

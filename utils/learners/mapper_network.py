@@ -1,8 +1,8 @@
 """The network of NeTI: (timestep, layer) -> a modifier token's row and its bypass.
 
-Alaluf et al. 2023, arXiv:2305.15391; every number below is of the published configuration. Chosen here: the
-row has the length of its class's word, as in a later code of the same mapper; the first is said to give that
-length to row and bypass together. The bypass's own length has no effect.
+Alaluf et al. 2023, arXiv:2305.15391; every number below is of the published configuration. Row and bypass
+together, a vector of 2 · D numbers, have the length of the class's word, so the row about .71 of it.
+The bypass's own length has no effect.
 
 Shapes: N pairs of a timestep and a layer, G layers, K modifier tokens, D text width, M captions.
 """
@@ -47,22 +47,23 @@ class Mapper(nn.Module):
         return F.normalize(torch.cat([angles.sin(), angles.cos()], 1), dim=1)
 
     def forward(self, timesteps: Tensor, layers: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,), (N,), how many of the hidden numbers count (N,) -> direction of the row and bypass (N, D)."""
+        """(N,), (N,), how many of the hidden numbers count (N,) -> row and bypass, (N, D) each, together of
+        length 1."""
         hidden = self.net(self.anchors(self.encoded(timesteps, layers)))  # (N, HIDDEN)
         hidden = hidden * (torch.arange(HIDDEN, device=hidden.device) < kept[:, None])
-        row, bypass = self.out(hidden).chunk(2, dim=1)
-        return F.normalize(row, dim=1), bypass
+        row, bypass = F.normalize(self.out(hidden), dim=1).chunk(2, dim=1)
+        return row, bypass
 
 
 class Mappers(nn.Module):
-    """A mapper for each of K modifier tokens, and the rows, (K, D), whose lengths theirs have."""
+    """A mapper for each of K modifier tokens, and the lengths of rows (K, D), which their vectors have."""
 
     def __init__(self, rows: Tensor, token_ids: Sequence[int], layers: int):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # the frequencies are part of the concept's file
             self.each = nn.ModuleList(Mapper(layers, rows.shape[1]) for _ in token_ids)
-        self.register_buffer("norms", rows.detach().float().norm(dim=1))  # (K,)
+        self.register_buffer("lengths", rows.detach().float().norm(dim=1))  # (K,)
         self.token_ids, self.layers = list(token_ids), layers
 
     def vectors(self, timesteps: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,7 @@ class Mappers(nn.Module):
         times = timesteps.repeat_interleave(self.layers)
         layers = torch.arange(self.layers, device=times.device).repeat(len(timesteps))
         pairs = [mapper(times, layers, kept.flatten()) for mapper in self.each]
-        rows = torch.stack([norm * row for norm, (row, _) in zip(self.norms, pairs, strict=True)])
+        rows = torch.stack([length * row for length, (row, _) in zip(self.lengths, pairs, strict=True)])
         return rows, torch.stack([bypass for _, bypass in pairs])
 
 

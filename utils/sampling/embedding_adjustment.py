@@ -1,44 +1,78 @@
 """Test-time embedding adjustment: a concept's text states are turned back towards its class; no training.
 
-The idea is that of Bui et al. 2025, arXiv:2506.22685: a learned token grows and turns in the text space until
-it outweighs the other words, so before sampling its states are rescaled and turned (slerp) towards those of
-the prompt in which the class stands in its place. Verified: the abstract (magnitude and direction are
-adjusted at inference, for any method), and that the authors' guide for ClassDiffusion mixes the states of
-both prompts by slerp and norm, with two numbers, rho 0.2 and alpha 0.5. Not verified: the exact formula, and
-what those two stand for. Chosen here: only the state at the token's place is changed, its norm becomes the
-class's, and `rotation` is the share of the angle.
+Bui et al. 2025, arXiv:2506.22685, by the formula of the authors' code: a learned token grows and turns in the
+text space until it outweighs the other words. So at every position i of the encoded prompt, EOS and padding
+too, with e_i of the prompt and t_i of the prompt in which the class stands for the concept,
+
+    n_i = (1 − α) ‖e_i‖ + α ‖t_i‖        e_i' = n_i · slerp(e_i, t_i; ρ)
+
+α is `norm` (published: 0.5), ρ is `rotation` (published: 0.2). The negative prompt's states stay. Where the
+token's row is all that was learned (textual inversion), the same is done to the row, against the class
+word's, before prompts are encoded.
+Quirk, as published: "a <new1> dog" has a token more than "a dog", so that positions behind the token are
+compared with the class prompt's next one.
 
 Shapes: B prompts, L tokens, G layers (1, or those of layer rows), D text width.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from utils.bases.base import BaseModel
+from utils.bases.base import Adjust, BaseModel
 from utils.bases.families import as_base
-from utils.sampling.settings import check_rotation
+from utils.sampling.settings import ADJUSTED_NORM, check_rotation
+from utils.scores.similarity import with_class
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from transformers import PreTrainedTokenizerBase
 
 
-def slerp(start: Tensor, end: Tensor, share: float) -> Tensor:
-    """Unit vectors (..., D) on the great circle from start's direction to end's. share: of the angle.
-
-    Opposite vectors have no such circle; nearly parallel ones, where sin of the angle vanishes, are mixed
-    along the straight line, which is the same to rounding.
-    """
-    a, b = F.normalize(start, dim=-1), F.normalize(end, dim=-1)
-    cosine = (a * b).sum(dim=-1, keepdim=True).clamp(-1, 1)
-    angle = torch.arccos(cosine)
+def turn(own: Tensor, target: Tensor, rotation: float, norm: float) -> Tensor:
+    """Vectors (..., D) turned towards `target` by the share `rotation` of the angle, their lengths mixed by
+    the share `norm`. Where the sine of the angle is below 1e-6, directions are mixed in a straight line."""
+    a, b = F.normalize(own, dim=-1), F.normalize(target, dim=-1)
+    angle = torch.arccos((a * b).sum(dim=-1, keepdim=True).clamp(-1, 1))
     sine = torch.sin(angle)
-    along = (torch.sin((1 - share) * angle) * a + torch.sin(share * angle) * b) / sine.clamp(min=1e-12)
-    return F.normalize(torch.where(sine < 1e-4, (1 - share) * a + share * b, along), dim=-1)
+    straight = sine.abs() < 1e-6
+    along = torch.sin((1 - rotation) * angle) * a + torch.sin(rotation * angle) * b
+    direction = torch.where(straight, (1 - rotation) * a + rotation * b, along / sine.where(~straight, 1))
+    lengths = (1 - norm) * own.norm(dim=-1, keepdim=True) + norm * target.norm(dim=-1, keepdim=True)
+    return lengths * direction
+
+
+def adjustment(
+    pipeline: "BaseModel | DiffusionPipeline",
+    classes: Mapping[str, str | None],
+    rows_only: Collection[str],
+    rotation: float,
+    norm: float = ADJUSTED_NORM,
+) -> Adjust | None:
+    """What `sample` is to do with text states, for the concepts of a pipeline; None where nothing is left.
+
+    classes: class word of each modifier token. rows_only: the tokens of which nothing but the row was
+    learned; their rows are turned here, in the pipeline. Raises UserError as `check_rotation` does.
+    """
+    check_rotation(rotation, norm, classes)
+    base = as_base(pipeline)
+    for token in rows_only:
+        adjust_row(base, token, classes[token], rotation, norm)
+    others = {token: word for token, word in classes.items() if token not in rows_only}
+    return partial(adjust, base, classes=others, rotation=rotation, norm=norm) if others else None
+
+
+@torch.no_grad()
+def adjust_row(base: BaseModel, token: str, word: str, rotation: float, norm: float) -> None:
+    """Turns a token's row towards its class word's; of a class of several tokens, towards their mean."""
+    for encoder in base.encoders:
+        table, tokenizer = encoder.model.get_input_embeddings().weight, encoder.tokenizer
+        own = tokenizer.convert_tokens_to_ids(token)
+        ids = tokenizer(word, add_special_tokens=False).input_ids
+        table[own] = turn(table[own].float(), table[ids].float().mean(dim=0), rotation, norm).to(table)
 
 
 @torch.no_grad()
@@ -46,44 +80,17 @@ def adjust(
     pipeline: "BaseModel | DiffusionPipeline",
     prompts: Sequence[str],
     states: Tensor,
-    classes: Mapping[str, str | None],
+    classes: Mapping[str, str],
     rotation: float,
+    norm: float = ADJUSTED_NORM,
 ) -> Tensor:
-    """The states (B, G·L, D) with every concept's state rescaled to its class's norm and turned towards it.
+    """The states (B, G·L, D) with those of prompts that name a token of `classes` turned at every position.
 
-    classes: class word of each modifier token. rotation: 0 keeps the direction (the norm still becomes the
-    class's), 1 is the class's own state. A class of several tokens is read at its last one, whose state has
-    seen the others. Prompts without a token stay as they are. Raises UserError as `check_rotation` does.
+    rotation: 0 keeps the directions, 1 takes the class prompt's; norm: the same for the lengths.
     """
-    check_rotation(rotation, classes)
     base, adjusted = as_base(pipeline), states.clone()
-    tokenizer, length = base.tokenizer, base.tokenizer.model_max_length
     for number, prompt in enumerate(prompts):
-        for token, word in classes.items():
-            if token not in prompt:
-                continue
-            class_prompt, last = _in_place_of(tokenizer, prompt, token, word)
-            place = _first(tokenizer, prompt, token)
-            if place is None or last >= length - 1:
-                continue  # cut off: the prompt shows nothing of it
-            others = base.text_states([class_prompt])
-            own = states[number, place::length].float()  # (G, D)
-            target = others[0, last::length].to(own)
-            norm = target.norm(dim=-1, keepdim=True)
-            adjusted[number, place::length] = (norm * slerp(own, target, rotation)).to(states.dtype)
+        if any(token in prompt for token in classes):
+            target = base.text_states([with_class(prompt, classes)])[0].to(states.device)  # (G·L, D)
+            adjusted[number] = turn(states[number].float(), target.float(), rotation, norm).to(states.dtype)
     return adjusted
-
-
-def _first(tokenizer: "PreTrainedTokenizerBase", prompt: str, token: str) -> int | None:
-    """The place of the token in the encoded prompt, None where the prompt is cut before it."""
-    ids = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length).input_ids
-    wanted = tokenizer.convert_tokens_to_ids(token)
-    return ids.index(wanted) if wanted in ids else None
-
-
-def _in_place_of(tokenizer: "PreTrainedTokenizerBase", prompt: str, token: str, word: str) -> tuple[str, int]:
-    """The prompt with the class for the concept, and the place of the class's last token."""
-    phrase = f"{token} {word}" if f"{token} {word}" in prompt else token
-    before, after = prompt.split(phrase, 1)
-    head = tokenizer(f"{before}{word}", add_special_tokens=False).input_ids
-    return f"{before}{word}{after}", len(head)  # BOS is the token before

@@ -23,6 +23,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, bool]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_a": ("EulerAncestralDiscreteScheduler", {}),
 }
+ADJUSTED_NORM = 0.5  # of an embedding adjustment, as published
 BETA_SCHEDULES = ("linear", "scaled_linear")  # of motion adapters
 
 
@@ -114,10 +115,20 @@ def check_scheduler(name: str, eta: float) -> None:
         raise UserError(f"eta is {eta:g}; it must be in [0, 1]: 0 is deterministic DDIM, 1 adds DDPM's noise")
 
 
-def check_rotation(rotation: float, classes: Mapping[str, str | None]) -> None:
-    """Raises UserError unless the rotation is in [0, 1] and every token has a class."""
-    if not 0 <= rotation <= 1:
+def check_rotation(
+    rotation: float | None, norm: float | None = None, classes: Mapping[str, str | None] | None = None
+) -> None:
+    """Raises UserError unless rotation and norm are None or in [0, 1], norm goes with a rotation, and every
+    token has a class."""
+    if rotation is None and norm is not None:
+        raise UserError(
+            "--embedding_adjustment_norm has no effect without --embedding_adjustment: leave it out"
+        )
+    if rotation is not None and not 0 <= rotation <= 1:
         raise UserError(f"--embedding_adjustment {rotation:g}: give a share of the angle in [0, 1]")
+    if norm is not None and not 0 <= norm <= 1:
+        raise UserError(f"--embedding_adjustment_norm {norm:g}: give a share of the length in [0, 1]")
+    classes = classes or {}
     if nameless := [token for token, word in classes.items() if not word]:
         raise UserError(
             f"--embedding_adjustment needs a class for {nameless[0]}, and its concept records none: "

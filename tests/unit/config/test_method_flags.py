@@ -34,6 +34,17 @@ def test_stages_share_the_steps_and_each_has_one(steps: int, boundaries: list[tu
     assert [stage.trains for stage, _, _ in config.plan()] == [("token_rows",), ("unet",)]
 
 
+def test_the_unets_steps_can_be_given():
+    config = single("--method=two_stage", "--max_train_steps=1400", "--unet_steps=800")
+    assert [(first, last) for _, first, last in config.plan()] == [(1, 600), (601, 1400)]
+    mistake(lambda: single("--unet_steps=100"), "--unet_steps has no effect", "classdiffusion")
+    mistake(
+        lambda: single("--method=two_stage", "--max_train_steps=400", "--unet_steps=400"),
+        "--unet_steps 400 leaves none",
+        "--max_train_steps 400",
+    )
+
+
 def test_trains_replaces_the_learners_of_a_single_stage():
     config = single("--trains=unet+text_encoder")
     assert [stage.trains for stage in config.stages] == [("unet", "text_encoder")]

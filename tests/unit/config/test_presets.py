@@ -86,6 +86,21 @@ def test_the_mission_s_own_command_trains_toon_by_its_tuned_values():
     )
 
 
+@pytest.mark.parametrize(
+    ("method", "images", "rate", "steps", "flips"),
+    [
+        ("xti", 8, 5e-3, 500, True),  # prompt-plus: 1 x 8 accumulated, its rate not multiplied
+        ("neti", 8, 8e-3, 1000, True),  # 1e-3 x 8 images
+        ("textual_inversion", 4, 2e-3, 3000, True),
+    ],
+)
+def test_published_batches_and_rates_of_stable_diffusion(method, images, rate, steps, flips):
+    config = parse_config([*DOG, "--pretrained_model_name_or_path=sd15", f"--method={method}"])
+    assert config.train_batch_size * config.gradient_accumulation_steps == images
+    assert config.learning_rate_of("token_learning_rate") == pytest.approx(rate)
+    assert (config.max_train_steps, config.hflip) == (steps, flips)
+
+
 def test_rates_of_what_does_not_train_are_left_out():
     assert "token_learning_rate" not in given("--method=kv_only", "--trains=unet")
     both = given("--method=kv_only", "--trains=token_rows+text_encoder")

@@ -82,8 +82,9 @@ EARLIER = {
 
 def test_settings_are_written_as_before():
     assert SETTINGS.as_json() == EARLIER
-    turned = replace(SETTINGS, drawing=replace(SETTINGS.drawing, embedding_adjustment=0.5))
-    assert turned.as_json() == EARLIER | {"embedding_adjustment": 0.5}
+    adjusted = {"embedding_adjustment": 0.2, "embedding_adjustment_norm": 0.5}
+    turned = replace(SETTINGS, drawing=replace(SETTINGS.drawing, **adjusted))
+    assert turned.as_json() == EARLIER | adjusted
     there = replace(SETTINGS, drawing=None).as_json()
     assert there.keys() == EARLIER.keys() - vars(SETTINGS.drawing).keys()
 

@@ -17,7 +17,7 @@ from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
 from utils.learners.layer_rows import cross_attention_layers
 from utils.learners.mapper import MARK, attach, hook_copy, merge, pack, read_ids, spell
-from utils.learners.mapper_network import HIDDEN, Mapper, kept_in_training
+from utils.learners.mapper_network import HIDDEN, Mapper, Mappers, kept_in_training
 from utils.sampling.images import sample
 
 LAYERS, LENGTH, WIDTH = 4, 24, 32  # of the tiny base
@@ -41,6 +41,15 @@ def predict(base, prompts: list[str], timestep: int = 500) -> torch.Tensor:
 def test_numbers_are_those_of_the_published_mapper():
     mapper = Mapper(16, 768)
     assert sum(parameter.numel() for parameter in mapper.parameters()) == 563_616
+
+
+def test_row_and_bypass_together_have_the_class_words_length():
+    mappers = Mappers(torch.tensor([[3.0, 4.0] * 16]), [7], LAYERS)  # of length 20
+    rows, bypasses = mappers.vectors(torch.tensor([5, 600]), torch.full((2, LAYERS), HIDDEN))
+    assert rows.shape == bypasses.shape == (1, 2 * LAYERS, WIDTH)
+    together = torch.cat([rows / 20, bypasses], dim=-1).norm(dim=-1)
+    torch.testing.assert_close(together, torch.ones(1, 2 * LAYERS))
+    assert (rows.norm(dim=-1) < 19).all()
 
 
 def test_an_anchor_answers_most_to_its_own_timestep_and_layer():
@@ -191,7 +200,7 @@ def test_files_that_do_not_fit_are_refused(base, tiny_base, tmp_path):
         ({"each.0.out.bias": None}, "1 weights missing"),
         ({"each.0.out.bias": torch.zeros(3)}, "each.0.out.bias has shape"),
         ({"each.1.out.bias": torch.full((2 * WIDTH,), torch.nan)}, "each.1.out.bias is not finite"),
-        ({"norms": torch.ones(3)}, "norms has shape"),
+        ({"lengths": torch.ones(3)}, "lengths has shape"),
     ):
         changed = {name: value for name, value in (tensors | change).items() if value is not None}
         with pytest.raises(UserError, match=words):

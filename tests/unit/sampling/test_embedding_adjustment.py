@@ -1,7 +1,5 @@
 """Test-time embedding adjustment: norm, angle, places, and what it leaves alone."""
 
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,8 +8,9 @@ from utils.bases import as_base, load_pipeline
 from utils.common.errors import UserError
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.sampling.embedding_adjustment import adjust, slerp
+from utils.sampling.embedding_adjustment import adjust, adjustment, turn
 from utils.sampling.images import sample
+from utils.sampling.settings import check_rotation
 
 CLASSES = {"<new1>": "dog"}
 
@@ -25,48 +24,72 @@ def pipeline(tiny_base, tmp_path):
     return pipeline
 
 
-def test_slerp_keeps_the_circle():
+def test_turning_is_the_published_formula():
+    """Two vectors at a right angle, lengths 2 and 5: rho 1/3 of the angle, alpha 1/2 of the length."""
     a, b = torch.tensor([2.0, 0.0]), torch.tensor([0.0, 5.0])
-    torch.testing.assert_close(slerp(a, b, 1 / 3), torch.tensor([3**0.5 / 2, 0.5]))
-    torch.testing.assert_close(slerp(a, a, 0.5), torch.tensor([1.0, 0.0]))
+    expected = 3.5 * torch.tensor([3**0.5 / 2, 0.5])
+    torch.testing.assert_close(turn(a, b, 1 / 3, 0.5), expected)
+    torch.testing.assert_close(
+        turn(a, 4 * a, 0.3, 0.5), torch.tensor([5.0, 0.0])
+    )  # no angle: the length alone
+    torch.testing.assert_close(turn(a, b, 0.0, 0.0), a)
+    torch.testing.assert_close(turn(a, b, 1.0, 1.0), b)
 
 
-@pytest.mark.parametrize("rotation", [0.0, 0.4, 1.0])
-def test_the_tokens_state_alone_is_rescaled_and_turned(pipeline, rotation):
+def test_every_position_is_turned_towards_the_class_prompts(pipeline):
     prompts = ["a photo of a <new1> dog on the beach", "a photo of a dog"]
     states = as_base(pipeline).text_states(prompts)
-    target = as_base(pipeline).text_states(["a photo of a dog on the beach"])[0, 5]  # BOS a photo of a dog
-    adjusted = adjust(pipeline, prompts, states, CLASSES, rotation)
-    changed = (adjusted != states).any(dim=-1).nonzero().tolist()
-    assert changed == [[0, 5]]  # BOS a photo of a <new1>
-    new, old = adjusted[0, 5], states[0, 5]
-    torch.testing.assert_close(new.norm(), target.norm())
+    target = as_base(pipeline).text_states(["a photo of a dog on the beach"])[0]
+    adjusted = adjust(pipeline, prompts, states, CLASSES, 0.2, 0.5)
+    assert torch.equal(adjusted[1], states[1])  # names no concept
+    changed = (adjusted[0] != states[0]).any(dim=-1)
+    assert changed[5:].all()  # BOS a photo of a <new1>: the token, what follows, EOS and padding
+    torch.testing.assert_close(adjusted[0, :5], states[0, :5])  # the same in both prompts
+    for place in range(5, len(target)):
+        old, new, wanted = states[0, place], adjusted[0, place], target[place]
+        torch.testing.assert_close(new.norm(), (old.norm() + wanted.norm()) / 2)
+        torch.testing.assert_close(angle(old, new), 0.2 * angle(old, wanted), rtol=1e-3, atol=2e-3)
+    torch.testing.assert_close(adjust(pipeline, prompts, states, CLASSES, 1.0, 1.0)[0], target)
 
-    def angle(x, y):
-        return torch.arccos(F.cosine_similarity(x, y, dim=0).clamp(-1, 1))
 
-    torch.testing.assert_close(angle(old, new), rotation * angle(old, target), rtol=1e-3, atol=2e-3)
-    if rotation == 1:
-        torch.testing.assert_close(new, target)
+def angle(x, y):
+    return torch.arccos(F.cosine_similarity(x, y, dim=0).clamp(-1, 1))
 
 
 def test_a_token_that_stands_for_the_noun(pipeline):
     states = as_base(pipeline).text_states(["a <new1> on the beach"])
-    target = as_base(pipeline).text_states(["a dog on the beach"])[0, 2]
-    adjusted = adjust(pipeline, ["a <new1> on the beach"], states, CLASSES, 1.0)
-    torch.testing.assert_close(adjusted[0, 2], target)
+    target = as_base(pipeline).text_states(["a dog on the beach"])
+    torch.testing.assert_close(adjust(pipeline, ["a <new1> on the beach"], states, CLASSES, 1.0, 1.0), target)
+
+
+def test_of_a_row_alone_the_row_is_turned(pipeline):
+    tokenizer, table = pipeline.tokenizer, pipeline.text_encoder.get_input_embeddings().weight
+    own, word = (tokenizer.convert_tokens_to_ids(each) for each in ("<new1>", "dog</w>"))
+    before = table.detach().clone()
+    assert adjustment(pipeline, CLASSES, ["<new1>"], 0.2, 0.5) is None  # text states stay as they are
+    torch.testing.assert_close(table[own], turn(before[own], before[word], 0.2, 0.5))
+    others = [i for i in range(len(table)) if i != own]
+    assert torch.equal(table[others], before[others]) and not torch.equal(table[own], before[own])
 
 
 def test_sampling_takes_it(pipeline):
     settings = {"num_inference_steps": 2, "guidance_scale": 3.0, "eta": 0.0}
     plain, turned = (
         next(sample(pipeline, ["a <new1> dog"], [0], **settings, adjust=each))
-        for each in (None, partial(adjust, pipeline, classes=CLASSES, rotation=0.5))
+        for each in (None, adjustment(pipeline, CLASSES, [], 0.5))
     )
     assert plain.tobytes() != turned.tobytes()
 
 
-@pytest.mark.parametrize(("classes", "rotation"), [(CLASSES, 1.5), ({"<new1>": None}, 0.5)])
-def test_mistakes_are_named(pipeline, classes, rotation):
-    with pytest.raises(UserError, match="--embedding_adjustment"):
-        adjust(pipeline, ["a <new1>"], torch.zeros(1, 24, 32), classes, rotation)
+@pytest.mark.parametrize(
+    ("classes", "rotation", "norm", "words"),
+    [
+        (CLASSES, 1.5, 0.5, "--embedding_adjustment 1.5: give a share of the angle"),
+        (CLASSES, 0.2, 1.5, "--embedding_adjustment_norm 1.5: give a share of the length"),
+        (CLASSES, None, 0.5, "--embedding_adjustment_norm has no effect without"),
+        ({"<new1>": None}, 0.5, 0.5, "--embedding_adjustment needs a class for <new1>"),
+    ],
+)
+def test_mistakes_are_named(classes, rotation, norm, words):
+    with pytest.raises(UserError, match=words):
+        check_rotation(rotation, norm, classes)
