@@ -63,7 +63,7 @@ def test_command_with_a_concept_draws_its_default_prompts(concept, base, tmp_pat
     done = run("--concept", concept, "--output_dir", out, *settings)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == (
-        f"base {base} (not one of toon, sd15, sd21: the settings of sd15) on cpu, torch.float32"
+        f"base {base} (not one of toon, sd15, sd21, sdxl: the settings of sd15) on cpu, torch.float32"
     )
     assert done.stdout.splitlines()[-1] == f"4 images in {out}, all of them in {out / 'grid.png'}"
     lines = done.stderr.strip().split("\r")  # the progress over images, and not a word besides

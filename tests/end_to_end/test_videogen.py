@@ -119,7 +119,7 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == (
-        f"base {tiny_base} (not one of toon, sd15, sd21: the settings of sd15) with {adapter} on cpu, "
+        f"base {tiny_base} (not one of toon, sd15, sd21, sdxl: the settings of sd15) with {adapter} on cpu, "
         "torch.float32, linear betas"
     )
     assert re.fullmatch(
