@@ -33,15 +33,17 @@ def xl(tmp_path_factory) -> Path:
     return folder / "sdxl"
 
 
+def random_kv(base: Path, seed: int = 1) -> dict[str, torch.Tensor]:
+    """The base's K/V moved by noise."""
+    torch.manual_seed(seed)
+    projections = open_base(base, "cpu", "fp32").kv_projections().items()
+    return {f"{n}.weight": p.weight.detach() + 0.1 * torch.randn_like(p.weight) for n, p in projections}
+
+
 @pytest.fixture(scope="session")
 def concept(tmp_path_factory, xl) -> Path:
     """A concept without a training: K/V moved by noise, and rows of both text encoders."""
-    folder, base = tmp_path_factory.mktemp("concept") / "dog", open_base(xl, "cpu", "fp32")
-    torch.manual_seed(1)
-    kv = {
-        f"{name}.weight": layer.weight.detach() + 0.1 * torch.randn_like(layer.weight)
-        for name, layer in base.kv_projections().items()
-    }
+    folder, kv = tmp_path_factory.mktemp("concept") / "dog", random_kv(xl)
     rows = {"<new1>": 0.5 * torch.randn(32 + 24)}
     save_concept(folder, kv, rows, base=str(xl), classes=["dog"], widths=[32, 24])
     return folder
@@ -79,15 +81,17 @@ def test_the_loss_has_three_terms_that_are_logged(xl, train, tmp_path):
 @pytest.mark.parametrize(
     "flags",
     [
-        {"method": "kv_only"},
-        {"method": "custom_diffusion", "num_class_images": 2},
+        pytest.param({"method": "kv_only"}, marks=pytest.mark.slow),
+        pytest.param({"method": "custom_diffusion", "num_class_images": 2}, marks=pytest.mark.slow),
         {"method": "textual_inversion", "instance_prompt": None},
         {"method": "dreambooth", "initializer_token": "ktn", "num_class_images": 2},
-        {"method": "two_stage", "initializer_token": "ktn"},
-        {"method": "svdiff", "initializer_token": "ktn", "num_class_images": 2},
+        pytest.param({"method": "two_stage", "initializer_token": "ktn"}, marks=pytest.mark.slow),
+        pytest.param(
+            {"method": "svdiff", "initializer_token": "ktn", "num_class_images": 2}, marks=pytest.mark.slow
+        ),
         {"method": "classdiffusion", "dop_weight": 1.0, "l2_weight": 0.1, "low_memory": True},
     ],
-    ids=lambda flags: flags["method"],
+    ids=lambda flags: flags["method"],  # slow: what the others run on SDXL, and SD's tests of the method
 )
 def test_every_method_trains_resumes_and_loads(xl, train, tmp_path, flags, monkeypatch):
     if "num_class_images" in flags:
@@ -103,10 +107,18 @@ def test_every_method_trains_resumes_and_loads(xl, train, tmp_path, flags, monke
     assert load_concept(load_pipeline(xl, "cpu"), whole).token_ids.keys() == {"<new1>"}
 
 
-@pytest.mark.parametrize("method", ["xti", "neti"])
-def test_what_reads_one_text_encoder_is_refused(xl, train, tmp_path, method):
-    with pytest.raises(UserError, match="needs one text encoder, and a Stable Diffusion XL has 2"):
-        train(tmp_path / "out", pretrained_model_name_or_path=xl, method=method, instance_prompt=None)
+@pytest.mark.parametrize(
+    ("flags", "what"),
+    [
+        ({"method": "xti", "instance_prompt": None}, "--method xti trains layer_rows, which"),
+        ({"method": "neti", "instance_prompt": None}, "--method neti trains mapper, which"),
+        ({"trains": "token_rows+text_encoder"}, "--method classdiffusion trains text_encoder, which"),
+        ({"mlm_weight": 1e-4}, "--mlm_weight"),
+    ],
+)
+def test_what_reads_one_text_encoder_is_refused(xl, train, tmp_path, flags, what):
+    with pytest.raises(UserError, match=f"{what} needs one text encoder, and a Stable Diffusion XL has 2"):
+        train(tmp_path / "out", pretrained_model_name_or_path=xl, **flags)
     assert not (tmp_path / "out" / "concept.json").exists()
 
 
@@ -241,13 +253,7 @@ def test_lora_and_embeddings_in_stock_diffusers(xl, concept, tmp_path):
 
 
 def test_a_merge_keeps_both_concepts(xl, concept, tmp_path, capsys):
-    second = tmp_path / "cat"
-    base = open_base(xl, "cpu", "fp32")
-    torch.manual_seed(2)
-    kv = {
-        f"{name}.weight": layer.weight.detach() + 0.1 * torch.randn_like(layer.weight)
-        for name, layer in base.kv_projections().items()
-    }
+    second, kv = tmp_path / "cat", random_kv(xl, seed=2)
     save_concept(second, kv, {"<new2>": torch.randn(56)}, base=str(xl), classes=["cat"], widths=[32, 24])
     merge_concepts.main([str(concept), str(second), f"--output={tmp_path / 'both'}"])
     loaded = load_concept(load_pipeline(xl, "cpu", "fp32"), tmp_path / "both")
@@ -264,17 +270,101 @@ def test_inference_draws_what_the_library_draws(xl, concept, tmp_path):
     assert open_image(image).tobytes() == expected.tobytes()
 
 
-def test_bad_input_is_one_line_and_nothing_is_written(xl, tiny_base, concept, tmp_path):
-    with pytest.raises(UserError, match="give one of both"):
-        save_file({"clip_l": torch.ones(1, 32)}, tmp_path / "half.safetensors")
-        load_concept(load_pipeline(xl, "cpu"), tmp_path / "half.safetensors")
-    with pytest.raises(UserError, match="trained|width|does not fit"):  # an SDXL concept on SD 1.5
-        export.main([str(concept), str(tmp_path / "a"), "--format=diffusers", f"--base={tiny_base}"])
-    assert not (tmp_path / "a").exists()
-    small = tmp_path / "small"
-    save_concept(small, {}, {"<new1>": torch.ones(32)}, base=str(tiny_base), classes=["dog"])
-    with pytest.raises(UserError, match=r"has width 32, the text encoders's? is 32 \+ 24"):
-        load_concept(load_pipeline(xl, "cpu"), small / "new1.safetensors")
+@pytest.fixture(scope="session")
+def mistakes(tmp_path_factory, xl, tiny_base, concept) -> dict[str, tuple[Path, Path]]:
+    """What does not go together -> (concept, base)."""
+    folder = tmp_path_factory.mktemp("mistakes")
+    weights = random_kv(tiny_base)
+    save_concept(folder / "sd", weights, {"<new1>": torch.ones(32)}, base=str(tiny_base), classes=["dog"])
+    export.main([str(folder / "sd"), str(folder / "sd_lora"), "--alias=new1"])
+    export.main([str(concept), str(folder / "lora"), "--alias=new1"])
+    narrow = {
+        name: value[:, :48].contiguous() if name.endswith("lora_down.weight") else value
+        for name, value in load_file(folder / "lora" / "dog_lora.safetensors").items()
+    }
+    save_file(narrow, folder / "narrow.safetensors")
+    save_file({"clip_l": torch.ones(1, 32)}, folder / "half.safetensors")
+    adobe = {"unet": random_kv(xl), "modifier_token": {"<new1>": torch.ones(32)}}
+    torch.save(adobe, folder / "delta.bin")
+    return {
+        "SD on SDXL": (folder / "sd", xl),
+        "SDXL on SD": (concept, tiny_base),
+        "SD LoRA on SDXL": (folder / "sd_lora", xl),
+        "LoRA of another width": (folder / "narrow.safetensors", xl),
+        "half an embedding": (folder / "half.safetensors", xl),
+        "Adobe, one encoder": (folder / "delta.bin", xl),
+    }
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("SD on SDXL", "does not fit the UNet: 14 weights missing.*load the base model it was trained on"),
+        ("SDXL on SD", "does not fit the UNet: 6 weights missing.*load the base model it was trained on"),
+        ("SD LoRA on SDXL", r"has shape \(64, 32\), the UNet's is \(64, 56\); load the base model"),
+        ("LoRA of another width", r"has shape \(64, 48\), the UNet's is \(64, 56\); load the base model"),
+        ("half an embedding", "has clip_l; an embedding for SDXL has clip_l and clip_g: give one of both"),
+        ("Adobe, one encoder", r"<new1> has width 32, the text encoders' are 32 \+ 24; load the base model"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(mistakes, tmp_path, mistake, message):
+    (path, base), out = mistakes[mistake], tmp_path / "drawn"
+    with pytest.raises(UserError, match=message) as error:
+        inference.main([f"--concept={path}", f"--base={base}", "--prompt=a dog", f"--output_dir={out}"])
+    assert "\n" not in str(error.value) and not out.exists()
+
+
+def test_an_export_that_cannot_hold_two_encoders_is_refused(xl, tiny_base, concept, tmp_path):
+    out = tmp_path / "out"
     with pytest.raises(UserError, match="rows of 2 text encoders"):
-        export.main([str(concept), str(tmp_path / "b"), "--format=official"])
-    assert not (tmp_path / "b").exists()
+        export.main([str(concept), str(out), "--format=official"])
+    with pytest.raises(UserError, match="load the base model it was trained on"):
+        export.main([str(concept), str(out), "--format=lora", f"--base={tiny_base}"])
+    assert not out.exists()
+
+
+def test_adobes_file_for_sdxl_is_read(xl, tmp_path):
+    torch.manual_seed(3)
+    first, second, weights = torch.randn(32), torch.randn(24), random_kv(xl)
+    rows = {"modifier_token": {"<new1>": first}, "modifier_token_2": {"<new1>": second}}
+    torch.save({"unet": weights} | rows, tmp_path / "delta.bin")
+    base = open_base(xl, "cpu", "fp32")
+    load_concept(base, tmp_path / "delta.bin")
+    for encoder, row in zip(base.encoders, (first, second), strict=True):
+        assert torch.equal(encoder.model.get_input_embeddings().weight[-1].detach(), row)
+    for name, weight in weights.items():
+        assert torch.equal(base.unet.get_parameter(name).detach(), weight)
+
+
+def test_a_dropped_caption_is_what_sampling_takes_for_no_prompt(xl):
+    base, pipeline = open_base(xl, "cpu", "fp32"), stock(xl)
+    states, pooled = base.encode(base.tokenize(["", PROMPT]))
+    unconditional = pipeline.encode_prompt(PROMPT, do_classifier_free_guidance=True)
+    assert torch.equal(states[:1], unconditional[1]) and torch.equal(pooled[:1], unconditional[3])
+    assert not states[0].any() and states[1].any() and pooled[1].any()
+    inputs = base.prompt_inputs([""], guided=True)  # a prompt that is given, if an empty one
+    torch.testing.assert_close(inputs["prompt_embeds"], pipeline.encode_prompt("")[0], atol=1e-5, rtol=0)
+    base.pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    assert base.encode(base.tokenize([""]))[0].any()
+
+
+def test_a_float32_autoencoder_behind_a_half_precision_unet(xl):
+    """As a training in fp16 has them: this autoencoder overflows in fp16."""
+    base = open_base(xl, "cpu", "fp32")
+    whole = to_pixels(next(sample(base, ["a dog"], [0], 2)))
+    assert base.frozen_in_half(torch.float16) == [base.unet]
+    base.unet.to(torch.bfloat16)
+    half = to_pixels(next(sample(base, ["a dog"], [0], 2)))
+    assert 0 < (half - whole).abs().max() < 0.1
+
+
+def test_latents_of_an_autoencoder_with_means(xl):
+    """Stock diffusers decodes latents * std / factor + mean."""
+    base, vae = open_base(xl, "cpu", "fp32"), open_base(xl, "cpu", "fp32").vae
+    mean, noise = torch.randn(2, 4, 8, 8), torch.zeros(2, 4, 8, 8)
+    plain = base.latents_of(mean, noise, noise)
+    base.vae.register_to_config(latents_mean=[0.1, 0.2, 0.3, 0.4], latents_std=[1.0, 2.0, 3.0, 4.0])
+    latents = base.latents_of(mean, noise, noise)
+    shift, scale = (torch.tensor(each).view(4, 1, 1) for each in ([0.1, 0.2, 0.3, 0.4], [1.0, 2.0, 3.0, 4.0]))
+    torch.testing.assert_close(latents * scale / vae.config.scaling_factor + shift, mean)
+    torch.testing.assert_close(plain / vae.config.scaling_factor, mean)

@@ -20,6 +20,7 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_kohya
 from safetensors.torch import load_file
 
 from scripts.export import main as export
+from tests.lora_names import a1111_module
 from tests.tiny_models import tiny_pipeline
 from utils.bases import load_pipeline
 from utils.bases.registry import REPOSITORY
@@ -143,17 +144,6 @@ def test_comfyui_finds_every_layer(sd15_deltas):
     lora = lora_tensors(factorise(deltas, torch.eye(3).double()), 2, torch.float32)
     assert lora.keys() == {f"{layer}.{part}" for layer in layers for part in parts}
     assert diff_tensors(deltas, torch.float32).keys() == {f"{layer}.diff" for layer in layers}
-
-
-def a1111_module(layer: str) -> str:
-    """A1111's name of the module. Levels are three CompVis blocks; input block 0 is the first convolution."""
-    rest = r"_attentions_(\d+)_(.+)"
-    if match := re.fullmatch(r"lora_unet_down_blocks_(\d+)" + rest, layer):
-        return f"diffusion_model_input_blocks_{1 + 3 * int(match[1]) + int(match[2])}_1_{match[3]}"
-    if match := re.fullmatch(r"lora_unet_up_blocks_(\d+)" + rest, layer):
-        return f"diffusion_model_output_blocks_{3 * int(match[1]) + int(match[2])}_1_{match[3]}"
-    match = re.fullmatch(r"lora_unet_mid_block" + rest, layer)
-    return f"diffusion_model_middle_block_1_{match[2]}"
 
 
 def test_a1111_finds_every_layer(sd15_deltas):

@@ -270,13 +270,9 @@ class StableDiffusion(BaseModel):
         """Without text encoders. Prompts are encoded by `prompt_inputs`, so that a float32 text encoder can
         stand before a half-precision UNet, as in training; a pipeline that has one would cast its states."""
         without = {encoder.name: None for encoder in self.encoders}
-        painter = type(self.pipeline)(**self.pipeline.components | without, **self._no_checker)
+        painter = type(self.pipeline)(**self.unneeded | self.pipeline.components | without)
         painter.set_progress_bar_config(disable=True)
         return painter
-
-    @property
-    def _no_checker(self) -> dict[str, Any]:
-        return {name: value for name, value in self.unneeded.items() if name.startswith("requires")}
 
     def prompt_inputs(
         self,

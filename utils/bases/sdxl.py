@@ -5,7 +5,7 @@ Shapes: B images or prompts, L tokens, D = D₁ + D₂ text width (768 + 1280), 
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,14 @@ class StableDiffusionXL(StableDiffusion):
         for encoder in self.encoders:
             pool_at_eos(encoder)
 
+    @classmethod
+    def open(cls, *args: Any, **kwargs: Any) -> Self:
+        """As `StableDiffusion.open`; the autoencoder decodes latents of any precision."""
+        opened = super().open(*args, **kwargs)
+        first = opened.vae.decoder if opened.vae.post_quant_conv is None else opened.vae.post_quant_conv
+        first.register_forward_pre_hook(_to_own_dtype)  # the stock pipeline does not cast to float32
+        return opened
+
     @property
     def encoders(self) -> tuple[TextEncoder, ...]:
         second = TextEncoder(
@@ -58,7 +66,23 @@ class StableDiffusionXL(StableDiffusion):
         return torch.stack(ids, dim=1).to(self.device)
 
     def encode(self, ids: Tensor) -> States:
-        """(B, 2, L) -> ((B, L, D), (B, P)); float32, for SPL lives near 1e-3."""
+        """(B, 2, L) -> ((B, L, D), (B, P)); float32, for SPL lives near 1e-3.
+
+        An empty caption gives zeros where sampling takes them for no prompt (`zeros_for_no_prompt`).
+        """
+        states = self._encode(ids)
+        if not self.zeros_for_no_prompt:
+            return states
+        empty = ids[:, 0, 1] == self.tokenizer.eos_token_id  # (B,)
+        return tuple(each.masked_fill(empty.view(-1, *[1] * (each.ndim - 1)), 0) for each in states)
+
+    @property
+    def zeros_for_no_prompt(self) -> bool:
+        """Whether sampling's unconditional states are zeros; so the published configurations say."""
+        config = getattr(self.pipeline, "config", {})  # an outline has none
+        return config.get("force_zeros_for_empty_prompt", True)
+
+    def _encode(self, ids: Tensor) -> States:
         with torch.autocast(ids.device.type, enabled=False):
             first, second = (
                 encoder.model(ids[:, number], output_hidden_states=True)
@@ -97,20 +121,29 @@ class StableDiffusionXL(StableDiffusion):
         guided: bool = False,
         adjust: Adjust | None = None,
     ) -> dict[str, Tensor | None]:
-        """Without a negative prompt the unconditional states and their pooled embedding are zeros, where the
-        pipeline's configuration says so (`force_zeros_for_empty_prompt`, as the published ones do)."""
+        """Without a negative prompt the unconditional states are those of `zeros_for_no_prompt`."""
         dtype = self.unet.dtype
-        context, pooled = self.encode(self.tokenize(list(prompts)))
+        context, pooled = self._encode(self.tokenize(list(prompts)))
         context = adjust(prompts, context) if adjust else context
         negative = [None, None]
-        if guided and not negative_prompt and self.pipeline.config.force_zeros_for_empty_prompt:
-            negative = [torch.zeros_like(context), torch.zeros_like(pooled)]
-        elif guided:
-            negative = list(self.encode(self.tokenize([negative_prompt or ""] * len(prompts))))
+        if guided:
+            encode = self._encode if negative_prompt else self.encode
+            negative = list(encode(self.tokenize([negative_prompt or ""] * len(prompts))))
         names = ("prompt_embeds", "pooled_prompt_embeds")
         given = dict(zip(names, (context, pooled), strict=True))
         given |= {f"negative_{name}": each for name, each in zip(names, negative, strict=True)}
         return {name: each if each is None else each.to(dtype) for name, each in given.items()}
+
+    def latents_of(self, mean: Tensor, deviation: Tensor, noise: Tensor) -> Tensor:
+        """For an autoencoder with them, less `latents_mean` and over `latents_std`."""
+        latents, config = super().latents_of(mean, deviation, noise), self.vae.config
+        if config.get("latents_mean") is None or config.get("latents_std") is None:
+            return latents
+        shift, scale = (
+            torch.tensor(each).view(1, -1, 1, 1).to(latents)
+            for each in (config.latents_mean, config.latents_std)
+        )
+        return (latents - shift * config.scaling_factor) / scale
 
     def text_states(self, prompts: Sequence[str]) -> Tensor:
         return BaseModel.text_states(self, prompts)
@@ -126,3 +159,7 @@ def pool_at_eos(encoder: TextEncoder) -> None:
     for module in encoder.model.modules():
         if hasattr(module, "eos_token_id"):
             module.eos_token_id = eos
+
+
+def _to_own_dtype(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    return (args[0].to(next(module.parameters()).dtype),)

@@ -166,9 +166,9 @@ def _check_rows(base: BaseModel, rows: dict[str, Tensor], path: Path) -> None:
     for token, row in rows.items():
         if row.shape[-1] != width:
             own = " + ".join(str(encoder.width) for encoder in encoders)
-            kind = "encoder" if len(encoders) == 1 else "encoders"
+            theirs = "encoder's is" if len(encoders) == 1 else "encoders' are"
             raise UserError(
-                f"{path}: {token} has width {row.shape[-1]}, the text {kind}'s is {own}; {WRONG_BASE}"
+                f"{path}: {token} has width {row.shape[-1]}, the text {theirs} {own}; {WRONG_BASE}"
             )
     for encoder, parts in _rows_by_encoder(base, rows):
         _check_rows_of(encoder, parts, path)

@@ -63,6 +63,8 @@ def check_settings(config: TrainConfig) -> BaseModel:
         raise UserError("--allow_tf32 has no effect without a CUDA device: leave it out")
     base = outline_of(config)
     check_encoders(config, base)
+    if config.weight("mlm_weight") is not None:
+        check_contextualizer(base_row(config.pretrained_model_name_or_path))
     if config.resolution and config.resolution % base.latent_factor:
         raise UserError(
             f"--resolution {config.resolution}: this base model needs a multiple of {base.latent_factor}"
@@ -104,8 +106,6 @@ def check_learners(config: TrainConfig) -> None:
             f"--num_vectors has no effect on --method {config.method}, which trains no token: leave it out"
         )
     check_reach(config, names)
-    if config.weight("mlm_weight") is not None:
-        check_contextualizer(base_row(config.pretrained_model_name_or_path))
 
 
 def check_reach(config: TrainConfig, names: list[str]) -> None:

@@ -8,7 +8,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from tests.clip_vocabulary import write_clip_tokenizer
+from tests.lora_names import a1111_module
 from utils.bases.registry import base_row
+from utils.concepts.lora import layer_name, parameter_name
 from utils.config.train_config import parse_config
 from utils.training.preflight import attach_all, describe_memory, outline_of
 
@@ -100,6 +102,26 @@ def test_classdiffusion_on_sdxl(sdxl, tmp_path, precision, line):
     assert sum(value.numel() for value in base.unet.parameters()) == 2_567_463_684
     assert [tuple(rows.shape) for rows in attached["token_rows"].values()] == [(1, 768), (1, 1280)]
     assert line in describe_memory(config, base, attached)
+
+
+def test_the_names_in_a_lora_are_those_of_comfyui_and_a1111(sdxl, tmp_path):
+    """ComfyUI, sd-scripts and diffusers: the UNet's own with underscores. A1111: of the CompVis module."""
+    config = settings(sdxl, tmp_path, "--method=kv_only")
+    names = attach_all(outline_of(config), config)["cross_attention_kv"]
+    layers = {layer_name(name) for name in names}
+    assert layers == {"lora_unet_" + name.removesuffix(".weight").replace(".", "_") for name in names}
+    assert all(parameter_name(layer_name(name)) == name for name in names)
+    depths = dict.fromkeys(
+        ["input_blocks_4", "input_blocks_5", *(f"output_blocks_{i}" for i in (3, 4, 5))], 2
+    )
+    deep = ["input_blocks_7", "input_blocks_8", "middle_block", *(f"output_blocks_{i}" for i in range(3))]
+    depths |= dict.fromkeys(deep, 10)
+    assert {a1111_module(layer) for layer in layers} == {
+        f"diffusion_model_{block}_1_transformer_blocks_{number}_attn2_to_{matrix}"
+        for block, depth in depths.items()
+        for number in range(depth)
+        for matrix in "kv"
+    }
 
 
 def test_a_folder_of_the_family_has_its_row_and_preset(sdxl, tmp_path):
