@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,17 +21,19 @@ import utils.evaluation.evaluation
 from scripts import evaluate
 from tests.tiny_scorers import write_scorers
 from utils.bases.registry import BASES, base_row
+from utils.common import cluster
 from utils.common.errors import UserError
+from utils.common.files import remove
 from utils.common.images import open_image, save_png
 from utils.evaluation import plan, runs, training_process
-from utils.evaluation.folder import read_image_records
+from utils.evaluation.folder import is_scored, read_image_records
 from utils.evaluation.sources import base_of_images, source_of
 from utils.report.page import write_report
 from utils.scores.encoders import DinoEncoder
 from utils.scores.endpoint import Endpoint
 from utils.scores.judges import KINDS, Kind
 from utils.scores.table import SCORES, Score
-from utils.training.lock import LOCK_FILE, RunLock
+from utils.training.lock import LOCK_FILE, RunLock, holder
 
 REPOSITORY = Path(__file__).parents[2]
 TRAINING = "--max_train_steps=2 --learning_rate=1e-3 --checkpointing_steps=1"
@@ -325,6 +328,43 @@ def test_two_processes_give_the_table_of_one(unbroken, flags, tmp_path):
     ]
     assert done.stdout.count("the table and all behind it") == 1
     assert_same_table(folder, unbroken)
+
+
+@pytest.mark.slow
+def test_jobs_that_are_killed_and_a_command_that_is_are_taken_up_by_the_same_command(
+    unbroken, flags, tmp_path, monkeypatch, capsys, on_the_cpu
+):
+    """submitit's local executor: first a job is killed, then the command while a job is at work."""
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(torch.get_num_threads()))
+    monkeypatch.setattr(cluster, "POLL", 0.1)
+    results = shutil.copytree(unbroken, tmp_path / "results")
+    for name in ("base", "table.json"):
+        remove(results / name)
+    command, first = [*flags(results), "--executor=local"], results / "base" / "cat2"
+
+    def kill_job() -> None:
+        while not (found := holder(first)):
+            time.sleep(0.02)
+        os.kill(found.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_job)
+    killer.start()
+    with pytest.raises(
+        UserError, match="1 of 2 jobs ended before they were done, e.g. base/cat2; their logs"
+    ):
+        evaluate.main(command)
+    killer.join()
+    assert is_scored(results / "base" / "dog", []) and not is_scored(first, [])
+    assert "base/cat2: not done, see" in capsys.readouterr().out
+
+    process = subprocess.Popen([sys.executable, "-m", "scripts.evaluate", *command], cwd=REPOSITORY)
+    while not holder(first):
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    evaluate.main(command)
+    assert_same_table(results, unbroken)
 
 
 def test_a_mistake_is_one_line_and_exit_2(tmp_path):

@@ -68,6 +68,21 @@ def parse(
     return given
 
 
+def as_argv(config: Any) -> list[str]:
+    """The command line, without its subcommand, that gives this configuration; no field may be a tuple."""
+    argv = []
+    for each in fields(config):
+        value = getattr(config, each.name)
+        assert not isinstance(value, tuple), each.name
+        if value == each.default:
+            continue
+        if each.metadata.get("positional"):
+            argv.insert(0, str(value))
+        else:
+            argv.append(f"--{each.name}" if value is True else f"--{each.name}={value}")
+    return argv
+
+
 def parser_of(
     config: type,
     description: str,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from utils.common.cluster import EXECUTORS
 from utils.common.errors import UserError, short
 from utils.common.flags import SEEDS, check_fields, option
 from utils.config.methods import METHODS
@@ -12,6 +13,7 @@ from utils.scores.table import SCORES
 
 MODES = ("dataset", "concept", "generated")  # what there is to evaluate: one of them
 DRAWN = ("dataset", "concept")  # the modes that draw images
+HOURS = 12.0  # time limit of a job
 
 
 def split(names: str | None) -> list[str]:
@@ -108,6 +110,27 @@ class EvaluationConfig(JudgeFlags):
     )
     blip_head: str = option("itc", "how BLIP scores: itc or itm")
     output_dir: Path = option(Path("results"), "the results folder")
+
+    # more than one machine
+    executor: str | None = option(
+        None,
+        "each subject and method as a job, by the package submitit: of Slurm, or as processes here",
+        choices=EXECUTORS,
+        modes=("dataset",),
+    )
+    partition: str | None = option(None, "Slurm's (default: its own default)", modes=("dataset",))
+    gpus: int | None = option(
+        None, "jobs at a time, each with a GPU of its own (default: 1)", minimum=1, modes=("dataset",)
+    )
+    hours: float | None = option(
+        None,
+        "time limit of a job (default: 12); what it ends, the same command goes on with",
+        above=0,
+        modes=("dataset",),
+    )
+    only: str | None = option(
+        None, "SUBJECT,METHOD: this job alone, and no table; what --executor submits", modes=("dataset",)
+    )
     dry_run: bool = option(
         False, "count the trainings and images, time one step of each, estimate the whole; write nothing"
     )
@@ -117,12 +140,29 @@ class EvaluationConfig(JudgeFlags):
         if all(getattr(self, name) is None for name in MODES):
             raise UserError("nothing to evaluate: name a benchmark, a concept's folder or a folder of images")
         check_rotation(self.embedding_adjustment, self.embedding_adjustment_norm)
+        self._check_executor()
         self._check_names("methods")
         self._check_names("subjects")
         self._check_names("metrics")
         for name in split(self.metrics):
             if name not in SCORES:
                 raise UserError(f"unknown metric '{short(name)}'; choose of {', '.join(SCORES)}")
+
+    def _check_executor(self) -> None:
+        for flag in ("partition", "gpus", "hours"):
+            if getattr(self, flag) is not None and self.executor is None:
+                raise UserError(f"--{flag} has no effect without --executor: leave it out, or add that")
+        if self.partition is not None and self.executor != "slurm":
+            raise UserError("--partition is Slurm's, and has no effect on --executor local: leave it out")
+        if self.only is not None and (self.executor or self.dry_run or len(split(self.only)) != 2):
+            raise UserError(
+                "--only is SUBJECT,METHOD, without --executor and --dry_run: it is one of their jobs"
+            )
+
+    @property
+    def at_once(self) -> int:
+        """Jobs at a time."""
+        return self.gpus or 1
 
     def _check_names(self, flag: str) -> None:
         given = getattr(self, flag)

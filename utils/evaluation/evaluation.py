@@ -18,6 +18,7 @@ from accelerate.utils import parse_flag_from_env
 from utils.bases.devices import check_processes, choose_device_dtype
 from utils.bases.families import family_of
 from utils.bases.registry import as_dict, portable
+from utils.common.cluster import check_executor
 from utils.common.errors import UserError
 from utils.common.files import check_writable_folder, write_json, write_text
 from utils.common.images import list_images, open_image
@@ -28,9 +29,9 @@ from utils.config.methods import METHODS
 from utils.data.world import strangers
 from utils.evaluation.config import EvaluationConfig, split
 from utils.evaluation.data_sets import DataSet, copy_pictures
-from utils.evaluation.folder import PICTURES, Drawing, Scores, Settings, check_settings
+from utils.evaluation.folder import PICTURES, SETTINGS_FILE, Drawing, Scores, Settings, check_settings
 from utils.evaluation.plan import describe
-from utils.evaluation.runs import run_job
+from utils.evaluation.runs import run_job, run_only, submit_jobs
 from utils.evaluation.scoring import Scorer, check_metrics, check_texts, needed_kinds
 from utils.evaluation.sources import Source, source_of
 from utils.evaluation.table import as_markdown, build_table
@@ -56,6 +57,10 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     folder where another evaluation is at work.
     """
     check_processes()
+    if config.executor:
+        check_executor(config.executor)
+        if os.environ.get("WORLD_SIZE", "1") != "1":
+            raise UserError("--executor starts its own jobs: give the command without torchrun")
     check_writable_folder(config.output_dir, "output_dir")
     source = source_of(config, data_sets)
     metrics, models = metrics_of(config, source), models_of(config, source)
@@ -69,9 +74,12 @@ def evaluate(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) -> str 
     if source.trained and (line := strangers_of(source)):
         say(line)
     if config.dry_run:
-        device = choose_device_dtype("cpu" if on_cpu() else None)[0]
-        for line in describe(source, settings, config.output_dir, device):
+        for line in describe(source, settings, config.output_dir, own_device(), jobs_of(config)):
             say(line)
+        return None
+    if config.only is not None:
+        scorer = Scorer(settings.metrics, models, config.blip_head, own_device(), source.word_judge)
+        run_only(config.output_dir, source, config.only, settings, config.batch_size or 8, scorer)
         return None
     with lock_of_run(config.output_dir):
         return _carry_out(config, source, settings, models)
@@ -87,16 +95,14 @@ def _carry_out(
         if source.data_set and source.data_set.draw:
             source.data_set.draw(source.subjects)
         copy_pictures(source.subjects)
-        write_json(results / "settings.json", settings.as_json())
+        write_json(results / SETTINGS_FILE, settings.as_json())
         write_json(results / "subjects.json", [subject.describe() for subject in source.subjects])
     state.wait_for_everyone()
 
-    scorer = Scorer(settings.metrics, models, config.blip_head, state.device, source.word_judge)
-    jobs = [(subject, method) for method in source.methods for subject in source.subjects]
-    mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
-    for number, (subject, method) in mine:
-        print(f"[{number}/{len(jobs)}] {subject.name}, {method}", flush=True)
-        run_job(results, source, subject, method, settings, config.batch_size or 8, scorer)
+    if config.executor:
+        submit_jobs(config, source, settings, not on_cpu(), say)
+    else:
+        _run_here(config, source, settings, models, state)
     state.wait_for_everyone()
     table = None
     if state.is_main_process:
@@ -106,6 +112,18 @@ def _carry_out(
             say(f"the images as the benchmark's own evaluation reads them are in {folder}")
     state.destroy_process_group()
     return table
+
+
+def _run_here(
+    config: EvaluationConfig, source: Source, settings: Settings, models: dict[str, str], state: PartialState
+) -> None:
+    """This process's share of the subjects and methods."""
+    scorer = Scorer(settings.metrics, models, config.blip_head, state.device, source.word_judge)
+    jobs = [(subject, method) for method in source.methods for subject in source.subjects]
+    mine = list(enumerate(jobs, start=1))[state.process_index :: state.num_processes]
+    for number, (subject, method) in mine:
+        print(f"[{number}/{len(jobs)}] {subject.name}, {method}", flush=True)
+        run_job(config.output_dir, source, subject, method, settings, config.batch_size or 8, scorer)
 
 
 def strangers_of(source: Source) -> str | None:
@@ -122,6 +140,16 @@ def say(text: str) -> None:
     """Prints in one process only."""
     if os.environ.get("RANK", "0") == "0":
         print(text, flush=True)
+
+
+def own_device() -> torch.device:
+    """Of a process that has no part in others' work."""
+    return choose_device_dtype("cpu" if on_cpu() else None)[0]
+
+
+def jobs_of(config: EvaluationConfig) -> int | None:
+    """Jobs at a time; None where this program does the work itself."""
+    return config.at_once if config.executor else None
 
 
 def on_cpu() -> bool:
@@ -162,6 +190,8 @@ def settings_of(
     """All that the numbers depend on, and the hardware."""
     device, dtype = choose_device_dtype("cpu" if on_cpu() else None)
     gpu = torch.cuda.get_device_name() if device.type == "cuda" else None
+    if config.executor == "slurm" and not on_cpu():  # this machine may have no GPU; the jobs' have
+        gpu, dtype = gpu or "Slurm", torch.float16
     seeds = sorted({shot.seed for shot, _ in source.images}) or config.seeds
     return Settings(
         dataset=config.dataset,

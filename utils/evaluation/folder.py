@@ -20,7 +20,7 @@ PICTURES = "pictures"  # in a results folder: the images that a benchmark draws 
 NOT_COMPARED = frozenset({"hardware"})  # a run may go on elsewhere
 # More of these add to a folder and change nothing in it: methods, and judges with their scores.
 MAY_GROW = frozenset({"methods", "train_flags", "metrics", "models"})
-SCORES_FILE = "scores.json"
+SCORES_FILE, SETTINGS_FILE = "scores.json", "settings.json"
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def check_settings(folder: Path, settings: Settings) -> None:
     with this one's, or if it is not a folder. Methods and judges may be added."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder} is a file; give a folder")
-    path = folder / "settings.json"
+    path = folder / SETTINGS_FILE
     if not path.is_file():
         return
     before, now = read_json(path), json.loads(json.dumps(settings.as_json()))

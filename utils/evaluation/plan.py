@@ -5,33 +5,38 @@ B images, C latent channels, h = w latent pixels, L tokens, D text width.
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
-from utils.bases.families import load_base
+from utils.bases.families import family_of, load_base
 from utils.bases.registry import Base
 from utils.common.words import counted, duration
 from utils.concepts.lora import is_kv_name
+from utils.config.optimizers import OPTIMIZERS
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import Settings, is_scored
 from utils.evaluation.shots import extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import config_of, is_trained
+from utils.training.preflight import attach_all, outline_of
 
 BATCH = 2  # images of a measured step
 
 
 @dataclass
 class Work:
-    """What is left to do. passes: images that go through training, forward and backward. images: to be drawn.
-    steps: denoising steps of all images, the class images of trainings included."""
+    """What is left to do. jobs: subjects and methods. passes: images that go through training, forward and
+    backward. images: to be drawn. steps: denoising steps of all images, the class images of trainings
+    included. of_method: trainings of each method."""
 
+    jobs: int = 0
     trainings: int = 0
     passes: int = 0
     images: int = 0
     steps: int = 0
+    of_method: dict[str, int] = field(default_factory=dict)
 
 
 def work_of(source: Source, settings: Settings, results: Path) -> tuple[Work, Work]:
@@ -49,6 +54,7 @@ def work_of(source: Source, settings: Settings, results: Path) -> tuple[Work, Wo
             missing = 0 if scored else sum(not (results / shot.image).is_file() for shot in shots)
             trains = method in source.trained
             untrained = trains and not scored and not is_trained(folder / "concept")
+            left.jobs += not scored
             for work, count, training in ((whole, len(shots), trains), (left, missing, untrained)):
                 work.images += count
                 work.steps += count * drawing.num_inference_steps
@@ -61,6 +67,7 @@ def _add_training(work: Work, source: Source, subject: Subject, method: str) -> 
     config = config_of(subject, method, source.base.path, source.flags(method))
     images = config.train_batch_size * config.gradient_accumulation_steps
     work.trainings += 1
+    work.of_method[method] = work.of_method.get(method, 0) + 1
     work.passes += sum(
         (last - first + 1) * images * (2 if stage.prior else 1) for stage, first, last in config.plan()
     )
@@ -69,8 +76,13 @@ def _add_training(work: Work, source: Source, subject: Subject, method: str) -> 
         work.steps += drawn * source.base.class_images.num_inference_steps
 
 
-def describe(source: Source, settings: Settings, results: Path, device: torch.device) -> Iterator[str]:
-    """The lines of --dry_run. Loads the base to time one step of each kind, if anything is left to do."""
+def describe(
+    source: Source, settings: Settings, results: Path, device: torch.device, at_once: int | None = None
+) -> Iterator[str]:
+    """The lines of --dry_run. Loads the base to time one step of each kind, if anything is left to do.
+
+    at_once: jobs at a time of --executor, None without it.
+    """
     whole, left = work_of(source, settings, results)
     of = f"{counted(len(source.subjects), 'subject')} x {counted(len(source.methods), 'method')}"
     if source.images:
@@ -80,16 +92,44 @@ def describe(source: Source, settings: Settings, results: Path, device: torch.de
         f"{of}: {counted(whole.trainings, 'training')}, {whole.trainings - left.trainings:,} done; "
         f"{counted(whole.images, 'image')}, {whole.images - left.images:,} done"
     )
+    if at_once is not None:
+        yield f"{counted(left.jobs, 'job')} to submit, {at_once} at a time"
     if not left.images and not left.trainings:
         yield "nothing is left to train or to draw"
         return
-    learn, draw = measure(source.base, device, settings.drawing.dtype)
+    yield disk(source, left, at_once or 1)
+    learn, draw = measure(source.base, device, settings.drawing.dtype if device.type == "cuda" else "float32")
     yield (
         f"measured on {device}, {counted(BATCH, 'image')} at a time: {learn:.3g} s an image of a training "
         f"step, {draw:.3g} s a denoising step of an image"
     )
     seconds = left.passes * learn + left.steps * draw
     yield f"left: {duration(seconds)} in one process, without loading models and scoring"
+    if at_once is not None:
+        unit = "GPU" if device.type == "cuda" else str(device).upper()
+        yield (
+            f"in jobs: {seconds / 3600:.1f} {unit} hours, if theirs is like this one; "
+            f"{duration(seconds / at_once)} with {at_once} at a time"
+        )
+
+
+def disk(source: Source, left: Work, at_once: int) -> str:
+    """What is still to be written at most: uncompressed images, trained concepts, a checkpoint of each
+    training at work."""
+    path, trained, largest = source.base.path, 0, 0
+    for method, count in left.of_method.items():
+        config = config_of(source.subjects[0], method, path, source.flags(method))
+        learned = attach_all(outline_of(config), config)
+        numbers = sum(value.numel() for each in learned.values() for value in each.values())
+        trained += 4 * numbers * count
+        largest = max(largest, (4 + OPTIMIZERS[config.optimizer].moments) * numbers)
+    images = 3 * family_of(path).outline(path).resolution ** 2 * left.images
+    checkpoints = largest * min(at_once, left.trainings)
+    sizes = ", ".join(
+        f"{name} {size / 1e6:,.0f} MB"
+        for name, size in (("images", images), ("concepts", trained), ("checkpoints meanwhile", checkpoints))
+    )
+    return f"disk, at most: {sizes}"
 
 
 def measure(base: Base, device: torch.device, dtype: str) -> tuple[float, float]:

@@ -1,21 +1,34 @@
-"""One subject and one method of an evaluation: trained, drawn, scored; nothing of it is done twice."""
+"""One subject and one method of an evaluation: trained, drawn, scored; nothing of it is done twice.
 
+Either here, or as a job on another machine, which is this program with `--only`.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile
 
 import torch
 
 from utils.bases.families import load_pipeline
+from utils.common.cluster import POLL, Cluster, run_jobs
+from utils.common.errors import UserError, short
+from utils.common.flags import as_argv
 from utils.common.images import open_image, save_png
+from utils.common.words import counted
 from utils.concepts.load import load_concept
+from utils.evaluation.config import HOURS, EvaluationConfig, split
 from utils.evaluation.data_sets import Subject
-from utils.evaluation.folder import BASE, Drawing, Settings, is_scored
+from utils.evaluation.folder import BASE, SETTINGS_FILE, Drawing, Settings, is_scored
 from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import is_trained, train
 from utils.sampling.embedding_adjustment import adjustment
 from utils.sampling.images import sample
+from utils.training.lock import RunLock, is_held
 
 
 def run_job(
@@ -45,6 +58,54 @@ def run_job(
         draw(results, extra.unrelated_base, source, None, *how)
         draw(results, shots + extra.of_method, source, concept, *how)
     score_subject(results, folder, subject, shots, of_class, scorer, unrelated)
+
+
+def run_only(
+    results: Path, source: Source, only: str, settings: Settings, batch_size: int, scorer: Scorer
+) -> None:
+    """The job "SUBJECT,METHOD" of an evaluation. Waits for an earlier one that is still at work on it.
+
+    Raises UserError for a job that is none, or whose evaluation has not begun.
+    """
+    name, method = split(only)
+    subject = next((each for each in source.subjects if each.name == name), None)
+    if subject is None or method not in source.methods:
+        raise UserError(f"--only {short(only)} is none of this evaluation's subjects and methods")
+    if not (results / SETTINGS_FILE).is_file():
+        raise UserError(f"--only belongs to an evaluation with --executor, which has not begun in {results}")
+    folder = results / method / name
+    while is_held(folder):
+        time.sleep(POLL)
+    with RunLock(folder):
+        run_job(results, source, subject, method, settings, batch_size, scorer)
+
+
+def submit_jobs(
+    config: EvaluationConfig, source: Source, settings: Settings, gpu: bool, say: Callable[[str], None]
+) -> None:
+    """What is not scored yet, each subject and method as a job. Raises UserError if some fail."""
+    results, metrics = config.output_dir, settings.metrics
+    commands = {
+        f"{method}/{subject.name}": job_command(config, subject.name, method)
+        for method in source.methods
+        for subject in source.subjects
+        if not is_scored(results / method / subject.name, metrics)
+    }
+    cluster = Cluster(config.executor, config.partition, config.at_once, config.hours or HOURS, gpu)
+    jobs = results / "jobs"
+    failed = run_jobs(cluster, commands, jobs, lambda name: is_scored(results / name, metrics), say)
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {counted(len(commands), 'job')} ended before they were done, e.g. "
+            f"{failed[0]}; their logs are in {jobs}; the same command submits them again"
+        )
+
+
+def job_command(config: EvaluationConfig, subject: str, method: str) -> list[str]:
+    """The command line of a job: that of the evaluation, with --only in place of --executor."""
+    job = f"{subject},{method}"
+    alone = replace(config, executor=None, partition=None, gpus=None, hours=None, only=job)
+    return [sys.executable, "-m", "scripts.evaluate", config.mode, *as_argv(alone)]
 
 
 def concept_of(folder: Path, source: Source, subject: Subject, method: str, device: torch.device) -> Path:
