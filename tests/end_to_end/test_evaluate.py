@@ -26,6 +26,7 @@ from utils.common.errors import UserError
 from utils.common.files import remove
 from utils.common.images import open_image, save_png
 from utils.evaluation import plan, runs, training_process
+from utils.evaluation.evaluation import models_of, settings_of
 from utils.evaluation.folder import is_scored, read_image_records
 from utils.evaluation.sources import base_of_images, source_of
 from utils.report.page import write_report
@@ -580,12 +581,34 @@ def test_dry_run_counts_estimates_and_writes_nothing(flags, tiny_base, tmp_path,
     assert 0 < draw < 10 and 0 < learn < 10
     monkeypatch.setattr(plan, "measure", lambda *_: (0.5, 0.25))
     evaluate.main([*flags(tmp_path / "results"), "--dry_run"])
-    *_, counts, measured, left = capsys.readouterr().out.splitlines()
+    *_, counts, disk, measured, left = capsys.readouterr().out.splitlines()
     # 2 prompts x 2 seeds and 2 of the class; 2 trainings of 2 steps of 2 images
     assert counts == "2 subjects x 2 methods: 2 trainings, 0 done; 24 images, 0 done"
+    assert disk.startswith("disk, at most: images 0.0 MB, concepts 0.")
     assert measured == (
         "measured on cpu, 2 images at a time: 0.5 s an image of a training step, 0.25 s a denoising step of "
         "an image"
     )
     assert left == "left: about 15 s in one process, without loading models and scoring"  # 8 x .5 + 48 x .25
     assert not (tmp_path / "results").exists()
+
+
+def test_the_plan_of_jobs_says_their_number_hours_and_disk(unbroken, flags, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "measure", lambda *_: (450.0, 75.0))
+    config = evaluate.parse(flags(tmp_path / "results"))
+    source = source_of(config, evaluate.benchmarks())
+    settings = settings_of(config, source, ["clip_t", "pres"], models_of(config, source))
+    lines = list(plan.describe(source, settings, tmp_path / "results", torch.device("cpu"), 2))
+    assert lines[1] == "4 jobs to submit, 2 at a time"
+    # 8 passes of 450 s, 48 steps of 75 s
+    assert lines[-1] == "in jobs: 2.0 CPU hours, if theirs is like this one; about 60 min with 2 at a time"
+    work = plan.Work(trainings=1000, images=10**6, of_method={"classdiffusion": 1000})
+    sizes = [
+        float(size.replace(",", "")) for size in re.findall(r"([\d,.]+) MB", plan.disk(source, work, 10))
+    ]
+    weights = [path.stat().st_size for path in (unbroken / FOLDERS[3] / "concept").glob("*.safetensors")]
+    assert sizes[0] == pytest.approx(3 * 16 * 16), "a million RGB images of the base's size"
+    assert sizes[1] == pytest.approx(1000 * sum(weights) / 1e6, rel=0.1)
+    assert sizes[2] == pytest.approx(3 * sizes[1] / 100, abs=0.051), (
+        "weights and two moments, of 10 at a time"
+    )

@@ -126,7 +126,7 @@ def disk(source: Source, left: Work, at_once: int) -> str:
     images = 3 * family_of(path).outline(path).resolution ** 2 * left.images
     checkpoints = largest * min(at_once, left.trainings)
     sizes = ", ".join(
-        f"{name} {size / 1e6:,.0f} MB"
+        f"{name} {size / 1e6:,.1f} MB"
         for name, size in (("images", images), ("concepts", trained), ("checkpoints meanwhile", checkpoints))
     )
     return f"disk, at most: {sizes}"
