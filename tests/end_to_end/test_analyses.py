@@ -1,8 +1,6 @@
 """Each analysis as a command on the tiny model: from a trained folder to numbers and charts; mistakes."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +9,11 @@ from PIL import Image
 
 import inference
 from scripts import analyse, evaluate
+from tests.faults.commands import call
 from tests.tiny_scorers import write_scorers
 from utils.bases import registry
 from utils.bases.registry import Base, Sampling
 from utils.common.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -165,13 +162,8 @@ def test_conditional_spread_of_text_and_images(concept, tmp_path, capsys):
     ],
 )
 def test_a_mistake_is_one_line_and_exit_2(command, flags, words, tmp_path):
-    run = subprocess.run(
-        [sys.executable, "-m", "scripts.analyse", command, *flags, "--output_dir", str(tmp_path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 2 and words in run.stderr and len(run.stderr.strip().splitlines()) == 1
+    end = call(analyse.main, [command, *flags, f"--output_dir={tmp_path}"])
+    assert end.refused and words in end.stderr
 
 
 def test_what_only_the_folders_tell_is_refused_before_a_model_loads(concept, train, tmp_path, monkeypatch):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from matplotlib import get_data_path
 from PIL import Image
 
 import train_classdiffusion
-from tests.end_to_end.training import REPOSITORY, apart, learned, records
+from tests.end_to_end.training import apart, learned, records
 from utils.common.errors import UserError
 
 
@@ -169,18 +167,6 @@ def test_mistakes_are_one_line_before_any_model(
 def test_flags_without_effect_are_refused(train, tmp_path, flag, message):
     with pytest.raises(UserError, match=message):
         train(tmp_path / "out", **{flag: True})
-
-
-def test_the_command_itself(folder, dog_flags, tmp_path):
-    (folder / "0.txt").write_text("a cat")
-    done = subprocess.run(
-        [sys.executable, "train_classdiffusion.py", *dog_flags(tmp_path / "out", instance_data_dir=folder)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2 and done.stdout == ""
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_toon_says_that_it_cannot_learn_photographs(tmp_path, capsys):

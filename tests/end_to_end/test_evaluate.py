@@ -19,6 +19,7 @@ from PIL import Image, ImageChops, ImageStat
 import train_classdiffusion
 import utils.evaluation.evaluation
 from scripts import evaluate
+from tests.faults.commands import call
 from tests.tiny_scorers import write_scorers
 from utils.bases.registry import BASES, base_row
 from utils.common import cluster
@@ -86,11 +87,6 @@ def flags(dataset, tiny_base, scorers):
 def environment() -> dict[str, str]:
     """As many threads as here: another number rounds sums otherwise, and an image's pixel with them."""
     return os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "ACCELERATE_USE_CPU": "true"}
-
-
-def run(*argv: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, *map(str, argv)]
-    return subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
 
 
 @pytest.fixture
@@ -315,10 +311,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_table(unbroken, flags, tmp_path
 def test_two_processes_give_the_table_of_one(unbroken, flags, tmp_path):
     folder = tmp_path / "results"
     shutil.copytree(unbroken / "classdiffusion" / "dog" / "concept", folder / "classdiffusion/dog/concept")
-    done = run(
-        *("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
-        *("-m", "scripts.evaluate", *flags(folder)),
-    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    command += ["-m", "scripts.evaluate", *flags(folder)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     jobs = re.findall(r"\[(\d)/4\] (\w+), (\w+)", done.stdout)
     assert sorted(jobs) == [
@@ -368,10 +363,10 @@ def test_jobs_that_are_killed_and_a_command_that_is_are_taken_up_by_the_same_com
     assert_same_table(results, unbroken)
 
 
-def test_a_mistake_is_one_line_and_exit_2(tmp_path):
-    done = run("-m", "scripts.evaluate", "concept", tmp_path, f"--output_dir={tmp_path / 'out'}")
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert done.stderr == (
+def test_a_folder_that_is_no_concept_is_one_line_and_exit_2(tmp_path):
+    end = call(evaluate.main, ["concept", str(tmp_path), f"--output_dir={tmp_path / 'out'}"])
+    assert end.code == 2 and not (tmp_path / "out").exists()
+    assert end.stderr == (
         f"error: {tmp_path} holds no training_config.json; give a folder of train_classdiffusion.py\n"
     )
 

@@ -41,11 +41,6 @@ def concept(base, tmp_path_factory) -> Path:
     return folder / "dog"
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess:
-    command = [sys.executable, "inference.py", *map(str, arguments)]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
-
-
 def sample_quickly(output_dir: Path, *arguments: object) -> None:
     inference.main(
         ["--num_inference_steps=3", "--device=cpu", f"--output_dir={output_dir}", *map(str, arguments)]
@@ -59,8 +54,9 @@ def pixels(path: Path) -> np.ndarray:
 
 def test_command_with_a_concept_draws_its_default_prompts(concept, base, tmp_path):
     out = tmp_path / "out"
-    settings = ["--num_images=2", "--seed=5", "--num_inference_steps=3", "--device=cpu"]
-    done = run("--concept", concept, "--output_dir", out, *settings)
+    command = [sys.executable, "inference.py", f"--concept={concept}", f"--output_dir={out}"]
+    command += ["--num_images=2", "--seed=5", "--num_inference_steps=3", "--device=cpu"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == (
         f"base {base} (not one of toon, sd15, sd21, sdxl: the settings of sd15) on cpu, torch.float32"
@@ -87,12 +83,6 @@ def test_command_with_a_concept_draws_its_default_prompts(concept, base, tmp_pat
         }
     with Image.open(out / "grid.png") as grid:
         assert grid.width == 2 * 256 + 8
-
-
-def test_command_reports_a_mistake_in_one_line(tmp_path):
-    done = run(f"--concept={tmp_path / 'none'}", f"--output_dir={tmp_path / 'out'}")
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
 
 
 def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monkeypatch):
@@ -177,6 +167,7 @@ def test_second_run_overwrites_the_first(base, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
+        ("--concept={tmp}/none", "none does not exist"),
         ("--prompts_file={tmp}/none.txt", "no prompts file"),
         ("--prompts_file={tmp}/empty.txt", "is empty"),
         ("--prompt=dog --num_images=0", "--num_images 0: give a number of at least 1"),

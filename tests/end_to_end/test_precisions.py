@@ -10,7 +10,7 @@ from tests.end_to_end.training import learned, records
 from utils.common.images import open_image
 from utils.config.methods import METHODS
 
-PRECISIONS = ["no", "bf16", pytest.param("fp16", marks=pytest.mark.gpu)]
+HALVES = ["bf16", pytest.param("fp16", marks=pytest.mark.gpu)]
 TEMPLATES = {name for name, method in METHODS.items() if method.captions == "templates"}
 EVERYTHING = {
     "with_prior_preservation": True,
@@ -41,29 +41,28 @@ def terms(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in line.items() if k.startswith("loss")} for line in records(folder)]
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", HALVES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_draws_measures_selects_and_resumes(train, quick, tmp_path, method, precision):
     settings = settings_of(method) | {"select_checkpoint": "drift", "class_data_dir": tmp_path / "class"}
-    half = {} if precision == "no" else {"mixed_precision": precision}
-    out = train(tmp_path / "out", **settings, **half)
-    for image in (*(tmp_path / "class").glob("*.png"), out / "validation/step-00002/seed-0.png"):
-        assert open_image(image).size == (16, 16)
-        assert len(open_image(image).getcolors()) > 50  # no image of one colour, as NaN would give
-    if half:  # the same numbers, to the 8 bits of bfloat16
-        full = train(tmp_path / "full", **settings)
-        for one, two in zip(terms(out), terms(full), strict=True):
-            assert one == pytest.approx(two, rel=0.03, abs=2e-3)
-    for line in records(out):
-        assert 0 <= line["drift_prediction"] < 1 and 0 <= line["drift_layers"] < 1
+    precisions = {"half": {"mixed_precision": precision}, "full": {}}
+    runs = {name: train(tmp_path / name, **settings, **given) for name, given in precisions.items()}
+    for one, two in zip(*map(terms, runs.values()), strict=True):
+        assert one == pytest.approx(two, rel=0.03, abs=2e-3)  # to the 8 bits of bfloat16
+    for name, out in runs.items():
+        for image in (*(tmp_path / "class").glob("*.png"), out / "validation/step-00002/seed-0.png"):
+            assert open_image(image).size == (16, 16)
+            assert len(open_image(image).getcolors()) > 50  # no image of one colour, as NaN would give
+        for line in records(out):
+            assert 0 <= line["drift_prediction"] < 1 and 0 <= line["drift_layers"] < 1
+        given = precisions[name] | {"resume_from_checkpoint": out / "checkpoint-1"}
+        again = train(tmp_path / f"{name} resumed", **settings, **given)
+        assert records(again) == records(out)[1:]
+        unbroken, resumed = (learned(folder / "checkpoint-2") for folder in (out, again))
+        assert all(torch.equal(value, resumed[key]) for key, value in unbroken.items())
 
-    resumed = train(tmp_path / "on", **settings, **half, resume_from_checkpoint=out / "checkpoint-1")
-    assert records(resumed) == records(out)[1:]
-    unbroken, again = (learned(folder / "checkpoint-2") for folder in (out, resumed))
-    assert all(torch.equal(value, again[name]) for name, value in unbroken.items())
 
-
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", ["no", *HALVES])
 @pytest.mark.parametrize("method", METHODS)
 def test_what_has_not_moved_has_not_drifted(train, quick, tmp_path, method, precision):
     """The base is measured in the precision of the training: any difference would be a floor of the drift."""

@@ -45,6 +45,7 @@ def official(tiny_base: Path, pictures, tmp_path_factory) -> tuple[subprocess.Co
         *("--no_safe_serialization", "--use_spl", "--spl_weight=1", "--cls_token", "dog"),
         *("--report_to", "none", "--validation_steps=2", "--validation_prompt=a <new1> dog running"),
         *("--tracker_name", "custom-diffusion-multi", "--num_validation_images=2"),
+        "--validation_inference_steps=2",
     ]
     environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
@@ -63,7 +64,7 @@ def test_command_says_what_trains_on_what_and_where_the_concept_is(official, tin
         f"the concept is in {folder / 'out'}, its log in {folder / 'out' / 'log.jsonl'}",
     ]
     progress = [line for line in re.split(r"[\r\n]|\x1b\[A", done.stderr) if line]
-    drawing = "2 of 'a <new1> dog running', 100 steps each: "
+    drawing = "2 of 'a <new1> dog running', 2 steps each: "
     progress = [line.strip() for line in progress if line.strip()]
     assert [line for line in progress if not line.startswith(("training: ", drawing))] == []
     bars = [line for line in progress if line.startswith("training: ")]

@@ -255,12 +255,3 @@ def test_mistakes_are_told_before_models_load(arguments, words, concepts, adapte
         videogen.main([*given, *arguments.format(**paths).split()])
     assert "\n" not in str(mistake.value)
     assert {path.name for path in tmp_path.iterdir()} == {"wide", "file"}
-
-
-def test_command_reports_a_mistake_in_one_line(adapter, tmp_path):
-    arguments = [f"--concept={tmp_path / 'none'}", f"--output_dir={tmp_path / 'out'}"]
-    done = subprocess.run(
-        [sys.executable, "videogen.py", *arguments], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ n phrases or images, D width of a feature.
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,13 @@ def contexts_for(tokenizer: Any, words: Sequence[str], count: int, seed: int) ->
     knows fewer than 8 of them.
     """
 
+    @cache
+    def whole(word: str) -> bool:
+        return len(tokenizer(word, add_special_tokens=False).input_ids) == 1
+
     def known(text: str) -> bool:
         parts = [word for word in text.split() if word != "{}"]
-        pieces = [len(tokenizer(word, add_special_tokens=False).input_ids) for word in parts]
-        return all(each == 1 for each in pieces) and sum(pieces) + 8 <= tokenizer.model_max_length
+        return len(parts) + 8 <= tokenizer.model_max_length and all(map(whole, parts))
 
     kind = "pets" if all(kind_of(word) == "pets" for word in words) else "things"
     heads = [head for head in HEADS if known(head)]

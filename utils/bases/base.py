@@ -124,7 +124,7 @@ class BaseModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return next(self.unet.parameters()).device  # the UNet's own property walks through all its modules
 
     @property
     @abstractmethod
