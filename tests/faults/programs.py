@@ -84,6 +84,9 @@ COMMANDS = {
         ("drawn", "--real=dog", "--output_dir=out", *JUDGES.split()),
         "generated",
     ),
+    "study": Command(
+        "scripts.study", "Flags", (f"{REPOSITORY}/scripts/plans/toon_short.toml", "--output_dir=out")
+    ),
     "report": Command("scripts.report", "ReportConfig", ("results",)),
     "export": Command("scripts.export", "ExportConfig", ("concept1", "out")),
     "merge_concepts": Command(

@@ -85,7 +85,7 @@ def save_lines(panels: Sequence[Panel], stem: Path, columns: int = 2) -> list[Pa
                 _name_ticks(ax, panel.linear_below)
         handles, names = axes[0].get_legend_handles_labels()
         _legend(figure, handles, names)
-        return _save(figure, stem)
+        return save_figure(figure, stem)
 
 
 def save_clouds(
@@ -113,7 +113,7 @@ def save_clouds(
             ax.set_ylim(low[1] - margin[1], high[1] + margin[1])
         named = {name: h for ax in axes for h, name in zip(*ax.get_legend_handles_labels(), strict=True)}
         _legend(figure, list(named.values()), list(named))
-        return _save(figure, stem)
+        return save_figure(figure, stem)
 
 
 def save_bars(panels: Sequence[Bars], stem: Path) -> list[Path]:
@@ -136,7 +136,7 @@ def save_bars(panels: Sequence[Bars], stem: Path) -> list[Path]:
             ax.set_xticks(range(len(panel.groups)), list(panel.groups))
         handles, names = figure.axes[0].get_legend_handles_labels()
         _legend(figure, handles, names)
-        return _save(figure, stem)
+        return save_figure(figure, stem)
 
 
 def save_heat(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], stem: Path) -> list[Path]:
@@ -154,7 +154,7 @@ def save_heat(rows: Sequence[tuple[str, Sequence[tuple[str, np.ndarray]]]], stem
                 ax.set_yticks([])
                 if c == 0:
                     ax.set_ylabel(name, fontsize=7)
-        return _save(figure, stem)
+        return save_figure(figure, stem)
 
 
 def bar_places(groups: Sequence[Sequence[float]], width: float) -> list[list[float]]:
@@ -204,7 +204,7 @@ def _label(ax: Axes, title: str, x_label: str, y_label: str) -> None:
     ax.xaxis.grid(False)
 
 
-def _save(figure: Figure, stem: Path) -> list[Path]:
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """stem.png and stem.svg, written atomically."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg")]

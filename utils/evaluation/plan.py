@@ -15,7 +15,7 @@ from utils.bases.registry import Base
 from utils.common.words import counted, duration
 from utils.concepts.lora import is_kv_name
 from utils.config.optimizers import OPTIMIZERS
-from utils.evaluation.data_sets import Subject
+from utils.config.train_config import TrainConfig
 from utils.evaluation.folder import Settings, is_scored
 from utils.evaluation.shots import extra_shots, shots_of
 from utils.evaluation.sources import Source
@@ -59,20 +59,21 @@ def work_of(source: Source, settings: Settings, results: Path) -> tuple[Work, Wo
                 work.images += count
                 work.steps += count * drawing.num_inference_steps
                 if training:
-                    _add_training(work, source, subject, method)
+                    config = config_of(subject, method, source.base.path, source.flags(method))
+                    add_training(work, source, config, len(subject.individuals))
     return whole, left
 
 
-def _add_training(work: Work, source: Source, subject: Subject, method: str) -> None:
-    config = config_of(subject, method, source.base.path, source.flags(method))
+def add_training(work: Work, source: Source, config: TrainConfig, individuals: int) -> None:
+    """Adds a training of so many individuals and the class images that it draws."""
     images = config.train_batch_size * config.gradient_accumulation_steps
     work.trainings += 1
-    work.of_method[method] = work.of_method.get(method, 0) + 1
+    work.of_method[config.method] = work.of_method.get(config.method, 0) + 1
     work.passes += sum(
         (last - first + 1) * images * (2 if stage.prior else 1) for stage, first, last in config.plan()
     )
     if config.uses_prior:
-        drawn = config.num_class_images * len(subject.individuals)
+        drawn = config.num_class_images * individuals
         work.steps += drawn * source.base.class_images.num_inference_steps
 
 

@@ -118,7 +118,7 @@ def as_markdown(table: Table) -> str:
     intervals = any(cell.low is not None for row in table.rows for cell in row.metric.values())
     spread = f" [{level} {table.interval} interval over subjects]"
     differences = [
-        [f"{pair.a} − {pair.b}", *(_cell(pair.metric.get(name), "+") for name in metrics)]
+        [f"{pair.a} − {pair.b}", *(cell_of(pair.metric.get(name), "+") for name in metrics)]
         for pair in table.paired
     ]
     subjects = [
@@ -128,16 +128,16 @@ def as_markdown(table: Table) -> str:
     parts = [
         f"Mean over subjects{spread if intervals else ', of which there is one: no intervals'}; "
         "↓: low is good. Scores of other models or evaluators are not comparable with these.",
-        _grid(["method", "subjects", "images", *names], _cells(table.rows, metrics)),
+        grid(["method", "subjects", "images", *names], _cells(table.rows, metrics)),
     ]
     for category, rows in table.categories.items():
         parts += [
             f"Category {category}:",
-            _grid(["method", "subjects", "images", *names], _cells(rows, metrics)),
+            grid(["method", "subjects", "images", *names], _cells(rows, metrics)),
         ]
     if differences:
-        parts += ["Paired differences, over the same subjects:", _grid(["difference", *names], differences)]
-    parts += ["Per subject:", _grid(["subject", "method", *names], subjects)]
+        parts += ["Paired differences, over the same subjects:", grid(["difference", *names], differences)]
+    parts += ["Per subject:", grid(["subject", "method", *names], subjects)]
     made = [f"- {name}: {model}" for name, model in table.models.items()]
     made.append("- seeds: " + ", ".join(map(str, table.seeds)))
     made.append("- " + ", ".join(f"{name} {version}" for name, version in table.versions.items()))
@@ -146,7 +146,7 @@ def as_markdown(table: Table) -> str:
 
 def _cells(rows: Sequence[MethodRow], metrics: Sequence[str]) -> list[list[Any]]:
     return [
-        [row.method, row.subjects, row.images, *(_cell(row.metric.get(name)) for name in metrics)]
+        [row.method, row.subjects, row.images, *(cell_of(row.metric.get(name)) for name in metrics)]
         for row in rows
     ]
 
@@ -155,7 +155,7 @@ def _number(value: float | None, sign: str = "") -> str:
     return "–" if value is None else f"{value:{sign}.3f}"
 
 
-def _cell(found: Interval | None, sign: str = "") -> str:
+def cell_of(found: Interval | None, sign: str = "") -> str:
     """'.712 [.698, .731]'; without an interval where there is one subject."""
     if found is None:
         return "–"
@@ -164,6 +164,6 @@ def _cell(found: Interval | None, sign: str = "") -> str:
     return f"{_number(found.mean, sign)} [{_number(found.low, sign)}, {_number(found.high, sign)}]"
 
 
-def _grid(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def grid(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)

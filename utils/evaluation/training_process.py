@@ -67,9 +67,16 @@ def is_trained(concept: Path) -> bool:
 
 
 def train(
-    subject: Subject, method: str, base: str, flags: Sequence[str], concept: Path, device: torch.device
+    subject: Subject,
+    method: str,
+    base: str,
+    flags: Sequence[str],
+    concept: Path,
+    device: torch.device,
+    keep_checkpoints: bool = False,
 ) -> None:
-    """Trains into `concept`, going on from its newest checkpoint; keeps no checkpoint of a finished training.
+    """Trains into `concept`, going on from its newest checkpoint; of a finished training no checkpoint stays,
+    or with keep_checkpoints every one.
 
     What the training prints goes to train.txt beside the folder. It ends when this process ends, however.
     Raises UserError and FloatingPointError as the training does, UserError if a signal ended it, RuntimeError
@@ -78,7 +85,8 @@ def train(
     command = [sys.executable, str(REPOSITORY / "train_classdiffusion.py")]
     command += _concept_flags(subject, method, base, flags, concept)
     command.append("--resume_from_checkpoint=latest")
-    if not any(flag.partition("=")[0] == "--select_checkpoint" for flag in flags):  # which chooses among all
+    chooses = any(flag.partition("=")[0] == "--select_checkpoint" for flag in flags)  # among all
+    if not chooses and not keep_checkpoints:
         command.append("--checkpoints_total_limit=1")
     log = concept.parent / "train.txt"
     concept.mkdir(parents=True, exist_ok=True)
@@ -88,7 +96,7 @@ def train(
     code = run_child(command, log, _environment(device))
     if code:
         raise _failure(code, f"training {subject.name} with {method}", log)
-    for checkpoint in concept.glob("checkpoint-*"):
+    for checkpoint in () if keep_checkpoints else concept.glob("checkpoint-*"):
         remove(checkpoint)  # the optimizer's state is three times the concept's size
 
 

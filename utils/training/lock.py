@@ -6,7 +6,8 @@ import os
 import socket
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -35,8 +36,13 @@ class Holder:
         return f"process {self.pid:d} on {self.host}, since {self.since}"
 
 
+class InUse(UserError):
+    """Another run holds the folder."""
+
+
 class RunLock:
-    """`with RunLock(folder):` holds the folder; raises UserError when another run does, naming it.
+    """`with RunLock(folder):` holds the folder; raises InUse, a UserError, when another run does,
+    naming it.
 
     The kernel's lock (flock) on `<folder>/.run.lock`, which ends with its process, however that ends; the
     file stays, and nothing is ever deleted. A process that was forked off, and runs on, goes on holding it.
@@ -82,7 +88,7 @@ class RunLock:
                 raise OSError(errno.ENOSYS, "this system has no flock")
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(
+            raise InUse(
                 f"{shown(self.path.parent)} is in use by {_signature(descriptor) or 'another process'}: "
                 "wait for its end, or give another folder"
             ) from error
@@ -142,6 +148,19 @@ def _look(folder: str | Path) -> tuple[bool, Holder | None]:
         except BlockingIOError:
             return True, _signature(file.fileno())
     return False, None
+
+
+@contextmanager
+def claim(folder: str | Path) -> Iterator[bool]:
+    """Holds the folder as RunLock does; yields False, and holds nothing, where another process holds it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(RunLock(folder))
+        except InUse:
+            mine = False
+        else:
+            mine = True
+        yield mine
 
 
 def lock_of_run(folder: str | Path) -> AbstractContextManager:
