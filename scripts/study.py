@@ -30,7 +30,6 @@ class Flags(JudgeFlags):
     subjects: str | None = option(None, "these alone, joined by commas (default: the plan's)", longest=10_000)
     arms: str | None = option(None, "these of the plan's [arms.…] and its reference, joined by commas")
     batch_size: int | None = option(None, "images drawn at a time (default: 8)", minimum=1)
-    blip_head: str = option("itc", "how BLIP scores: itc or itm")
     output_dir: Path = option(Path("results/study"), "the results folder")
     table_only: bool = option(False, "write the table and the figure of what is judged so far; train nothing")
     dry_run: bool = option(

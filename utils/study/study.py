@@ -21,9 +21,10 @@ from utils.evaluation.evaluation import check_source, metrics_of, models_of, on_
 from utils.evaluation.folder import BASE, Settings, check_settings, is_scored
 from utils.evaluation.plan import Work, add_training, measure
 from utils.evaluation.runs import run_job
-from utils.evaluation.scoring import Scorer, check_metrics
+from utils.evaluation.scoring import Scorer, check_metrics, needed_kinds
 from utils.evaluation.sources import Source, source_of
 from utils.evaluation.training_process import is_trained
+from utils.scores.judges import KINDS
 from utils.study.cells import Cell, Training, cells_of, is_done, run_cell, shots_at, trainings_of
 from utils.study.plan import Plan
 from utils.study.report import write_results
@@ -66,6 +67,11 @@ def prepare(plan: Plan, config: EvaluationConfig, data_sets: Mapping[str, DataSe
     trainings = trainings_of(plan, source)
     metrics, models = metrics_of(config, source), models_of(config, source)
     check_metrics(metrics, models, config.blip_head)
+    for kind in KINDS:
+        if getattr(config, kind) is not None and kind not in needed_kinds(metrics):
+            raise UserError(
+                f"--{kind} has no effect on the plan's metrics, {', '.join(metrics)}: leave it out"
+            )
     if LIKENESS not in metrics or (source.word_judge is None and "clip_t" not in metrics):
         raise UserError(
             f"{plan.path}: metrics are {', '.join(metrics)}; a study needs {LIKENESS} and, where no "
