@@ -15,8 +15,11 @@ from utils.common.errors import exit_on_user_error, in_memory
 from utils.config.train_config import TrainConfig, parse_with_preset
 
 if TYPE_CHECKING:  # imported inside the functions, so that flags are answered before torch loads
-    from torch import Tensor
+    import torch
+    from accelerate import Accelerator
+    from torch import Tensor, nn
 
+    from utils.bases.base import BaseModel
     from utils.config.presets import Preset
     from utils.data.dataset import Batch
     from utils.data.noise import Draws
@@ -24,14 +27,10 @@ if TYPE_CHECKING:  # imported inside the functions, so that flags are answered b
 
 
 def set_up(config: TrainConfig) -> Run:
-    """Load the base, put the tokens in, attach the learners, draw missing class images, open the data."""
+    """Load the base and attach what learns, draw missing class images, open the data."""
     import torch
     from accelerate import Accelerator
 
-    from utils.bases.devices import cast_frozen
-    from utils.bases.families import load_base
-    from utils.bases.registry import base_row
-    from utils.data.class_images import generate_class_images
     from utils.data.latents import LatentEncoder
     from utils.data.open import open_classes, open_instances
     from utils.losses.preserve import copy_start
@@ -39,37 +38,20 @@ def set_up(config: TrainConfig) -> Run:
     from utils.losses.spl import phrases_of
     from utils.measures.measures import prepare_measures
     from utils.training.averages import Averages
-    from utils.training.preflight import attach_all, sources_of
+    from utils.training.preflight import sources_of
     from utils.training.run import Run
 
     accelerator = Accelerator(
         mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
     )
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
-    concepts, row = config.concepts(), base_row(config.pretrained_model_name_or_path)
     sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
-    base = load_base(row.path, accelerator.device, config.revision, config.variant)
-    digest = base.fingerprint()
-    learned = attach_all(base, config)
-    half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
-    cast_frozen(base.frozen_in_half(half), half)
-    if config.gradient_checkpointing or config.low_memory:
-        base.save_memory(config.low_memory)
+    base, digest, learned = load_and_attach(config, accelerator.device)
     if config.uses_prior:
-        generate_class_images(
-            base.pipeline,
-            concepts,
-            row,
-            count=config.num_class_images,
-            batch_size=config.sample_batch_size,
-            seed=config.seed,
-            rank=accelerator.process_index,
-            processes=accelerator.num_processes,
-        )
-        accelerator.wait_for_everyone()
-
+        draw_class_images(config, base, accelerator)
     instances, classes = open_instances(config, base, digests), open_classes(config, base)
     losses = [loss for stage in config.stages for loss in losses_of(config, stage)]
+    measured = accelerator.is_main_process
     return Run(
         config=config,
         accelerator=accelerator,
@@ -88,11 +70,49 @@ def set_up(config: TrainConfig) -> Run:
         ),
         phrases=phrases_of(base, config),
         prepared=prepare_losses(base, config),
-        measures=prepare_measures(base, config, instances, accelerator.autocast)
-        if accelerator.is_main_process
-        else None,
+        measures=prepare_measures(base, config, instances, accelerator.autocast) if measured else None,
         averages=Averages(learned, config.ema_decay) if config.ema_decay is not None else None,
     )
+
+
+def load_and_attach(
+    config: TrainConfig, device: torch.device
+) -> tuple[BaseModel, str | None, dict[str, dict[str, nn.Parameter]]]:
+    """The base with tokens and learners in it, the digest of its weights, and learner -> what it trains."""
+    import torch
+
+    from utils.bases.devices import cast_frozen
+    from utils.bases.families import load_base
+    from utils.bases.registry import base_row
+    from utils.training.preflight import attach_all
+
+    path = base_row(config.pretrained_model_name_or_path).path
+    base = load_base(path, device, config.revision, config.variant)
+    digest = base.fingerprint()
+    learned = attach_all(base, config)
+    half = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
+    cast_frozen(base.frozen_in_half(half), half)
+    if config.gradient_checkpointing or config.low_memory:
+        base.save_memory(config.low_memory)
+    return base, digest, learned
+
+
+def draw_class_images(config: TrainConfig, base: BaseModel, accelerator: Accelerator) -> None:
+    """The class images that are missing, shared among the processes; returns when all of them are there."""
+    from utils.bases.registry import base_row
+    from utils.data.class_images import generate_class_images
+
+    generate_class_images(
+        base.pipeline,
+        config.concepts(),
+        base_row(config.pretrained_model_name_or_path),
+        count=config.num_class_images,
+        batch_size=config.sample_batch_size,
+        seed=config.seed,
+        rank=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    accelerator.wait_for_everyone()
 
 
 def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[str, Any]) -> dict[str, Tensor]:

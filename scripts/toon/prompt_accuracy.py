@@ -168,17 +168,17 @@ def judge(
     """The shares that `obeyed` counts, which are printed too, and the images."""
     texts = [text for text, _ in prompts]
     drawn = draw(pipeline, texts, per_prompt, config.output_dir / f"{name}.png", **config.settings)
-    return told(name, obeyed(prompts, per_prompt, drawn)), drawn
+    return report(name, obeyed(prompts, per_prompt, drawn)), drawn
 
 
 def judge_parts(config: Flags, pipeline: StableDiffusionPipeline, prompts: list[PartPrompt]) -> Shares:
     """The shares that `parts_obeyed` counts, which are printed too."""
     texts, per_prompt = [prompt.text for prompt in prompts], config.images or 1
     drawn = draw(pipeline, texts, per_prompt, config.output_dir / "named-parts.png", **config.settings)
-    return told("named parts", parts_obeyed(prompts, per_prompt, drawn))
+    return report("named parts", parts_obeyed(prompts, per_prompt, drawn))
 
 
-def told(name: str, shares: Shares) -> Shares:
+def report(name: str, shares: Shares) -> Shares:
     """The shares, printed."""
     line = ", ".join(f"{attribute} {share:.1%} (n={n})" for attribute, (share, n) in shares.items())
     print(f"{name}: {line}", flush=True)

@@ -14,11 +14,11 @@ from utils.common.errors import UserError
 def test_scoring_is_timed_model_by_model(tmp_path, capsys):
     models = [f"--{name}={model}" for name, model in write_scorers(tmp_path).items()]
     benchmark.main(["evaluate", "--images=60", *models])
-    told = capsys.readouterr().out
-    found = re.findall(r"^(\d+) images: [\d.]+ s, [\d.]+ images/s, peak (\d+) MiB", told, re.MULTILINE)
+    said = capsys.readouterr().out
+    found = re.findall(r"^(\d+) images: [\d.]+ s, [\d.]+ images/s, peak (\d+) MiB", said, re.MULTILINE)
     assert [int(count) for count, _ in found] == [15, 60]
     assert 50 < int(found[0][1]) <= int(found[1][1])
-    parts = re.findall(r"^  (\w+)[^:]*: [\d.]+ s$", told, re.MULTILINE)
+    parts = re.findall(r"^  (\w+)[^:]*: [\d.]+ s$", said, re.MULTILINE)
     assert sorted(parts) == ["BLIP", "CLIP", "CLIP", "DINO", "files", "recogniser"]
 
 
@@ -74,7 +74,7 @@ def test_a_variant_that_is_none_is_refused(monkeypatch):
         benchmark.main(["train", "--variants=ours fp32,fp99"])
 
 
-def test_numbers_that_time_nothing_are_told(monkeypatch):
+def test_numbers_that_time_nothing_are_reported(monkeypatch):
     monkeypatch.setattr(scoring, "Scorer", None)
     with pytest.raises(UserError, match="--images 0: give a number of at least 1"):
         benchmark.main(["evaluate", "--images=0"])

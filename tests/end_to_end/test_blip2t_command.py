@@ -104,7 +104,7 @@ def test_entries_that_are_no_images_are_skipped_and_said(model, pictures, tmp_pa
     assert f"skipped {tmp_path / 'notes.txt'}: not an image" in err
 
 
-def test_mistakes_are_told_before_the_model_loads(model, tmp_path, pictures, monkeypatch):
+def test_mistakes_are_reported_before_the_model_loads(model, tmp_path, pictures, monkeypatch):
     monkeypatch.setattr("utils.blip2t.BLIP2T", None)
     image, prompt = f"--image={pictures('dog')}", "--prompt=a dog"
     (tmp_path / "empty").mkdir()

@@ -405,7 +405,7 @@ def test_a_folder_that_is_no_concept_is_one_line_and_exit_2(tmp_path):
         ({"output_dir": "{tmp}/file"}, "is a file; give a folder"),
     ],
 )
-def test_mistakes_are_told_before_models_load(changes, words, flags, scorers, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_models_load(changes, words, flags, scorers, tmp_path, monkeypatch):
     for name in ("Scorer", "PartialState", "write_json"):
         monkeypatch.setattr(utils.evaluation.evaluation, name, None)
     (tmp_path / "file").touch()

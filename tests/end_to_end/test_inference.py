@@ -85,7 +85,7 @@ def test_command_with_a_concept_draws_its_default_prompts(concept, base, tmp_pat
         assert grid.width == 2 * 256 + 8
 
 
-def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monkeypatch):
+def test_a_token_past_the_tokenizers_limit_is_reported(concept, base, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     prompt = "a photo of" + " the dog in front of the barn" * 4 + " of a <new1> dog"
     with pytest.raises(UserError, match="is cut at 24 tokens, before <new1>; shorten it"):
@@ -94,7 +94,7 @@ def test_a_token_past_the_tokenizers_limit_is_told(concept, base, tmp_path, monk
 
 
 @pytest.mark.parametrize("name", ["concept.json", "new1.safetensors"])
-def test_a_broken_concept_is_told(name, concept, tmp_path, monkeypatch):
+def test_a_broken_concept_is_reported(name, concept, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     broken = tmp_path / "broken"
     shutil.copytree(concept, broken)
@@ -205,7 +205,7 @@ def test_second_run_overwrites_the_first(base, tmp_path):
         ),
     ],
 )
-def test_mistakes_are_told_before_models_load(arguments, words, base, concept, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_models_load(arguments, words, base, concept, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     (tmp_path / "empty.txt").write_text("\n \n")
     (tmp_path / "latin.txt").write_bytes(b"dr\xf6g")

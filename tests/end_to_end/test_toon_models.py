@@ -85,7 +85,7 @@ def test_recogniser_reads_renders_it_has_not_seen():
         assert sum(hits) / len(hits) >= 0.92, name  # the lowest: class, 94.5 % of these, all held out
 
 
-def test_the_base_model_draws_the_place_it_is_told(pipeline):
+def test_the_base_model_draws_the_place_of_the_prompt(pipeline):
     places = {
         "beach": "on the beach",
         "snow": "in the snow",
@@ -97,7 +97,7 @@ def test_the_base_model_draws_the_place_it_is_told(pipeline):
     assert [facts["place"] for facts in read] == list(places)
 
 
-def test_the_base_model_draws_what_it_is_told(pipeline):
+def test_the_base_model_draws_what_the_prompt_says(pipeline):
     """Animals, colours and worn things, of which the model before drew two in three."""
     wanted = [
         {"class": kind, "colour": colour, "worn": worn}

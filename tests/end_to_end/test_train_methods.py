@@ -112,9 +112,9 @@ def test_kv_only_has_no_semantic_loss(train, base_weights, tmp_path):
     assert apart(learned(out), base_weights) > 1e-3
     assert json.loads((out / "concept.json").read_text())["classes"] == [None]
 
-    told = train(tmp_path / "b", method="kv_only")  # the class is known: SPL is logged, not added
-    assert all(line["loss"] == line["loss_denoise"] and line["loss_spl"] > 0 for line in records(told))
-    assert apart(learned(told), learned(out)) < 1e-5
+    said = train(tmp_path / "b", method="kv_only")  # the class is known: SPL is logged, not added
+    assert all(line["loss"] == line["loss_denoise"] and line["loss_spl"] > 0 for line in records(said))
+    assert apart(learned(said), learned(out)) < 1e-5
 
     added = train(tmp_path / "c", method="kv_only", use_spl=True)
     assert apart(learned(added), learned(train(tmp_path / "d"))) == 0  # then it is classdiffusion

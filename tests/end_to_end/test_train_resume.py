@@ -92,4 +92,4 @@ def test_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     assert not (tmp_path / KV_FILE).exists()
 
 
-# Mistakes, and what a dry run tells
+# Mistakes, and what a dry run prints

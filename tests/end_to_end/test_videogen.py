@@ -125,16 +125,16 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
     assert re.fullmatch(
         rf"2 clips in {out}, [\d.]+ s each; a .png beside each shows its frames", lines[-1]
     ), lines
-    told = done.stderr.strip().split("\r")  # the progress over clips, and not a word besides
-    assert "2/2" in told[-1] and all("clip" in line for line in told), done.stderr
+    said = done.stderr.strip().split("\r")  # the progress over clips, and not a word besides
+    assert "2/2" in said[-1] and all("clip" in line for line in said), done.stderr
     stems = [f"a-new1-dog-running-in-the-snow_{seed}" for seed in (3, 4)]
     assert {path.name for path in out.iterdir()} == {
         f"{s}.{x}" for s in stems for x in ("gif", "webp", "png")
     }
     with Image.open(out / f"{stems[1]}.gif") as image:
         assert image.n_frames == 5 and image.size == (16, 16) and image.info["duration"] == 100
-        told = json.loads(image.info["comment"])
-    assert told == {
+        said = json.loads(image.info["comment"])
+    assert said == {
         "prompt": RUNNING,
         "seed": "4",
         "fps": "10",
@@ -155,7 +155,7 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
         "beta_schedule": "linear",
     }
     with Image.open(out / f"{stems[1]}.png") as sheet:
-        assert sheet.text == told
+        assert sheet.text == said
     assert np.abs(frames_of(out / f"{stems[0]}.webp") - frames_of(out / f"{stems[1]}.webp")).max() > 1
 
 
@@ -244,7 +244,7 @@ def test_the_quickstarts_concept_is_the_default(film, concepts, monkeypatch, tmp
         ("--concept={dog} --device=tpu9", "unknown device"),
     ],
 )
-def test_mistakes_are_told_before_models_load(arguments, words, concepts, adapter, tmp_path, monkeypatch):
+def test_mistakes_are_reported_before_models_load(arguments, words, concepts, adapter, tmp_path, monkeypatch):
     monkeypatch.setattr("utils.sampling.drawing.load_pipeline", None)
     monkeypatch.setattr(videogen, "CONCEPT", tmp_path / "none")
     write_adapter(tmp_path / "wide", block_out_channels=(64, 64))

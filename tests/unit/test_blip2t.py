@@ -1,4 +1,4 @@
-"""BLIP2T: pairing, what is computed once, mistakes told before anything loads; the toon BLIP's batches."""
+"""BLIP2T: pairing, what is computed once, mistakes before anything loads; the toon BLIP's batches."""
 
 import json
 import random
@@ -112,7 +112,7 @@ def test_no_pairs_give_no_scores_and_unequal_counts_an_error(folder, blip):
         blip.scores(["a dog", "a cat"], [noise(0)])
 
 
-def test_model_mistakes_are_told_before_it_loads(folder, tmp_path, monkeypatch):
+def test_model_mistakes_are_reported_before_it_loads(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
     captioner = tmp_path / "captioner"
     captioner.mkdir()
@@ -198,10 +198,10 @@ def test_only_a_caption_without_its_colour_fits_an_image_of_another_colour():
     while (other := twin(scene, rng)).subject.colour == scene.subject.colour:
         pass
     kind = scene.subject.kind
-    told = fits([scene, other], [f"a white {kind}", f"a {other.subject.colour} {kind}"])
-    untold = fits([scene, other], [f"a {kind}", f"a {other.subject.colour} {kind}"])
-    assert told.tolist() == [[True, False], [False, True]]
-    assert untold.tolist() == [[True, False], [True, True]]
+    stated = fits([scene, other], [f"a white {kind}", f"a {other.subject.colour} {kind}"])
+    silent = fits([scene, other], [f"a {kind}", f"a {other.subject.colour} {kind}"])
+    assert stated.tolist() == [[True, False], [False, True]]
+    assert silent.tolist() == [[True, False], [True, True]]
 
 
 def test_hard_negatives_are_never_true_and_mostly_the_closest():

@@ -219,8 +219,8 @@ class BaseModel(ABC):
     ) -> Tensor:
         """What the denoiser predicts, (B, C, h, w): the noise or the velocity.
 
-        sizes: (B, 6), see `time_ids` (utils/data/dataset.py), for families that are told them; None: whole
-        images of the latents' own size.
+        sizes: (B, 6), see `time_ids` (utils/data/dataset.py), for families conditioned on them; None:
+        whole images of the latents' own size.
         """
 
     @abstractmethod

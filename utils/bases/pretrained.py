@@ -41,7 +41,7 @@ def check_named_base(base: str | None, revision: str | None = None) -> None:
 
 
 def fetch_family(base: str, revision: str | None = None) -> None:
-    """Fetches what tells `base_row` the family of a Hub id that is not a row's own and not in the cache.
+    """Fetches the file by which `base_row` knows the family of a Hub id that is neither a row's nor cached.
 
     Raises UserError as `pipeline_class` does: the settings of another family would be given silently.
     """

@@ -83,7 +83,7 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
 
 
 def _ending(error: BaseException) -> tuple[int, str | None]:
-    """The exit status and the line that tells the user; None for what is no mistake of theirs."""
+    """The exit status and the line for the user; None for an error that is not theirs."""
     if isinstance(error, KeyboardInterrupt):
         return 130, "stopped by Ctrl-C\n"
     if isinstance(error, UserError):

@@ -19,8 +19,7 @@ from utils.concepts.embeddings import (
     token_rows,
     widths_in,
 )
-from utils.concepts.foreign import refuse_foreign
-from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors
+from utils.concepts.layouts import parse_adobe, parse_compvis, parse_processors, refuse_foreign
 from utils.concepts.lora import deltas_of, files_beside, is_kv_lora, lora_in, read_note
 from utils.concepts.weights import ConceptWeights
 

@@ -42,7 +42,7 @@ class Preset:
         return [f"--{name}" if v is True else f"--{name}={v}" for name, v in self.values.items()]
 
     def describe(self) -> list[str]:
-        """The line that tells a user which values the preset gave; none if it gave none."""
+        """The line that names the values the preset gave; none if it gave none."""
         if not self.values:
             return []
         return [f"preset {shown(portable(self.path))}: {' '.join(self.flags)} (--preset none: without them)"]
@@ -68,7 +68,7 @@ def read_preset(config: type["TrainConfig"], path: Path) -> dict[str, dict[str, 
 
     Raises UserError for a table that names no method, and a key that is not a flag or says what is trained.
     """
-    told = {each.name for each in fields(config) if each.metadata.get("set_by_evaluation")}
+    of_a_run = {each.name for each in fields(config) if each.metadata.get("set_by_evaluation")}
     tables: dict[str, dict[str, Any]] = {}
     for name, table in read_table("--preset", path).items():
         if not isinstance(table, dict) or name not in (COMMON, *METHODS):
@@ -79,7 +79,7 @@ def read_preset(config: type["TrainConfig"], path: Path) -> dict[str, dict[str, 
         for key, values in ((name, table), (f"{name}.{SEVERAL}", several)):
             where = f"--preset {shown(path)}: [{key}]"
             tables[key] = typed_values(config, values, where)
-            if wrong := sorted(told & values.keys()):
+            if wrong := sorted(of_a_run & values.keys()):
                 raise UserError(f"{where}: {wrong[0]} belongs to a run: give it by --{wrong[0]} or --config")
     return tables
 

@@ -26,7 +26,7 @@ Sizes = tuple[int, int, int, int, int, int]  # original (h, w), crop (top, left)
 
 
 def time_ids(photo: tuple[int, int], size: Size, window: tuple[int, int] | None, cut: bool) -> Sizes:
-    """What SDXL is told of an image: its size before resizing, the corner of what is shown, its size now.
+    """SDXL's size conditioning of an image: size before resizing, corner of what is shown, size now.
 
     photo: (width, height) as the file has it. window: of the view. cut: whether the image was first cut to
     the aspect ratio of `size`, centred; that corner counts too. Corners are in pixels of the resized image,

@@ -44,7 +44,7 @@ class Drawing:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """What utils.sampling.images.sample is told."""
+        """Keyword arguments of utils.sampling.images.sample."""
         names = ("num_inference_steps", "guidance_scale", "eta", "scheduler")
         return {name: getattr(self, name) for name in names}
 

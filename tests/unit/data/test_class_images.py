@@ -96,7 +96,7 @@ def test_images_of_another_prompt_and_broken_ones_are_refused(tmp_path: Path):
         check_class_images(tmp_path, "a dog", 3)
 
 
-def test_images_that_another_base_drew_are_told_from_the_bases_own(tmp_path: Path):
+def test_images_that_another_base_drew_are_counted(tmp_path: Path):
     for number, base in enumerate(("toon", "toon", "sd15")):
         save_png(Image.new("RGB", (2, 2)), tmp_path / f"class-0000{number}.png", {"base": base})
     Image.new("RGB", (2, 2)).save(tmp_path / "mine.jpg")

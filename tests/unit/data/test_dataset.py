@@ -476,7 +476,7 @@ def test_templates_name_the_token_in_the_place_of_the_noun(concepts: list[Concep
         ((600, 800), 1024, None, False, (1024, 1024, 0, 0, 1024, 1024)),  # pasted small
     ],
 )
-def test_sizes_that_a_family_is_told(photo, size, window, cut, ids):
+def test_sizes_that_a_family_is_reported(photo, size, window, cut, ids):
     assert time_ids(photo, size, window, cut) == ids
 
 

@@ -130,7 +130,7 @@ def test_dreambench_plus_is_read_in_its_own_layout(tmp_path):
         ({"object_00": ("../mug", 9)}, "subject 'object_00_../mug' has a path separator"),
     ],
 )
-def test_a_copy_of_dreambench_plus_that_is_not_whole_is_told(tmp_path, files, words):
+def test_a_copy_of_dreambench_plus_that_is_not_whole_is_reported(tmp_path, files, words):
     with pytest.raises(UserError, match=words):
         read_dreambench_plus(dreambench(tmp_path, **files))
     dreambench(tmp_path, object_01=("mug", 9))
@@ -171,7 +171,7 @@ def test_dreambooth_reads_the_whole_repository_and_the_subjects_asked_for(tmp_pa
         (".format(", " % (", "a list without prompts"),
     ],
 )
-def test_a_dreambooth_file_of_another_form_is_told(tmp_path, old, new, words):
+def test_a_dreambooth_file_of_another_form_is_reported(tmp_path, old, new, words):
     root = dreambooth(tmp_path, DREAMBOOTH.replace(old, new))
     with pytest.raises(UserError) as mistake:
         read_dreambooth(root)
@@ -223,7 +223,7 @@ def test_customconcept101_pairs_are_learned_together(custom):
         ),
     ],
 )
-def test_a_customconcept101_copy_that_lacks_something_is_told(custom, change, words):
+def test_a_customconcept101_copy_that_lacks_something_is_reported(custom, change, words):
     change(custom)
     with pytest.raises(UserError) as mistake:
         read_customconcept101(custom)

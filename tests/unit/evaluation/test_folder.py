@@ -23,7 +23,7 @@ def test_a_torn_last_record_is_dropped_and_the_next_starts_a_line_of_its_own(tmp
         assert read_records(path) == [*kept, {"image": "d.png"}]
 
 
-def test_a_broken_record_in_the_middle_is_told(tmp_path):
+def test_a_broken_record_in_the_middle_is_reported(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text('{"image": "a.png"}\n{"image"\n{"image": "c.png"}\n')
     with pytest.raises(UserError, match="records.jsonl is not JSON lines"):
@@ -113,7 +113,7 @@ def test_a_folder_goes_on_with_its_own_settings_alone(tmp_path):
     assert json.loads((tmp_path / "settings.json").read_text()) == EARLIER
 
 
-def test_a_file_without_scores_is_told(tmp_path):
+def test_a_file_without_scores_is_reported(tmp_path):
     write_json(tmp_path / "scores.json", {"metric": {}})
     with pytest.raises(UserError, match="scores.json holds no scores: remove it"):
         Scores.read(tmp_path)

@@ -171,7 +171,7 @@ def test_a_word_counts_where_the_prompt_states_it():
     assert mean_scores(records) == {"obeyed_place": 1, "obeyed_worn": 0, "obeyed_all": 0}
 
 
-def test_models_and_texts_that_do_not_do_are_told_before_they_load(models):
+def test_models_and_texts_that_do_not_do_are_reported_before_they_load(models):
     check_metrics(METRICS, models, "itc")
     check_metrics(["clip_t"], models | {"dino": models["clip"], "blip": "none"}, "itc")
     for metrics, change, head, words in (

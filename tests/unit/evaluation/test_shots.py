@@ -53,8 +53,8 @@ def test_images_of_inference_know_their_prompts(tmp_path):
     save(tmp_path, "y.png", prompt="a sad <new1>", seed=7)
     save_grid([Image.new("RGB", (8, 8))], ["a sad <new1>"], tmp_path / "grid.png", {"prompt": "a sad <new1>"})
     found = shots_of_folder(tmp_path, None, "rex", "<new1>", "dog")
-    told = [(shot.prompt_index, shot.text, shot.seed, path.name) for shot, path in found]
-    assert told == [
+    said = [(shot.prompt_index, shot.text, shot.seed, path.name) for shot, path in found]
+    assert said == [
         (0, "a dog at sea", 7, "x_7.png"),
         (0, "a dog at sea", 8, "x_8.png"),
         (1, "a sad dog", 7, "y.png"),
@@ -72,8 +72,8 @@ def test_other_images_are_numbered_by_the_lines_of_a_file(tmp_path):
         save(folder, name)
     save(folder, "z.png", prompt="a sad <new1> dog")  # says it itself
     found = shots_of_folder(folder, prompts, "rex", "<new1>", "dog")
-    told = [(path.name, shot.prompt_index, shot.prompt, shot.seed) for shot, path in found]
-    assert told == [
+    said = [(path.name, shot.prompt_index, shot.prompt, shot.seed) for shot, path in found]
+    assert said == [
         ("01_a.png", 1, "a sad <new1> dog", 0),
         ("01_b.png", 1, "a sad <new1> dog", 1),
         ("0_1.png", 0, "a <new1> dog at sea", 0),
@@ -92,7 +92,7 @@ def test_other_images_are_numbered_by_the_lines_of_a_file(tmp_path):
         ("0.png", {}, " \n", "is empty"),
     ],
 )
-def test_an_image_without_its_prompt_is_told(tmp_path, name, about, prompts, words):
+def test_an_image_without_its_prompt_is_reported(tmp_path, name, about, prompts, words):
     save(tmp_path / "pictures", name, **about)
     file = None if prompts is None else tmp_path / "prompts.txt"
     if file:

@@ -105,7 +105,7 @@ def test_the_pipeline_samples_on_the_adapters_noise_levels(video):
     assert not scheduler.config.clip_sample
 
 
-def test_weights_that_do_not_match_their_config_are_told(tmp_path):
+def test_weights_that_do_not_match_their_config_are_reported(tmp_path):
     folder = write_adapter(tmp_path / "adapter")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"use_motion_mid_block": False}))

@@ -40,7 +40,7 @@ def test_betas_are_linear_unless_the_adapter_records_its_own(adapter, tmp_path):
         ({"conv_in_channels": 9}, "input channels 9, base model .* 4"),
     ],
 )
-def test_an_adapter_that_does_not_fit_is_told_before_models_load(
+def test_an_adapter_that_does_not_fit_is_reported_before_models_load(
     changes, words, tiny_base, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(video_module, "load_pipeline", None)

@@ -1,4 +1,4 @@
-"""The encoders on tiny random models: the models' own features, and mistakes told before anything loads."""
+"""The encoders on tiny random models: the models' own features, and mistakes before anything loads."""
 
 import json
 from pathlib import Path
@@ -158,7 +158,7 @@ def test_loading_is_quiet(clip_folder, dino_folder, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_models_that_are_no_clip_or_dino_are_told_before_they_load(clip_folder, dino_folder, monkeypatch):
+def test_models_that_are_no_clip_or_dino_are_reported_before_they_load(clip_folder, dino_folder, monkeypatch):
     for loader in (CLIPModel, ViTModel):
         monkeypatch.setattr(loader, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
     mistakes = [
@@ -185,7 +185,7 @@ def test_models_that_are_no_clip_or_dino_are_told_before_they_load(clip_folder, 
         (check_dino, {"model_type": "vit", "image_size": 64}, "has no image processor"),
     ],
 )
-def test_a_folder_that_lacks_a_part_is_told(tmp_path, check, config, words):
+def test_a_folder_that_lacks_a_part_is_reported(tmp_path, check, config, words):
     if config is not None:
         text = config if isinstance(config, str) else json.dumps(config)
         (tmp_path / "config.json").write_text(text)
@@ -193,7 +193,7 @@ def test_a_folder_that_lacks_a_part_is_told(tmp_path, check, config, words):
         check(tmp_path)
 
 
-def test_a_clip_without_tokenizer_is_told_and_a_dino_for_224_pixels_needs_no_processor(tmp_path):
+def test_a_clip_without_tokenizer_is_reported_and_a_dino_for_224_pixels_needs_no_processor(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "clip"}')
     (tmp_path / "preprocessor_config.json").write_text("{}")
     with pytest.raises(UserError, match="has no tokenizer"):

@@ -50,7 +50,7 @@ def test_features_are_the_models_own_with_prompts_padded_to_its_whole_length(sig
     torch.testing.assert_close(text, F.normalize(out.text_embeds, dim=1), rtol=0, atol=1e-6)
 
 
-def test_mistakes_are_told_before_it_loads(siglip, tmp_path):
+def test_mistakes_are_reported_before_it_loads(siglip, tmp_path):
     models = {"siglip": siglip}
     check_metrics(["siglip_t"], models, "itc")
     check_texts(["siglip_t"], models, PROMPTS)

@@ -211,11 +211,11 @@ def test_obeyed_counts_what_each_prompt_states(monkeypatch):
             return [seen for _ in pictures]
 
     monkeypatch.setattr(motion_judge, "Recogniser", Reader)
-    told = [
+    said = [
         {"class": "dog", "pose": "jumping", "place": "grass"},
         {"class": "dog", "pose": "sitting", "place": "beach"},
         {"class": "dog", "pose": "jumping", "worn": "headphones"},
         {"class": "dog", "pose": "jumping"},
     ]
-    shares = motion_judge.obeyed([None] * 4, told)
+    shares = motion_judge.obeyed([None] * 4, said)
     assert shares == {"class": 1, "pose": 0.75, "place": 0.5, "worn": 0, "all": 0.5}

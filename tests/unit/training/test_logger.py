@@ -1,4 +1,4 @@
-"""The log file through a resumed run, and what the trackers are told."""
+"""The log file through a resumed run, and what the trackers get."""
 
 import json
 import os
