@@ -23,6 +23,27 @@ SD15 = {
     "unet": {"sample_size": 64, "cross_attention_dim": 768},
     "vae": {"sample_size": 512, "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
 }
+# The same of stable-diffusion-2-1 and stable-diffusion-xl-base-1.0: shapes for estimates.
+SD21 = {
+    "text": SD15["text"]
+    | {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23, "num_attention_heads": 16},
+    "unet": {"sample_size": 96, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)}
+    | {"use_linear_projection": True},
+    "vae": SD15["vae"] | {"sample_size": 768},
+}
+SDXL = {
+    "text": SD15["text"],
+    "text_2": SD15["text"]
+    | {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 20}
+    | {"projection_dim": 1280},
+    "unet": {"sample_size": 128, "cross_attention_dim": 2048, "attention_head_dim": (5, 10, 20)}
+    | {"block_out_channels": (320, 640, 1280), "transformer_layers_per_block": (1, 2, 10)}
+    | {"down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D")}
+    | {"up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D")}
+    | {"use_linear_projection": True, "addition_embed_type": "text_time"}
+    | {"addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816},
+    "vae": SD15["vae"] | {"sample_size": 1024},
+}
 TINY = {
     "text": {"vocab_size": 256, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     | {"num_attention_heads": 4, "projection_dim": 32, "max_position_embeddings": 24},
@@ -46,15 +67,19 @@ def random_base(name: str, folder: Path) -> Path:
         return folder
     shutil.rmtree(folder, ignore_errors=True)
     torch.manual_seed(0)
-    parts = (
-        _like(base_row(name).path) if name == "toon" else _parts({"sd15": SD15, "tiny": TINY}[name], folder)
-    )
+    parts = parts_of(name, folder)
     pipeline = StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
     with without_progress_bars():
         pipeline.save_pretrained(folder)
     return folder
+
+
+def parts_of(name: str, folder: Path) -> dict[str, Any]:
+    """The parts of a pipeline of the shape `name`, by their names. folder: where a tokenizer is written."""
+    shapes = {"sd15": SD15, "sd21": SD21, "sdxl": SDXL, "tiny": TINY}
+    return _like(base_row(name).path) if name == "toon" else _parts(shapes[name], folder)
 
 
 def default_resolution(name: str) -> int:
@@ -64,18 +89,22 @@ def default_resolution(name: str) -> int:
 
 def _parts(shape: dict[str, Any], folder: Path) -> dict[str, Any]:
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-    tokenizer = _write_tokenizer(
-        folder / "words", shape["text"]["vocab_size"], shape["text"]["max_position_embeddings"]
-    )
+    size, length = shape["text"]["vocab_size"], shape["text"]["max_position_embeddings"]
+    tokenizer = _write_tokenizer(folder / "words", size, length)
     blocks = len(shape["vae"]["block_out_channels"])
     types = {
         "down_block_types": ("DownEncoderBlock2D",) * blocks,
         "up_block_types": ("UpDecoderBlock2D",) * blocks,
     }
     ids = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # as in SD 1.5's text config
-    return {
+    second = {}
+    if "text_2" in shape:
+        config = CLIPTextConfig(**shape["text_2"], **ids)
+        second = {"text_encoder_2": CLIPTextModelWithProjection(config)}
+        second["tokenizer_2"] = _write_tokenizer(folder / "words_2", size, length)
+    return second | {
         "text_encoder": CLIPTextModel(CLIPTextConfig(**shape["text"], **ids)),
         "unet": UNet2DConditionModel(**shape["unet"]),
         "vae": AutoencoderKL(**shape["vae"], **types),

@@ -47,9 +47,13 @@ class Worker:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, variant: Variant, arguments: list[str]) -> "Worker":
-        """Starts the process and waits for its first step. Raises RuntimeError when it ends instead."""
+    def start(cls, variant: Variant, arguments: list[str], compile: str | None = None) -> "Worker":
+        """Starts the process and waits for its first step. Raises RuntimeError when it ends instead.
+
+        compile: the mode of torch.compile for our UNet, if it is to be compiled.
+        """
         spec = {"engine": variant.engine, "arguments": [*arguments, *variant.flags], "started": time.time()}
+        spec["compile"] = compile
         command = [sys.executable, "-m", "scripts.speed.worker", json.dumps(spec)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         worker = cls(variant, subprocess.Popen(command, cwd=REPOSITORY, **pipes))

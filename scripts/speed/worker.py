@@ -89,20 +89,25 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def timed_step(engine: Any, number: int, count: bool = False) -> dict[str, Any]:
-    """A step's terms, seconds of the wall and of the processor and, if asked, floating-point operations."""
+def operation_counter() -> Any:
+    """torch's FlopCounterMode with the CPU's attention, which it leaves out."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-    attention = {  # the CPU's kernels, which torch's counter leaves out
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda *shapes, **_: sdpa_flop_count(
-            *shapes[:3]
-        ),
-        torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
-            lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4])
-        ),
+    forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    attention = {
+        forward: lambda *shapes, **_: sdpa_flop_count(*shapes[:3]),
+        backward: lambda *shapes, **_: sdpa_backward_flop_count(*shapes[:4]),
     }
-    counter = FlopCounterMode(display=False, custom_mapping=attention) if count else nullcontext()
+    return FlopCounterMode(display=False, custom_mapping=attention)
+
+
+def timed_step(engine: Any, number: int, count: bool = False) -> dict[str, Any]:
+    """A step's terms, seconds of the wall and of the processor and, if asked, floating-point operations."""
+    import torch
+
+    counter = operation_counter() if count else nullcontext()
     start, used = time.perf_counter(), time.process_time()
     with counter:
         terms = engine.step(number)
@@ -131,9 +136,12 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         arguments = [*spec["arguments"], f"--output_dir={folder}/run"]
         engine = (Reference if spec["engine"] == "reference" else Ours)(arguments)
+        if spec.get("compile"):
+            engine.run.base.unet.compile(mode=spec["compile"])
+        ready = time.time()
         first = timed_step(engine, 1)
         started = spec.get("started", STARTED)
-        answers = first | {"first_step_after": time.time() - started}
+        answers = first | {"ready_after": ready - started, "first_step_after": time.time() - started}
         print(json.dumps(answers), file=output, flush=True)
         number = 1
         for line in sys.stdin:

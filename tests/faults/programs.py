@@ -92,6 +92,12 @@ COMMANDS = {
     "merge_concepts": Command(
         "scripts.merge_concepts", "MergeConfig", ("concept1", "concept2", "--output=out")
     ),
+    "doctor": Command("scripts.doctor", "DoctorConfig", ("--costs=none",)),
+    "gpu_check": Command(
+        "scripts.gpu_check",
+        "GpuCheckConfig",
+        ("--device=cpu", "--tiny", "--checks=sampling", "--inside", "--output_dir=out"),
+    ),
     "benchmark, evaluate": Command("scripts.benchmark", "EvaluateFlags", ("--images=1",), "evaluate"),
     **{
         f"benchmark, {name}": Command("scripts.benchmark", config, ("--base=tiny", "--rounds=1", *more), name)

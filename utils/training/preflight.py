@@ -245,8 +245,8 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 
 
-def describe_memory(config: TrainConfig, base: BaseModel, attached: dict[str, Parameters]) -> str:
-    """What stays in memory from step to step, calculated from the shapes; activations come on top."""
+def memory_of(config: TrainConfig, base: BaseModel, attached: dict[str, Parameters]) -> tuple[int, int, int]:
+    """Bytes of weights, gradients and the optimizer's moments, which stay in memory from step to step."""
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[config.mixed_precision]
     half = base.frozen_in_half(dtype)
     trained = {id(value) for each in attached.values() for value in each.values()}
@@ -257,8 +257,12 @@ def describe_memory(config: TrainConfig, base: BaseModel, attached: dict[str, Pa
     weights += sum(LEARNERS[name].keeps(base) for name in attached if LEARNERS[name].keeps)
     sizes = {name: sum(value.numel() for value in each.values()) for name, each in attached.items()}
     numbers = max(sum(sizes[name] for name in stage.trains) for stage in config.stages)
-    moments = OPTIMIZERS[config.optimizer].moments * numbers
-    gigabytes = [size / 1e9 for size in (weights, 4 * numbers, moments)]
+    return weights, 4 * numbers, OPTIMIZERS[config.optimizer].moments * numbers
+
+
+def describe_memory(config: TrainConfig, base: BaseModel, attached: dict[str, Parameters]) -> str:
+    """What stays in memory from step to step, calculated from the shapes; activations come on top."""
+    gigabytes = [size / 1e9 for size in memory_of(config, base, attached)]
     return (
         f"memory: weights {gigabytes[0]:.2f} GB, gradients {gigabytes[1]:.2f}, optimizer {gigabytes[2]:.2f}: "
         f"{sum(gigabytes):.2f} GB, and activations"
