@@ -245,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
     config, preset = parse_with_preset(argv)
     from utils.bases.pretrained import check_named_base
 
-    check_named_base(config.pretrained_model_name_or_path, config.revision)
+    check_named_base(config.pretrained_model_name_or_path, config.revision, config.variant)
     from utils.training.lock import lock_of_run
     from utils.training.preflight import check_run, describe_run
 

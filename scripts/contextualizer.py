@@ -41,7 +41,7 @@ CAPTIONS: dict[str, Callable[[random.Random], str]] = {"toon": lambda rng: capti
 
 @dataclass(frozen=True)
 class PretrainFlags:
-    base: str = option("toon", "base model: a name, a folder or a Hub id")
+    base: str = option("toon", "base model: a name, a folder, a .safetensors file or a Hub id")
     captions: str | None = option(None, "text file with a caption in every line, e.g. COCO's")
     steps: int | None = option(None, "steps (default: the base's, else the published 100,000)", minimum=1)
     seed: int = seed_option("seed of every draw")

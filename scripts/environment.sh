@@ -12,11 +12,11 @@ given_path() {
   fi
 }
 
-# train FLAGS: train_classdiffusion.py on the model BASE (toon, sd15, sd21, a folder or a Hub id), in
-# NUM_PROCESSES processes.
+# train FLAGS: train_classdiffusion.py on the model BASE (toon, sd15, sd21, a folder, a file or a Hub id),
+# in NUM_PROCESSES processes.
 train() {
   local base="${BASE:-toon}" processes="${NUM_PROCESSES:-1}" gpus command
-  if [[ "$base" = */* && -d "$(given_path "$base")" ]]; then base="$(given_path "$base")"; fi
+  if [[ "$base" =~ /|\.safetensors$ && -e "$(given_path "$base")" ]]; then base="$(given_path "$base")"; fi
   command=(train_classdiffusion.py --pretrained_model_name_or_path="$base" "$@")
   if ! [[ "$processes" =~ ^[1-9][0-9]?$ ]]; then
     echo "error: NUM_PROCESSES=$processes: give a whole number from 1 to 99" >&2

@@ -29,7 +29,7 @@ class ExportConfig:
     concept: Path = option(MISSING, "a trained concept's folder or file", positional=True)
     output: Path | None = option(None, "a new folder (default: CONCEPT_FORMAT)", positional=True)
     format: str = option("lora", "the layout", choices=LAYOUTS)
-    base: str | None = option(None, "base model: name, folder or Hub id (default: the concept's own)")
+    base: str | None = option(None, "base model: name, folder, file or Hub id (default: the concept's own)")
     rank: int | None = option(None, "lora: the rank of every layer", minimum=1)
     error: float | None = option(
         None,

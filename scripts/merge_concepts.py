@@ -15,7 +15,7 @@ from utils.common.flags import check_fields, option, parse
 class MergeConfig:
     concepts: tuple[Path, ...] = option(MISSING, "folder or file; two or more", positional=True)
     output: Path | None = option(None, "a new folder for the merged concept")
-    base: str | None = option(None, "base model: name, folder or Hub id (default: the concepts' own)")
+    base: str | None = option(None, "base model: name, folder, file or Hub id (default: the concepts' own)")
 
     def __post_init__(self) -> None:
         check_fields(self)

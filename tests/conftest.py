@@ -1,6 +1,7 @@
 """Shared fixtures: a tiny Stable Diffusion on disk, images, the training command run in this process."""
 
 import gc
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,14 @@ from PIL import Image
 from scripts.speed.bases import random_base
 from tests.clip_vocabulary import write_clip_tokenizer
 from tests.tiny_models import tiny_pipeline
+from utils.bases.single_file.cache import VARIABLE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cache of single files, which is the tests' own."""
+    os.environ[VARIABLE] = str(tmp_path_factory.mktemp("cache"))
+    return Path(os.environ[VARIABLE])
 
 
 def pytest_collection_finish() -> None:

@@ -11,9 +11,10 @@ import torch
 from utils.bases.base import BaseModel
 from utils.bases.devices import choose_device_dtype, without_progress_bars
 from utils.bases.parts import check_index, load_part
-from utils.bases.pretrained import read_config
+from utils.bases.pretrained import base_config
 from utils.bases.sd import StableDiffusion
 from utils.bases.sdxl import StableDiffusionXL
+from utils.bases.single_file.convert import folder_of
 from utils.common.errors import UserError, short
 
 if TYPE_CHECKING:
@@ -27,13 +28,12 @@ FAMILIES: dict[str, type[BaseModel]] = {  # _class_name in model_index.json -> f
 
 
 def family_of(base: str | Path, revision: str | None = None) -> type[BaseModel]:
-    """The family of a base model, a folder or a Hub id (owner/name).
+    """The family of a base model: a folder, a file or a Hub id (owner/name).
 
     Reads its model_index.json, which for a Hub id that is not cached is fetched: a few hundred bytes.
     Raises UserError unless it is a family's, its parts of their classes.
     """
-    writer = "StableDiffusionPipeline.save_pretrained"
-    index = read_config(base, "base model", "model_index.json", writer, revision)
+    index = base_config(base, "model_index.json", revision)
     name = index.get("_class_name")
     known = " or ".join(family.title for family in FAMILIES.values())
     if not isinstance(name, str) or name not in FAMILIES:
@@ -101,7 +101,10 @@ def as_base(model: "BaseModel | DiffusionPipeline | Any") -> BaseModel:
 
 
 def open_part(name: str, base: str | Path) -> "nn.Module":
-    """One component of a base model, float32 on the CPU. Raises UserError as `family_of` and `load_part`."""
+    """One component of a base model, float32 on the CPU.
+
+    Raises UserError as `family_of`, `folder_of` and `load_part` do.
+    """
     family_of(base)
     with without_progress_bars():
-        return load_part(name, base, torch.float32)
+        return load_part(name, folder_of(base), torch.float32)

@@ -16,18 +16,28 @@ from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 
 from utils.bases.registry import BASES, base_row
+from utils.bases.single_file.configuration import configuration_of
+from utils.bases.single_file.recognise import is_file
 from utils.common.errors import REFUSALS, UserError, in_memory, is_out_of_memory, short, system_error
 
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def pipeline_class(base: str | Path, revision: str | None = None) -> str:
-    """The class of a base model, of its model_index.json. Raises UserError as `read_config` does."""
+    """The class of a base model, of its model_index.json. Raises UserError as `base_config` does."""
+    return str(base_config(base, "model_index.json", revision).get("_class_name"))
+
+
+def base_config(base: str | Path, name: str, revision: str | None = None) -> dict[str, Any]:
+    """The JSON file `name` of a base model, which may be a single file too.
+
+    Raises UserError as `configuration_of` and `read_config` do.
+    """
     writer = "StableDiffusionPipeline.save_pretrained"
-    return str(read_config(base, "base model", "model_index.json", writer, revision).get("_class_name"))
+    return read_config(configuration_of(base), "base model", name, writer, revision)
 
 
-def check_named_base(base: str | None, revision: str | None = None) -> None:
+def check_named_base(base: str | None, revision: str | None = None, variant: str | None = None) -> None:
     """Raises UserError as `pipeline_class` does for the base that a flag names, if it names one.
 
     For programs to call before they import what takes seconds: that a model is not here is said at once.
@@ -35,8 +45,13 @@ def check_named_base(base: str | None, revision: str | None = None) -> None:
     if not base:
         return
     path = base_row(base).path
-    if "/" not in path and not Path(path).is_dir():
-        raise UserError(f"base model {short(base)} is unknown: give {', '.join(BASES)}, a folder or a Hub id")
+    if "/" not in path and not Path(path).exists():
+        known = ", ".join(BASES)
+        raise UserError(
+            f"base model {short(base)} is unknown: give {known}, a folder, a .safetensors file or a Hub id"
+        )
+    if is_file(path) and (revision or variant):
+        raise UserError(f"base model {path} is a file, which has no --revision or --variant: leave them out")
     pipeline_class(path, revision)
 
 

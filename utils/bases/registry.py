@@ -1,9 +1,12 @@
 """The base models with a name: one row each, and the same row by name, by folder or by Hub id."""
 
 import json
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from utils.bases.single_file.recognise import is_file, single_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -59,7 +62,7 @@ class Base:
     path: a folder (absolute) or a Hub id. preset: the file of scripts/presets with its training flags.
     class_images: how they are drawn for prior preservation; the defaults are diffusers' own, which the
     official code keeps too. about: what it is and what it asks for, in a sentence. world: None where it knows
-    everything.
+    everything. kind: what a single file was recognised as.
     """
 
     name: str
@@ -72,7 +75,13 @@ class Base:
     class_images: Sampling = Sampling(num_inference_steps=50, guidance_scale=7.5, eta=0.0)
     clips: ClipSampling = ClipSampling()
     motion_adapter: str | None = "guoyww/animatediff-motion-adapter-v1-5-2"
+    kind: str = ""
     contextualizer: str | None = None  # a folder, for --mlm_weight; None: where its pre-training puts it
+
+    @property
+    def title(self) -> str:
+        """Its name, and what a single file is."""
+        return f"{self.name} ({self.kind})" if self.kind else self.name
 
 
 def _embedded(part: str) -> str:
@@ -129,7 +138,8 @@ FAMILY_ROWS = {"StableDiffusionXLPipeline": "sdxl"}  # class in model_index.json
 
 
 def base_row(base: str | Path) -> Base:
-    """The row of a base given by name, folder or Hub id; any other base gets its family's with its own path.
+    """The row of a base given by name, folder, file or Hub id; any other base gets its family's with its own
+    path. Raises UserError as `single_file` does.
 
     A relative folder may be written as seen from here or, like data/toon/sd, from the repository's root.
     """
@@ -140,6 +150,9 @@ def base_row(base: str | Path) -> Base:
     for row in BASES.values():
         if row.path in (given, str(Path(path).resolve())):
             return row
+    if is_file(path):
+        file = single_file(path)
+        return replace(BASES[file.family.row], name=given, path=path, about="", kind=str(file))
     return replace(BASES[_family_row(path)], name=given, path=path, about="")
 
 
@@ -164,7 +177,9 @@ def _cached_indexes(hub_id: str) -> list[Path]:
 
 
 def model_path(model: str | Path) -> str:
-    """`model` as given, or, if that is no path here, the folder that it names from the repository's root."""
+    """`model` as given, a leading ~ replaced, or, if that is no path here, the folder that it names from the
+    repository's root."""
+    model = os.path.expanduser(model)
     inside = REPOSITORY / model
     return str(inside) if not Path(model).exists() and inside.is_dir() else str(model)
 
@@ -190,6 +205,8 @@ def describe_base(row: Base) -> str:
     """Which base it is and whose settings it is drawn with, for a command's first line."""
     if row.name in BASES:
         return f"base {row.name} ({portable(row.path)})"
+    if row.kind:
+        return f"base {row.path}: {row.kind}, drawn with the settings of {row.preset}"
     return f"base {row.path} (not one of {', '.join(BASES)}: the settings of {row.preset})"
 
 

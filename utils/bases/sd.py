@@ -21,6 +21,8 @@ from utils.bases.devices import without_progress_bars
 from utils.bases.digest import base_digest
 from utils.bases.parts import WITH_WEIGHTS, check_values, load_parts, read_tokenizer
 from utils.bases.pretrained import readable
+from utils.bases.single_file.configuration import configuration_of
+from utils.bases.single_file.convert import folder_of
 from utils.bases.text import feature_at, tokenize
 from utils.learners.token_rows import check_tokens, check_within_limit, install
 
@@ -98,7 +100,8 @@ class StableDiffusion(BaseModel):
         revision: str | None = None,
         variant: str | None = None,
     ) -> Self:
-        """Raises UserError as `load_part` and `check_values` do."""
+        """Raises UserError as `folder_of`, `load_part` and `check_values` do."""
+        base = folder_of(base)
         with without_progress_bars(), readable("base model", base):
             pipeline = pipeline_class(cls.pipeline_name).from_pretrained(
                 base,
@@ -116,6 +119,7 @@ class StableDiffusion(BaseModel):
     @classmethod
     def outline(cls, base: str, revision: str | None = None) -> Self:
         """Modules without numbers."""
+        base = configuration_of(base)
         own = {"pretrained_model_name_or_path": base, "revision": revision}
         with readable("base model", base):
             parts: dict[str, Any] = {
@@ -141,6 +145,7 @@ class StableDiffusion(BaseModel):
     def tokenizers(
         cls, base: str | Path, revision: str | None = None
     ) -> "tuple[PreTrainedTokenizerBase, ...]":
+        base = configuration_of(base)
         return tuple(
             read_tokenizer(base, revision, name) for name in cls.parts if name.startswith("tokenizer")
         )

@@ -39,7 +39,7 @@ class BaseFlags:
     heading = "base model"
 
     pretrained_model_name_or_path: str = option(
-        "toon", "Stable Diffusion: toon, sd15, sd21, a folder or a Hub id", set_by_evaluation=True
+        "toon", "toon, sd15, sd21, a folder, a .safetensors file or a Hub id", set_by_evaluation=True
     )
     revision: str | None = option(None, "revision of the base model on the Hub")
     variant: str | None = option(None, "variant of the base model's files, e.g. fp16")

@@ -64,7 +64,7 @@ class EvaluationConfig(JudgeFlags):
     )
     base: str | None = option(
         None,
-        "Stable Diffusion, by name, folder or Hub id, to train and sample (default: the benchmark's); "
+        "Stable Diffusion, by name, folder, file or Hub id, to train and sample (default: the benchmark's); "
         "of generated images: what drew them (default: as their metadata says)",
         modes=("dataset", "generated"),
     )

@@ -164,10 +164,13 @@ def _words(flags: str) -> tuple[str, ...]:
 def _check_name(base: str) -> None:
     """Raises UserError for a base that is no model's name or folder; its weights may be elsewhere."""
     path = base_row(base).path
-    if Path(path).is_dir():
+    if Path(path).exists():
         check_base(path)
     elif not HUB_ID.fullmatch(path):
-        raise UserError(f"--base {short(base)} is unknown: give {', '.join(BASES)}, a folder or a Hub id")
+        known = ", ".join(BASES)
+        raise UserError(
+            f"--base {short(base)} is unknown: give {known}, a folder, a .safetensors file or a Hub id"
+        )
 
 
 def base_of_images(paths: Sequence[Path]) -> Base:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from utils.bases.pretrained import read_config, readable
+from utils.bases.pretrained import base_config, read_config, readable
 from utils.bases.registry import BASES
 from utils.common.errors import UserError, short
 from utils.sampling.settings import BETA_SCHEDULES
@@ -37,7 +37,7 @@ def check_adapter(adapter: str | Path, base: str | Path) -> int:
 
 def _frames_if_it_fits(adapter: str | Path, base: str | Path) -> int:
     config = adapter_config(adapter)
-    unet = read_config(base, "base model", "unet/config.json")
+    unet = base_config(base, "unet/config.json")
     blocks = len(unet["block_out_channels"])
     pairs = {
         "block channels": (config["block_out_channels"], unet["block_out_channels"]),
@@ -50,7 +50,7 @@ def _frames_if_it_fits(adapter: str | Path, base: str | Path) -> int:
     }
     recorded = recorded_schedule(adapter)
     if recorded:
-        scheduler = read_config(base, "base model", "scheduler/scheduler_config.json")
+        scheduler = base_config(base, "scheduler/scheduler_config.json")
         pairs["prediction type"] = tuple(
             each.get("prediction_type", "epsilon") for each in (recorded, scheduler)
         )

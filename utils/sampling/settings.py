@@ -63,7 +63,7 @@ class DrawingFlags:
     part: ClassVar[str] = "sampling"
 
     base: str | None = option(
-        None, f"{', '.join(BASES)}, folder or Hub id (default: the concept's, else toon)"
+        None, f"{', '.join(BASES)}, folder, .safetensors file or Hub id (default: the concept's, else toon)"
     )
     concept: tuple[Path, ...] = option((), "trained folder or file; repeatable")
     token: tuple[str, ...] = option(
@@ -138,9 +138,9 @@ def check_rotation(
 
 def check_steps(steps: int, base: str | Path, flag: str = "num_inference_steps") -> None:
     """Raises UserError for more denoising steps than the base was trained on; reads its scheduler's file."""
-    from utils.bases.pretrained import read_config
+    from utils.bases.pretrained import base_config
 
-    config = read_config(base, "base model", "scheduler/scheduler_config.json")
+    config = base_config(base, "scheduler/scheduler_config.json")
     known = config.get("num_train_timesteps", 1000)  # diffusers' default, which it may leave out
     if type(known) is not int:
         raise UserError(

@@ -36,7 +36,7 @@ def announce(run: Run, preset: Preset) -> None:
     subjects = " and ".join(concept.subject for concept in config.concepts())
     run.accelerator.print(
         f"{config.recipe.title}: {subjects}, {len(run.instances)} images of {run.instances.size} px, on "
-        f"{base.name}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
+        f"{base.title}, {run.accelerator.num_processes} x {run.accelerator.device.type}"
     )
     for line in (*preset.describe(), *describe_data(config, run.instances, run.classes)):
         run.accelerator.print(line)
