@@ -23,6 +23,7 @@ from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import config_of, is_trained, preset_flags, train
+from utils.learners.registry import check_has_text_states
 from utils.sampling.settings import ADJUSTED_NORM
 from utils.study.plan import Plan, Variant
 from utils.training.lock import claim
@@ -96,6 +97,8 @@ def _training(variant: Variant, source: Source, subject: Subject) -> Training:
         given.append(f"--checkpointing_steps={math.ceil(length / variant.checkpoints)}")
     config = config_of(subject, variant.method, base, [*preset, *given])
     check_settings(config)
+    if variant.adjustment is not None:
+        check_has_text_states([name for stage in config.stages for name in stage.trains], variant.name)
     every = config.checkpointing_steps
     steps = sorted({*range(every, length + 1, every), length})
     return Training(variant, (*preset, *given), config, tuple(steps))

@@ -130,6 +130,8 @@ def _variants(where: str, name: str, arm: Any, common: dict[str, Any]) -> list[V
             typed_values(TrainConfig, {key: value}, where)
     rates = _list(where, "rates", settings["rates"], float, above=0)
     adjustment = settings.get("embedding_adjustment")
+    if adjustment is not None:
+        adjustment = _number(where, "embedding_adjustment", adjustment, most=1)
     found = []
     for rate, *values in product(rates, *grid.values()):
         pairs = dict(zip(grid, values, strict=True))
@@ -144,7 +146,7 @@ def _variants(where: str, name: str, arm: Any, common: dict[str, Any]) -> list[V
                 rate=rate,
                 steps=_number(where, "steps", settings["steps"], above=0),
                 checkpoints=_list(where, "checkpoints", [settings["checkpoints"]], int, least=1)[0],
-                adjustment=None if adjustment is None else _number(where, "embedding_adjustment", adjustment),
+                adjustment=adjustment,
             )
         )
     return found
@@ -156,8 +158,10 @@ def _flag(key: str, value: Any) -> str:
     return f"--{key}={value}"
 
 
-def _number(where: str, name: str, value: Any, least: float = 0, above: float | None = None, most=None):
-    return _list(where, name, [value], float, least, above, most)[0]
+def _number(
+    where: str, name: str, value: Any, above: float | None = None, most: float | None = None
+) -> float:
+    return _list(where, name, [value], float, 0, above, most)[0]
 
 
 def _list(
