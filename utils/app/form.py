@@ -101,7 +101,8 @@ def plan(form: Form) -> list[str]:
     config = parse_config(flags_of(form, Path("unread"), Path("unwritten")))
     check_learners(config)
     attached = attach_all(outline_of(config), config)
-    lines = [base_row(form.base).about]
+    row = base_row(form.base)
+    lines = [row.about or f"{row.title}."]
     for stage, first, last in config.plan():
         count = sum(value.numel() for name in stage.trains for value in attached[name].values())
         what = listed([LEARNERS[name].plain for name in stage.trains])

@@ -81,7 +81,15 @@ def _settings() -> dict[str, gr.components.Component]:
             min_width=220,
             elem_id="method",
         )
-        base = gr.Dropdown(list(BASES), value=BASE, label="Base model", min_width=220, elem_id="base")
+        base = gr.Dropdown(
+            list(BASES),
+            value=BASE,
+            allow_custom_value=True,
+            label="Base model",
+            info="Or the path of a pipeline folder, or of a .safetensors file.",
+            min_width=220,
+            elem_id="base",
+        )
     with gr.Row():
         steps = gr.Number(
             default_steps(BASE, METHOD),

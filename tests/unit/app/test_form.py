@@ -83,6 +83,14 @@ def test_the_plan_says_in_plain_words_what_learns_on_what():
     assert custom.endswith(" numbers. Images of the class, drawn beforehand, keep the class as it is.")
 
 
+def test_a_base_may_be_a_folder_or_a_file(tiny_base: Path, tmp_path: Path):
+    assert plan(Form("dog", base=str(tiny_base)))[0] == f"{tiny_base}."
+    file = tmp_path / "words.safetensors"
+    file.write_bytes(b"no model")
+    with pytest.raises(UserError, match="words.safetensors is not a whole safetensors file"):
+        plan(Form("dog", base=str(file)))
+
+
 def test_every_learner_and_loss_has_plain_words():
     assert all(each.plain for each in [*LEARNERS.values(), *LOSSES.values()])
     assert all(row.about for row in BASES.values())

@@ -102,7 +102,10 @@ def test_a_file_that_changes_while_it_is_read(file, monkeypatch):
 
 def test_a_cache_that_cannot_be_written(file, monkeypatch):
     (cache_folder().parent / "cache").write_text("a file")
-    with pytest.raises(UserError, match="cannot write .*cache.*: (Not a directory|File exists)"):
+    with pytest.raises(
+        UserError,
+        match="cannot write the cache .*: (Not a directory|File exists)",
+    ):
         folder_of(file)
 
 

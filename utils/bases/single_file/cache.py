@@ -33,7 +33,7 @@ def made_once(folder: Path, fill: Callable[[Path], None]) -> Path:
         return folder
     from filelock import FileLock, Timeout  # with huggingface_hub
 
-    with one_line("write", folder):
+    with one_line(f"write the cache ({VARIABLE} names another)", folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder.with_name(f".{folder.name}.lock"))
         try:
