@@ -128,11 +128,12 @@ def objective(run: Run, at: StageRun, batch: Batch, draws: Draws, texts: dict[st
     latents = run.encode_images(batch.pixels, draws.posterior_noise)  # (B, C, h, w), float32
     noisy_latents = noise_scheduler.add_noise(latents, draws.noise, draws.timesteps)
     target = target_of(noise_scheduler, latents, draws.noise, draws.timesteps)
-    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch.captions, batch.sizes, texts)
+    prediction = predict(run, at, noisy_latents, draws.timesteps, target, batch, texts)
 
-    mask = batch.mask[:b].to(latents.device)
-    loss = loss_denoise(prediction.noise_pred[:b], target[:b], mask, run.config.recipe.channels)
+    loss = loss_denoise(prediction.noise_pred[:b], target[:b], prediction.mask, run.config.recipe.channels)
     terms = {"loss_denoise": loss}
+    if any(each.replaces for each in at.losses):
+        terms["loss_denoise"], loss = loss.detach(), 0.0
     for each in at.losses:  # rows of LOSSES (utils/losses/registry.py): loss_spl, loss_prior, …
         weight, term = each.weight(run.config), each.of(prediction)
         terms[each.name] = term if weight else term.detach()

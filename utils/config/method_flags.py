@@ -38,6 +38,16 @@ class MethodFlags:
     l2_weight: float | None = option(
         None, "weight of the squared distance of what trains from its start; 0: logged", minimum=0
     )
+    dco_beta: float | None = option(
+        None,
+        "direct consistency optimisation in place of the denoising loss, with this beta (published: 1000)",
+        above=0,
+    )
+    accord_weight: float | None = option(
+        None,
+        "weight of ACCORD's prior decouple loss: as close to other things as the class; 0: logged",
+        minimum=0,
+    )
     num_class_images: int = option(200, "class images per concept; missing ones are generated", minimum=1)
     sample_batch_size: int = option(4, "batch size when generating class images", minimum=1, may_differ=True)
 
@@ -110,6 +120,10 @@ class MethodFlags:
             raise UserError(
                 "--mlm_weight needs --cls_token, e.g. --cls_token dog: class words are never masked"
             )
+        if self.weight("accord_weight") is not None:
+            raise UserError("--accord_weight needs the class: give --cls_token, e.g. --cls_token dog")
+        if self.dco_beta is not None:
+            raise UserError("--dco_beta needs the class in captions: give --cls_token, e.g. --cls_token dog")
         if self.weight("dop_weight") is not None:
             raise UserError(
                 "--dop_weight needs the class in captions: give --cls_token, e.g. --cls_token dog"

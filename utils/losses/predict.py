@@ -17,6 +17,8 @@ from utils.training.model import split_states
 
 if TYPE_CHECKING:
     from utils.bases.base import States
+    from utils.config.train_config import TrainConfig
+    from utils.data.dataset import Batch
     from utils.training.run import Run, StageRun
 
 
@@ -29,7 +31,8 @@ class Prediction:
     several, for the log. phrase_states: the text states of all positions of the concepts' phrases, (K, L, D)
     each. texts: loss -> what it drew for this step, and the states of its ids. kept_pred, base_pred: what the
     model and the untouched base predict for the instance images under class captions, (B, C, h, w); empty
-    unless a loss asks. moved: the trained parameters and their start, if a loss asks.
+    unless a loss asks. moved: the trained parameters and their start, if a loss asks. mask: (b, 1, h, w) of
+    the instance images. config: the run's.
     """
 
     noise_pred: Tensor
@@ -43,6 +46,8 @@ class Prediction:
     kept_pred: Tensor | None = None
     base_pred: Tensor | None = None
     moved: Sequence[tuple[Tensor, Tensor]] = ()
+    mask: Tensor | None = None
+    config: TrainConfig | None = None
 
 
 def predict(
@@ -51,27 +56,27 @@ def predict(
     noisy_latents: Tensor,
     timesteps: Tensor,
     target: Tensor,
-    captions: list[str],
-    sizes: Tensor,
+    batch: Batch,
     texts: dict[str, Any],
 ) -> Prediction:
-    """noisy_latents, target: (B, C, h, w); timesteps: (B,); captions: B of them; sizes: (B, 6);
-    texts: loss -> its `ids`.
+    """noisy_latents, target: (B, C, h, w); timesteps: (B,); batch: of B items; texts: loss -> its `ids`.
 
     With the captions, the text encoder reads the phrases of the semantic preservation loss and the losses'
     own texts. Where a loss compares outputs, the instance images come once more, under class captions.
     """
     base, phrases, b = run.base, run.phrases, run.config.train_batch_size
+    captions, sizes = batch.captions, batch.sizes
     again = b if any(loss.output for loss in at.losses) else 0
-    kept = [class_caption(caption, run.instances.concepts) for caption in captions[:again]]
-    base_pred = base_prediction(run, noisy_latents[:again], timesteps[:again], kept, sizes[:again])
+    referred = b if any(loss.base for loss in at.losses) else 0
+    kept = [class_caption(caption, run.instances.concepts) for caption in captions[:referred]]
+    base_pred = base_prediction(run, noisy_latents[:referred], timesteps[:referred], kept, sizes[:referred])
 
     compared = phrases.ids if any(loss.text for loss in at.losses) else phrases.ids[:0]
     ids = [compared, *(each.ids for each in texts.values())]
     predicted, states = at.model(
         torch.cat([noisy_latents, noisy_latents[:again]]) if again else noisy_latents,  # keeps its layout
         torch.cat([timesteps, timesteps[:again]]),
-        base.tokenize(captions + kept),
+        base.tokenize(captions + kept[:again]),
         torch.cat(ids),
         torch.cat([sizes, sizes[:again]]),
     )
@@ -90,4 +95,6 @@ def predict(
         kept_pred=kept_pred,
         base_pred=base_pred,
         moved=list(moved(run, at.stage.trains)),
+        mask=batch.mask[:b].to(noisy_latents.device),
+        config=run.config,
     )

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from utils.config.methods import Stage
 from utils.learners.registry import LEARNERS
+from utils.losses.accord import accord_term, prepare_accord
+from utils.losses.dco import dco_term
 from utils.losses.denoise import prior_term
 from utils.losses.mlm import mlm_term, prepare_mlm
 from utils.losses.preserve import dop_term, l2_term
@@ -36,9 +38,10 @@ class Loss:
     title: what users know it by, for messages. weight(config): None where a run does not have it; 0: it is
     logged, without gradient. prior: it needs class images. text: it depends on the text path alone, so that a
     stage which trains nothing there leaves it out. output: it compares predictions on class captions, so that
-    a stage which trains tokens alone leaves it out. start: it needs what trains as it was at the start.
-    layered: it can read text states that hold a copy for each layer. one_encoder: it needs a base with one
-    text encoder. asked(config): whether the user wants it, where that is not whether it has a weight.
+    a stage which trains tokens alone leaves it out. base: it needs the base's predictions on class captions.
+    replaces: it stands in place of the denoising loss, which is logged. start: it needs what trains as it was
+    at the start. layered: it can read text states that hold a copy for each layer. one_encoder: it needs a
+    base with one text encoder. asked(config): whether the user wants it, where that is not its weight.
     parts: what the log says of it besides: name -> scalar without gradient.
     prepare(base, config): None, or what the loss sets up once, before anything has been trained: an object
     whose draw(step), a function of (run seed, step) alone, holds token `ids` (N, …) to be encoded. plain:
@@ -52,6 +55,8 @@ class Loss:
     prior: bool = False
     text: bool = False
     output: bool = False
+    base: bool = False
+    replaces: bool = False
     start: bool = False
     layered: bool = True
     one_encoder: bool = False
@@ -88,6 +93,7 @@ LOSSES: dict[str, Loss] = {
             dop_term,
             title="--dop_weight",
             output=True,
+            base=True,
             start=True,
             plain="prompts of the class alone have to give what they gave before",
         ),
@@ -98,6 +104,25 @@ LOSSES: dict[str, Loss] = {
             title="--l2_weight",
             start=True,
             plain="nothing may move far from where it began",
+        ),
+        Loss(
+            "loss_dco",
+            lambda config: None if config.dco_beta is None else 1.0,
+            dco_term,
+            title="--dco_beta",
+            base=True,
+            replaces=True,
+            start=True,
+            plain="the images have to become likelier than before, but no more than that takes",
+        ),
+        Loss(
+            "loss_accord",
+            lambda config: config.weight("accord_weight"),
+            accord_term,
+            title="--accord_weight",
+            text=True,
+            prepare=prepare_accord,
+            plain="the new word has to be as close to other things as its class is",
         ),
         Loss(
             "loss_mlm",

@@ -29,6 +29,15 @@ LOSSES = {
         "Output preservation loss",
         "the error between what the tuned model and the base predict under captions with the class alone.",
     ),
+    "loss_dco": (
+        "Consistency loss",
+        "the subject’s images become likelier than by the base, with no more change than it takes; in place "
+        "of the denoising loss.",
+    ),
+    "loss_accord": (
+        "Context loss",
+        "the difference of the concept’s and the class’s cosines with the text features of other things.",
+    ),
     "loss_l2": ("Distance from the start", "the squared distance of what trains from its start."),
     "loss": ("Total loss", "the weighted sum that is minimised; methods add different terms."),
 }

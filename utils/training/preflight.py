@@ -238,10 +238,9 @@ def describe_stages(config: TrainConfig, sizes: dict[str, int], processes: int =
             f"{each.title} {sizes[each.name]:,} at {rate:g}"
             for each, rate in zip(learners, rates, strict=True)
         )
-        terms = ["L_denoise"] + [
-            f"{loss.weight(config):g} · L_{loss.name.removeprefix('loss_')}"
-            for loss in losses_of(config, stage)
-        ]
+        losses = losses_of(config, stage)
+        terms = [] if any(loss.replaces for loss in losses) else ["L_denoise"]
+        terms += [f"{loss.weight(config):g} · L_{loss.name.removeprefix('loss_')}" for loss in losses]
         yield f"steps {first} to {last}: {trained}; loss {' + '.join(terms)}"
 
 
