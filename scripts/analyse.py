@@ -77,6 +77,9 @@ class AttentionFlags(AnalysisFlags):
         (), f"prompt to watch while sampling; repeatable (default, without --scenes: {PROMPT})"
     )
     num_images: int = option(2, "images sampled for each prompt, with seeds --seed, --seed + 1, …", minimum=1)
+    map_side: int | None = option(
+        None, "only layers whose maps have this side (Kim et al.: 16; default: all, enlarged)", minimum=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,7 +97,7 @@ class AttentionFlags(AnalysisFlags):
 def attention_maps(config: AttentionFlags) -> None:
     """Heat maps of cross-attention, its shares inside true masks, and its divergence from the base."""
     row, tuned = read_tuned(config.concepts, config.base, text_states=False)
-    from utils.analysis.attention_maps import watch
+    from utils.analysis.attention_maps import check_map_side, watch
     from utils.analysis.attention_report import line_of, summarise
     from utils.analysis.scenes import read_scenes
     from utils.measures.drift import LEVELS
@@ -106,16 +109,24 @@ def attention_maps(config: AttentionFlags) -> None:
     if kind != words[0]:
         raise UserError(f"--scenes {config.scenes} shows a {kind}, the concepts are a {words[0]}")
     folder = config.folder("attention_maps")
+    if config.map_side is not None:
+        check_map_side(row.path, config.map_side)
     counts = {"concept": tuned, "scene": scenes, "prompt": config.prompts}
     print(f"{describe_base(row)}: {', '.join(counted(len(each), one) for one, each in counts.items())}")
     jobs = [(prompt, config.seed + i) for prompt in config.prompts for i in range(config.num_images)]
-    shared = (kind, scenes, jobs, row.sampling, config.seed)
+    shared = (kind, scenes, jobs, row.sampling, config.seed, config.map_side)
     base = open_model(row, config.device)
     watched = {"base": watch(base, None, *shared)}
     for each in tuned:
         watched[each.name] = watch(open_model(row, config.device, each.path), each, *shared)
     facts = {"images_per_prompt": config.num_images if jobs else 0, "sampling": as_dict(row.sampling)}
-    facts |= {"seed": config.seed, "scenes": len(scenes), "prompts": config.prompts, "noise_levels": LEVELS}
+    facts |= {
+        "map_side": config.map_side,
+        "seed": config.seed,
+        "scenes": len(scenes),
+        "prompts": config.prompts,
+        "noise_levels": LEVELS,
+    }
     results, files = summarise(watched, folder)
     lines = [
         f"{which}, {name}: {line_of(averages)}"

@@ -1,7 +1,8 @@
 """Where a UNet looks for each word: cross-attention maps, and what is read off them.
 
 A map is softmax(Q Kᵀ / √d) of the cross-attention layers, the mean over heads, layers and denoising steps, of
-the conditional half where there is guidance. Maps of all layers count, brought to the latents' side.
+the conditional half where there is guidance. Maps of all layers count, brought to the latents' side, or
+those of one side alone.
 
 Shapes: B images, N places of a layer, L tokens, s side of the maps.
 """
@@ -25,12 +26,13 @@ TINY = 1e-12  # added to maps, so that a logarithm exists where a map is 0
 class Recorder:
     """Within its `with` block, every call of the UNet adds to the mean of its cross-attention maps.
 
-    side: s. guided: whether calls hold the negative prompts first, as a pipeline's with guidance do. What the
-    UNet computes stays as it is, bit for bit.
+    side: s. guided: whether calls hold the negative prompts first, as a pipeline's with guidance do.
+    own_side: only layers whose maps have side s themselves. What the UNet computes stays as it is, bit for
+    bit.
     """
 
-    def __init__(self, unet: nn.Module, side: int, guided: bool = False):
-        self.unet, self.side, self.guided = unet, side, guided
+    def __init__(self, unet: nn.Module, side: int, guided: bool = False, own_side: bool = False):
+        self.unet, self.side, self.guided, self.own_side = unet, side, guided, own_side
         self.total: Tensor | None = None  # (L, s, s)
         self.count, self.hooks = 0, []
 
@@ -56,6 +58,8 @@ class Recorder:
     def _record(self, attention: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
         hidden = args[0] if args else kwargs["hidden_states"]  # (B, N, C)
         states = kwargs["encoder_hidden_states"]  # (B, L, D)
+        if self.own_side and hidden.shape[1] != self.side**2:
+            return
         if self.guided:
             hidden, states = hidden.chunk(2)[1], states.chunk(2)[1]
         maps = attention_maps(attention, hidden, states, self.side).sum(dim=0)

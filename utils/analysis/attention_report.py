@@ -13,7 +13,11 @@ from utils.analysis.attention_maps import FILLERS, Record, Watched
 from utils.analysis.charts import Bars, save_bars, save_heat
 
 TOKEN, CLASS, OBJECTS, REST = "concept token", "class word", "other objects", "other words"
-CHANCE = {"share": "chance_share", "inside": "area"}  # measure -> what it is by chance
+CHANCE = {
+    "share": "chance_share",
+    "inside": "area",
+    "text_attention": "chance_text_attention",
+}  # measure -> what it is by chance
 Means = dict[str, dict[str, float]]  # measure -> role of a word -> mean
 
 
@@ -37,7 +41,7 @@ def means(records: Sequence[Record]) -> Means:
                 parts[role_of(record, word)] += part
             for role, part in parts.items():
                 values[key][role].append(part)
-        for key in ("inside", "area"):
+        for key in ("inside", "area", "text_attention", "chance_text_attention"):
             for word, value in record[key].items():
                 values[key][role_of(record, word)].append(value)
         for word, each in record["kl_to_context"].items():
@@ -51,6 +55,11 @@ def draw_bars(by_model: dict[str, Means], stem: Path) -> list[Path]:
     for key, title, y_label in (
         ("share", "Share of the words’ attention; dashed: equal for all tokens", "share"),
         ("inside", "Attention inside the word’s own object; dashed: its area", "share"),
+        (
+            "text_attention",
+            "Text encoder: what later words attend to the word; dashed: to all alike",
+            "share",
+        ),
         ("kl_to_context", "Symmetric KL of the word’s map against the other words’", "nats"),
     ):
         present = {role for each in by_model.values() for role in each.get(key, {})}
@@ -92,7 +101,7 @@ def line_of(averages: Means) -> str:
     """'share: concept token 12.3%, class word 4.5%, …; inside: …'."""
     parts = []
     for key, roles in averages.items():
-        if key == "chance_share":
+        if key.startswith("chance_"):
             continue
         form = ".2f" if key == "kl_to_context" else ".1%"
         parts.append(f"{key}: " + ", ".join(f"{role} {value:{form}}" for role, value in roles.items()))

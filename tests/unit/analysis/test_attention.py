@@ -13,10 +13,11 @@ from utils.analysis.attention import (
     word_maps,
     word_positions,
 )
-from utils.analysis.attention_maps import measure
+from utils.analysis.attention_maps import check_map_side, measure
 from utils.analysis.attention_report import means
 from utils.analysis.tuned import Tuned
 from utils.bases import load_pipeline
+from utils.bases.attention import attention_sides
 from utils.common.errors import UserError
 from utils.learners.layer_rows import cross_attention_layers
 from utils.sampling.images import sample
@@ -72,6 +73,21 @@ def test_a_layers_map_is_what_its_processor_weighs_the_values_with(pipeline):
         attention(hidden, encoder_hidden_states=states)
     attention.set_processor(before)
     assert torch.allclose(maps.flatten(1).T, seen[0], atol=1e-6)
+
+
+def test_layers_of_one_side_can_be_watched_alone(pipeline, tiny_base):
+    sides = attention_sides(pipeline.unet, 8)
+    assert sides == [8, 4]
+    watched = {}
+    for side in sides:
+        with Recorder(pipeline.unet, side, own_side=True) as recorder:
+            call(pipeline)
+        watched[side] = recorder
+        assert recorder.maps().shape == (24, side, side)
+    assert sum(each.count for each in watched.values()) == len(cross_attention_layers(pipeline.unet))
+    check_map_side(str(tiny_base), 4)
+    with pytest.raises(UserError, match="--map_side 16: .* has maps of side 8, 4"):
+        check_map_side(str(tiny_base), 16)
 
 
 def test_with_guidance_only_the_conditional_half_counts(pipeline):
