@@ -1,10 +1,10 @@
 """The flags that choose a method and change it: what trains, and which losses join with which weight."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from utils.common.errors import UserError
 from utils.common.flags import option
-from utils.config.methods import METHODS, Method, Stage
+from utils.config.methods import CLASS_NAMED, METHODS, Method, Stage
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,18 @@ class MethodFlags:
     num_class_images: int = option(200, "class images per concept; missing ones are generated", minimum=1)
     sample_batch_size: int = option(4, "batch size when generating class images", minimum=1, may_differ=True)
 
+    name_class: bool = option(
+        False, "captions and prompts say '<new1> dog' where the method's token stands for the noun alone"
+    )
     unet_steps: int | None = option(
         None, "two_stage: steps of its second stage, the UNet's (default: 2 of 5)", minimum=1
     )
 
     @property
     def recipe(self) -> Method:
-        """The row of METHODS."""
-        return METHODS[self.method]
+        """The row of METHODS; with --name_class its captions name the class."""
+        row = METHODS[self.method]
+        return replace(row, subject=CLASS_NAMED) if self.name_class else row
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -104,6 +108,11 @@ class MethodFlags:
         if self.freeze_model == "crossattn" and not any("cross_attention" in s.trains for s in self.stages):
             raise UserError(
                 f"--freeze_model crossattn has no effect on what --method {self.method} trains: leave it out"
+            )
+        if self.name_class and METHODS[self.method].subject == CLASS_NAMED:
+            raise UserError(
+                f"--name_class has no effect on --method {self.method}, whose captions name the class "
+                "anyway: leave it out"
             )
         if self.unet_steps is not None and [stage.trains for stage in self.recipe.stages][1:] != [("unet",)]:
             raise UserError(

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+CLASS_NAMED = "{token} {cls}"  # how most methods' prompts name a concept
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -38,7 +40,7 @@ class Method:
     source: str
     spl_weight: float = 0.0
     weights: Mapping[str, float] = field(default_factory=dict)
-    subject: str = "{token} {cls}"
+    subject: str = CLASS_NAMED
     captions: str = "prompt"
     view: str = "scaled"
     channels: str = "sum"

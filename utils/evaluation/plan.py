@@ -48,7 +48,8 @@ def work_of(source: Source, settings: Settings, results: Path) -> tuple[Work, Wo
     for method in source.methods:
         for subject in source.subjects:
             extra = extra_shots(subject, method, settings, source.base.world)
-            shots = shots_of(subject, method, settings.seeds) + extra.of_method
+            named = source.subject_of(method)
+            shots = shots_of(subject, method, settings.seeds, named) + extra.of_method
             folder = results / method / subject.name
             scored = is_scored(folder, settings.metrics)
             missing = 0 if scored else sum(not (results / shot.image).is_file() for shot in shots)

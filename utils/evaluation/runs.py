@@ -49,7 +49,7 @@ def run_job(
         unrelated = ([], [])
         take_in(results, source)
     else:
-        shots = shots_of(subject, method, settings.seeds)
+        shots = shots_of(subject, method, settings.seeds, source.subject_of(method))
         extra = extra_shots(subject, method, settings, source.base.world)
         of_class = [[results / shot.image for shot in group] for group in extra.of_class]
         unrelated = tuple([results / s.image for s in of] for of in (extra.unrelated, extra.unrelated_base))

@@ -12,7 +12,7 @@ from utils.bases.registry import World
 from utils.common.errors import UserError, short
 from utils.common.files import read_lines
 from utils.common.images import list_images, open_image
-from utils.config.methods import METHODS
+from utils.config.methods import CLASS_NAMED, METHODS
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import BASE, Settings
 from utils.sampling.prompts import check_length
@@ -57,9 +57,10 @@ class Shot:
         return {("class" if name == "cls" else name): value for name, value in asdict(self).items()}
 
 
-def shots_of(subject: Subject, method: str, seeds: Sequence[int]) -> list[Shot]:
-    """One per prompt and seed. Every method gets the same seeds; the base gets class prompts."""
-    named = METHODS[method].subject if method in METHODS else "{token} {cls}"
+def shots_of(subject: Subject, method: str, seeds: Sequence[int], named: str | None = None) -> list[Shot]:
+    """One per prompt and seed. Every method gets the same seeds; the base gets class prompts. named: how
+    prompts name the individual, None as the method's row says."""
+    named = named or (METHODS[method].subject if method in METHODS else CLASS_NAMED)
     prompts = subject.class_prompts if method == BASE else subject.prompts_of(named)
     return [
         Shot(method, subject.name, subject.cls, i, prompt, text, seed, _image(method, subject.name, i, seed))

@@ -19,7 +19,7 @@ from utils.evaluation.data_sets import DataSet, Individual, Subject, in_folders,
 from utils.evaluation.folder import BASE, PICTURES
 from utils.evaluation.scoring import WordJudge
 from utils.evaluation.shots import GENERATED, Shot, png_chunks, shots_of_folder
-from utils.evaluation.training_process import flags_of, preset_flags
+from utils.evaluation.training_process import flags_of, named_by, preset_flags
 
 DEFAULT_METHODS = [BASE, "custom_diffusion", "classdiffusion"]
 
@@ -30,7 +30,8 @@ class Source:
 
     base: what is trained and sampled, whose row names the judges. train_flags: given by the user, for all
     methods. concept: trained already. images: those that are there, their shots and files; class_images: of
-    the class alone. digest: of the files it rests on. data_set: the benchmark, if it is one.
+    the class alone. named: how a concept's prompts name it. digest: of the files it rests on. data_set: the
+    benchmark, if it is one.
     """
 
     subjects: list[Subject]
@@ -40,6 +41,7 @@ class Source:
     concept: Path | None = None
     images: tuple[tuple[Shot, Path], ...] = ()
     class_images: tuple[Path, ...] = ()
+    named: str | None = None
     digest: str = ""
     data_set: DataSet | None = None
     word_judge: WordJudge | None = None
@@ -52,6 +54,10 @@ class Source:
         most = max(self.subjects, key=lambda subject: len(subject.individuals))
         given = flags_of(method, self.train_flags)
         return preset_flags(most, method, self.base.path, given) + given
+
+    def subject_of(self, method: str) -> str | None:
+        """How prompts of a method name an individual; None of what is no method."""
+        return self.named or (named_by(method, self.train_flags) if method in METHODS else None)
 
     @property
     def trained(self) -> list[str]:
@@ -123,6 +129,7 @@ def _from_concept(config: EvaluationConfig, data_sets: Mapping[str, DataSet]) ->
         _methods(config.methods, [BASE, training.method], [BASE, training.method]),
         base,
         concept=config.concept,
+        named=training.recipe.subject,
         digest=digest_of([*weights, *_check_real([subject])]),
         word_judge=_word_judge(base, [subject], data_sets),
     )

@@ -16,7 +16,7 @@ from utils.bases.registry import REPOSITORY
 from utils.common.errors import UserError
 from utils.common.files import remove, write_json
 from utils.common.process import run_child
-from utils.config.methods import METHODS
+from utils.config.methods import CLASS_NAMED, METHODS
 from utils.config.train_config import TrainConfig, parse_config, resolve
 from utils.evaluation.data_sets import Subject
 from utils.training.preflight import check_settings
@@ -125,7 +125,7 @@ def _concept_flags(
         f"--method={method}",
         f"--pretrained_model_name_or_path={base}",
         f"--output_dir={concept}",
-        *(_named(flag, subject, METHODS[method].subject) for flag in flags),
+        *(_named(flag, subject, named_by(method, flags)) for flag in flags),
     ]
     given.append("--modifier_token=" + "+".join(each.token for each in subject.individuals))
     given.append(f"--cls_token={subject.cls}")
@@ -140,6 +140,13 @@ def _concept_flags(
     ]
     write_json(concept.parent / "concepts.json", entries)
     return [*given, f"--concepts_list={concept.parent / 'concepts.json'}"]
+
+
+def named_by(method: str, flags: Sequence[str]) -> str:
+    """How prompts name an individual: "{token} {cls}", or as the method's row says where its flags lack
+    --name_class."""
+    given = [flag for flag in flags if flag in ("--name_class", "--no_name_class")]
+    return CLASS_NAMED if given[-1:] == ["--name_class"] else METHODS[method].subject
 
 
 def _named(flag: str, subject: Subject, named: str) -> str:

@@ -22,7 +22,7 @@ from utils.evaluation.runs import draw
 from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
-from utils.evaluation.training_process import config_of, is_trained, preset_flags, train
+from utils.evaluation.training_process import config_of, is_trained, named_by, preset_flags, train
 from utils.learners.registry import check_has_text_states
 from utils.sampling.settings import ADJUSTED_NORM
 from utils.study.plan import Plan, Variant
@@ -138,7 +138,7 @@ def shots_at(
         return [replace(shot, image=f"{place}{shot.image.removeprefix(own)}") for shot in shots]
 
     extra = extra_shots(cell.subject, method, settings, source.base.world)
-    shots = moved(shots_of(cell.subject, method, settings.seeds))
+    shots = moved(shots_of(cell.subject, method, settings.seeds, named_by(method, cell.training.flags)))
     return shots, [moved(group) for group in extra.of_class], moved(extra.unrelated), extra.unrelated_base
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.training_flags import mistake, single
+from utils.config.train_config import parse_config
 
 pytestmark = pytest.mark.usefixtures("workplace")
 
@@ -43,6 +44,14 @@ def test_the_unets_steps_can_be_given():
         "--unet_steps 400 leaves none",
         "--max_train_steps 400",
     )
+
+
+def test_captions_of_a_token_for_the_noun_can_name_the_class():
+    flags = "--preset=none --method=textual_inversion --instance_data_dir=data/dog --cls_token=dog".split()
+    plain, named = parse_config(flags), parse_config([*flags, "--name_class"])
+    assert [config.concepts()[0].subject for config in (plain, named)] == ["<new1>", "<new1> dog"]
+    assert named.start == "class"  # the token still starts from the class word
+    mistake(lambda: single("--name_class"), "--name_class has no effect", "classdiffusion")
 
 
 def test_trains_replaces_the_learners_of_a_single_stage():

@@ -10,6 +10,7 @@ from utils.common.errors import UserError
 from utils.common.images import save_png
 from utils.evaluation.data_sets import Individual, Subject
 from utils.evaluation.shots import UNRELATED, class_shots, shots_of, shots_of_folder, unrelated_shots
+from utils.evaluation.training_process import named_by
 from utils.sampling.grids import save_grid
 
 REX = Subject("rex", (Individual("<new1>", "dog", Path("real"), ""),), ("a {} at sea", "a sad {}"))
@@ -28,6 +29,13 @@ def test_every_method_is_asked_the_same_and_the_base_for_the_class():
     assert [shot.text for shot in personal] == [shot.text for shot in base]
     assert personal[3].image == "classdiffusion/rex/images/01_4.png"
     assert personal[3].describe()["class"] == "dog"
+
+
+def test_prompts_of_a_token_for_the_noun_may_name_the_class():
+    names = [named_by("textual_inversion", flags) for flags in ([], ["--name_class"])]
+    prompts = [[shot.prompt for shot in shots_of(REX, "textual_inversion", [0], name)] for name in names]
+    assert prompts == [["a <new1> at sea", "a sad <new1>"], ["a <new1> dog at sea", "a sad <new1> dog"]]
+    assert named_by("textual_inversion", ["--name_class", "--no_name_class"]) == "{token}"
 
 
 def test_class_images_are_asked_for_without_the_token():
