@@ -30,7 +30,9 @@ def set_up(config: TrainConfig) -> Run:
     """Load the base and attach what learns, draw missing class images, open the data."""
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
+    from utils.bases.devices import PATIENCE
     from utils.data.latents import LatentEncoder
     from utils.data.open import open_classes, open_instances
     from utils.losses.preserve import copy_start
@@ -42,7 +44,9 @@ def set_up(config: TrainConfig) -> Run:
     from utils.training.run import Run
 
     accelerator = Accelerator(
-        mixed_precision=config.mixed_precision, gradient_accumulation_steps=config.gradient_accumulation_steps
+        mixed_precision=config.mixed_precision,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
     )
     torch.backends.cuda.matmul.allow_tf32 = config.allow_tf32
     sources, digests = sources_of(config)  # once, for the images may change, or go, while the run is at work
@@ -65,7 +69,7 @@ def set_up(config: TrainConfig) -> Run:
         encode_images=LatentEncoder(
             base,
             config.encodes_once,
-            pooled=len(instances) * (config.latent_pool or 0),
+            pooled=len(instances) * (config.latent_pool or 0) + (len(classes) if classes else 0),
             fresh=0 if config.repeats or config.latent_pool else config.train_batch_size,
         ),
         phrases=phrases_of(base, config),

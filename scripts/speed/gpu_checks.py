@@ -26,7 +26,7 @@ TARGETS = {"peak_gib": 8.0, "low_memory_gib": 5.0, "end_to_end_seconds": 30.0}  
 
 @dataclass(frozen=True)
 class Check:
-    """limit: seconds after which it is stopped. run(config): {"ok": …} and what was found."""
+    """limit: seconds after which it is stopped, on a GPU. run(config): {"ok": …} and what was found."""
 
     title: str
     limit: float

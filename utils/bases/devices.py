@@ -6,6 +6,7 @@ The libraries are imported when a function needs them, so that the names here co
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from utils.common.errors import UserError, short
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+# How long training processes wait for one that validates or saves; one that dies ends the others at once, by
+# torchrun. By default NCCL would give up after ten minutes.
+PATIENCE = timedelta(hours=6)
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}  # a flag's value -> torch's name
 
 

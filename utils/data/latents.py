@@ -26,7 +26,7 @@ class LatentEncoder:
     """
 
     def __init__(self, base: BaseModel, repeats: bool, pooled: int = 0, fresh: int = 0):
-        """pooled: views in the pool; all of them are kept, besides CACHED others."""
+        """pooled: views in the pool, and class images; all of them are kept, besides CACHED others."""
         self.base, self.repeats, self.kept, self.fresh = base, repeats, CACHED + pooled, fresh
         self.posteriors: OrderedDict[bytes, tuple[Tensor, Tensor]] = OrderedDict()
 

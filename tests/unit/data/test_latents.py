@@ -1,11 +1,14 @@
 """Images that come again are encoded once, and give the latents that they would have given anew."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import StableDiffusion
 from utils.data import latents as module
+from utils.data.dataset import _shuffled
 from utils.data.latents import LatentEncoder
 
 
@@ -88,3 +91,20 @@ def test_a_pool_is_kept_whole(base, encoded, monkeypatch):
     for seed in (0, 1, 2, 0, 1, 2):
         encoder(images(seed), noise)
     assert encoded == [1] * 3
+
+
+def test_all_class_images_of_a_training_are_kept():
+    """Two concepts of 200 class images and 800 steps of batch 2: 400 of 1600 encoded, the least possible."""
+    count, nothing = [], torch.zeros(1, 1)
+
+    def posterior(pixels):
+        count.append(pixels)
+        return nothing, nothing
+
+    base = SimpleNamespace(posterior=posterior, latents_of=lambda mean, deviation, noise: mean)
+    encoder = LatentEncoder(base, repeats=True, fresh=2, pooled=400)
+    for step in range(800):
+        views = [-1.0 - 2 * step, -2.0 - 2 * step]
+        numbers = [_shuffled(0, "class order", 2 * step + item, 400) for item in range(2)]
+        encoder(torch.tensor([*views, *numbers]).view(4, 1, 1, 1), nothing)
+    assert len(count) - 2 * 800 == 400

@@ -1,6 +1,7 @@
 """Spectral shifts: the base at the start, the paper's formula, δ alone trained, baked in when loaded."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from diffusers import UNet2DConditionModel
 from tests.tiny_models import tiny_pipeline
 from utils.bases.sd import StableDiffusion
 from utils.common.errors import UserError
+from utils.common.tensor_files import write_tensors
 from utils.concepts.load import load_concept
 from utils.concepts.save import save_concept
-from utils.learners.spectral import attach, matrices, pack
+from utils.learners import spectral
+from utils.learners.spectral import attach, bases_of, cache_folder, matrices, pack
 
 
 @pytest.fixture
@@ -110,3 +113,42 @@ def test_another_base_is_refused_and_left_as_it_was(base, tmp_path):
     with pytest.raises(UserError, match="singular values"):
         load_concept(other, tmp_path / "concept")
     assert all(torch.equal(value, before[name]) for name, value in other.unet.state_dict().items())
+
+
+@pytest.fixture
+def kept(monkeypatch, tmp_path):
+    """Every UNet is large; the cache is in a folder of the test."""
+    monkeypatch.setattr(spectral, "KEPT_FROM", 1)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return lambda: sorted(cache_folder().glob("*"))
+
+
+def test_decompositions_are_kept_by_the_weights(base, kept, monkeypatch, capsys):
+    fresh = dict(bases_of(matrices(base.unet)))
+    assert f"kept in {cache_folder()}" in capsys.readouterr().out and len(kept()) > 40
+    monkeypatch.setattr(torch.linalg, "svd", None)  # is not asked again
+    for name, basis in bases_of(matrices(base.unet)):
+        assert all(torch.equal(a, b) for a, b in zip(basis, fresh[name], strict=True))
+    assert capsys.readouterr().out == ""
+    base.unet.conv_in.weight.data[0, 0, 0, 0] += 1e-3
+    with pytest.raises(TypeError, match="not callable"):  # another weight
+        dict(bases_of(matrices(base.unet)))
+    assert "decomposing 1 matrices" in capsys.readouterr().out
+
+
+def test_a_damaged_decomposition_is_named_and_a_full_disk_keeps_none(base, kept, monkeypatch, capsys):
+    usage = shutil.disk_usage("/")
+    with monkeypatch.context() as full:
+        full.setattr(shutil, "disk_usage", lambda path: usage._replace(free=10))
+        dict(bases_of(matrices(base.unet)))
+    assert "not kept: " in capsys.readouterr().out and not kept()
+    dict(bases_of(matrices(base.unet)))
+    write_tensors(kept()[0], {"u": torch.zeros(2, 2)})
+    with pytest.raises(UserError, match="is damaged: remove it, and it is made anew"):
+        dict(bases_of(matrices(base.unet)))
+
+
+def test_a_small_base_is_decomposed_each_time(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    dict(bases_of(matrices(base.unet)))
+    assert not cache_folder().exists()
