@@ -25,6 +25,7 @@ from utils.study.results import (
     Point,
     Values,
     compare,
+    difference_at,
     interval_of,
     loss_of,
     read_base,
@@ -51,6 +52,12 @@ class Found:
     def names(self) -> list[str]:
         names = [name for cell in self.cells for name in cell.training.judged]
         return [name for name in dict.fromkeys(names) if any(p.name == name for p in self.points)]
+
+    @property
+    def columns(self) -> list[str]:
+        """The scores that are shown."""
+        scores = {score for point in self.points for score in point.values}
+        return [self.words, LIKENESS, *(n for n in in_order(scores) if n in SHOWN and n != self.words)]
 
     def at(self, name: str, step: int) -> list[Point]:
         return [point for point in self.points if point.name == name and point.step == step]
@@ -128,6 +135,8 @@ def as_markdown(found: Found) -> str:
     parts = [
         head,
         _checkpoints(found),
+        f"Minus {reference} at the same step, paired by subject and seed:",
+        _differences(found),
         f"{words} at equal {likeness}, minus {reference}: each training read where it first reaches the "
         "highest likeness that both reach, on straight lines between the base and its checkpoints; paired by "
         "subject and seed:",
@@ -141,8 +150,7 @@ def as_markdown(found: Found) -> str:
 
 
 def _checkpoints(found: Found) -> str:
-    scores = {score for point in found.points for score in point.values}
-    columns = [found.words, LIKENESS, *(n for n in in_order(scores) if n in SHOWN and n != found.words)]
+    columns = found.columns
     heads = [score_row(name).label + (" ↓" if score_row(name).good < 0 else "") for name in columns]
     rows: list[list[Any]] = [["base", "–", len(found.base), *(_of_base(found.base, n) for n in columns)]]
     for name in found.names:
@@ -151,6 +159,17 @@ def _checkpoints(found: Found) -> str:
             cells = [cell_of(interval_of(points, column)) for column in columns]
             rows.append([name, step, len({point.subject for point in points}), *cells])
     return grid(["variant", "step", "subjects", *heads], rows)
+
+
+def _differences(found: Found) -> str:
+    columns, reference = found.columns, found.plan.reference
+    rows = []
+    for name in found.names:
+        shared = set(found.steps(name)) & set(found.steps(reference)) if name != reference else ()
+        for step in sorted(shared):
+            cells = [difference_at(found.points, name, reference, step, column) for column in columns]
+            rows.append([name, step, *(cell_of(each, "+") for each in cells)])
+    return grid(["variant", "step", *(score_row(name).label for name in columns)], rows)
 
 
 def _of_base(base: Mapping[str, Values], score: str) -> str:

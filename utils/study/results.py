@@ -90,6 +90,20 @@ def interval_of(points: Iterable[Point], score: str) -> Interval | None:
     return mean_interval(list(values.values()), bounds=bounds) if values else None
 
 
+def difference_at(
+    points: Iterable[Point], name: str, reference: str, step: int, score: str
+) -> Interval | None:
+    """A variant's score minus the reference's at the same step, paired by subject and seed."""
+    values: dict[str, dict[tuple[str, int], float]] = {name: {}, reference: {}}
+    for point in points:
+        if point.step == step and point.name in values and score in point.values:
+            values[point.name][point.subject, point.seed] = point.values[score]
+    found: dict[str, list[float]] = {}
+    for key in sorted(values[name].keys() & values[reference].keys()):
+        found.setdefault(key[0], []).append(values[name][key] - values[reference][key])
+    return mean_interval([float(np.mean(each)) for each in found.values()]) if found else None
+
+
 def reached(curve: Curve, level: float) -> float:
     """The words of a training when it first reaches a likeness, linear between checkpoints.
 

@@ -2,7 +2,16 @@
 
 import pytest
 
-from utils.study.results import Point, at_equal_likeness, by_subject, compare, interval_of, loss_of, reached
+from utils.study.results import (
+    Point,
+    at_equal_likeness,
+    by_subject,
+    compare,
+    difference_at,
+    interval_of,
+    loss_of,
+    reached,
+)
 
 BASE = {name: {"dino_i": 0.0, "obeyed_all": 1.0} for name in ("rex", "mia")}
 
@@ -54,6 +63,13 @@ def test_a_subject_s_value_is_the_mean_over_its_seeds():
     assert by_subject(points, "obeyed_all") == {"rex": pytest.approx(0.45), "mia": pytest.approx(0.95)}
     found = interval_of(points, "obeyed_all")
     assert (found.mean, found.low, found.high) == (pytest.approx(0.7), 0.0, 1.0)  # a share is cut there
+
+
+def test_the_same_step_is_compared_within_subjects():
+    found = difference_at(POINTS, "spl", "plain", 10, "obeyed_all")
+    assert found.mean == pytest.approx(((1.0 - 0.8) + (0.9 - 1.0)) / 2)  # gus has no counterpart
+    assert found.high - found.mean == pytest.approx(12.706 * 0.15, rel=1e-4)
+    assert difference_at(POINTS, "spl", "plain", 30, "obeyed_all") is None
 
 
 def test_composition_is_lost_at_the_first_step_below_a_share_of_the_base_s_words():
