@@ -24,6 +24,7 @@ num_inference_steps = 2
 metrics = ["clip_t", "dino_i", "pres"]
 [arms.kv_only]
 embedding_adjustment = 0.2
+select_checkpoint = "spl"
 max_train_steps = 2
 checkpointing_steps = 1
 resolution = 16
@@ -116,7 +117,8 @@ def test_the_table_says_what_it_rests_on(results):
     table = (results / "table.md").read_text()
     assert "6 of 6 checkpoints judged; 1 subject (dog), training seeds 0" in table
     rows = [line.split(" | ")[0].strip("| ") for line in table.splitlines() if line.startswith("| ")]
-    assert rows.count("kv_only") == 3  # two steps, composition lost
+    assert rows.count("kv_only") == 4  # two steps, composition lost, the checkpoint chosen
+    assert "| kv_only | spl | 1 | 1 | " in table  # one subject, step 1: the nearest to its class
     assert rows.count("kv_only,adjusted=0.2") == 6  # and what is compared with the reference
     assert (results / "curves.png").read_bytes()[:4] == b"\x89PNG" and (results / "curves.svg").is_file()
 

@@ -29,6 +29,7 @@ from utils.study.results import (
     interval_of,
     loss_of,
     read_base,
+    read_choices,
     read_points,
     words_of,
 )
@@ -38,7 +39,7 @@ SHOWN = ("pres", "drift", "div", "clip_t")  # scores beside words and likeness
 
 @dataclass(frozen=True)
 class Found:
-    """What is judged so far. names: of the variants, in the plan's order."""
+    """What is judged so far. names: of the variants, in the plan's order. choices: of `read_choices`."""
 
     plan: Plan
     settings: Settings
@@ -47,6 +48,7 @@ class Found:
     base: dict[str, Values]
     words: str
     digests: list[str]
+    choices: list[tuple[str, str, str, int, int]]
 
     @property
     def names(self) -> list[str]:
@@ -81,7 +83,8 @@ def write_results(
         raise UserError(
             f"{results} has trainings of different bases ({', '.join(digests)}): give another folder"
         )
-    found = Found(plan, settings, cells, points, base, words_of(points), digests)
+    choices = read_choices(cells, results)
+    found = Found(plan, settings, cells, points, base, words_of(points), digests, choices)
     text = as_markdown(found)
     write_json(
         results / "study.json",
@@ -141,6 +144,7 @@ def as_markdown(found: Found) -> str:
         "highest likeness that both reach, on straight lines between the base and its checkpoints; paired by "
         "subject and seed:",
         grid(["variant", "subjects", "pairs of trainings", f"{words}, difference"], equal),
+        *_choices(found),
         f"Composition lost: {words} at least {plan.lost:.0%} below the base's, at the first such checkpoint:",
         grid(["variant", "subjects that lost it", "steps"], lost),
     ]
@@ -170,6 +174,19 @@ def _differences(found: Found) -> str:
             cells = [difference_at(found.points, name, reference, step, column) for column in columns]
             rows.append([name, step, *(cell_of(each, "+") for each in cells)])
     return grid(["variant", "step", *(score_row(name).label for name in columns)], rows)
+
+
+def _choices(found: Found) -> list[str]:
+    """What a checkpoint rule took, where the plan has --select_checkpoint."""
+    rows = []
+    for name, criterion in dict.fromkeys(each[:2] for each in found.choices):
+        chosen = {each[2:] for each in found.choices if each[:2] == (name, criterion)}
+        points = [p for p in found.points if p.name == name and (p.subject, p.seed, p.step) in chosen]
+        steps = ", ".join(str(step) for _, _, step in sorted(chosen))
+        cells = [cell_of(interval_of(points, column)) for column in found.columns]
+        rows.append([name, criterion, len({p.subject for p in points}), steps, *cells])
+    heads = ["variant", "rule", "subjects", "steps", *(score_row(name).label for name in found.columns)]
+    return ["The checkpoints that --select_checkpoint chose:", grid(heads, rows)] if rows else []
 
 
 def _of_base(base: Mapping[str, Values], score: str) -> str:

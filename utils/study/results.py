@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.common.files import read_json
 from utils.evaluation.folder import BASE, SCORES_FILE, Scores
+from utils.measures.selection import SELECTION_FILE
 from utils.scores.statistics import Interval, mean_interval
 from utils.scores.table import OBEYED_ALL, score_row
 
@@ -67,6 +69,17 @@ def read_base(subjects: Iterable[str], results: Path) -> dict[str, Values]:
     """subject -> the scores of the untouched base, which is given class prompts."""
     folders = {name: results / BASE / name for name in subjects}
     return {n: Scores.read(f).metric for n, f in folders.items() if (f / SCORES_FILE).is_file()}
+
+
+def read_choices(cells: "Iterable[Cell]", results: Path) -> list[tuple[str, str, str, int, int]]:
+    """(variant, criterion, subject, seed, step) of the checkpoints that --select_checkpoint chose."""
+    found = []
+    for cell in cells:
+        file = cell.folder(results) / "concept" / SELECTION_FILE
+        if file.is_file():
+            choice, name = read_json(file), cell.training.variant.name
+            found.append((name, choice["criterion"], cell.subject.name, cell.seed, choice["step"]))
+    return found
 
 
 def words_of(points: Iterable[Point]) -> str:
