@@ -62,7 +62,7 @@ def chosen(names: str | None) -> list[Variant]:
         exact = [each for each in VARIANTS if each.name == name]
         fitting = exact or [each for each in VARIANTS if name and name in each.name]
         if not fitting:
-            raise UserError(f"--variants {name!r} is none of {', '.join(each.name for each in VARIANTS)}")
+            raise UserError(f"--variants {name!r} is not one of {', '.join(each.name for each in VARIANTS)}")
         wanted += fitting
     needed = {each.against for each in wanted} | {each.name for each in wanted}
     return [each for each in VARIANTS if each.name in needed]

@@ -37,7 +37,7 @@ def benchmark_evaluate(config: "EvaluateFlags") -> None:
     known = config.known_metrics
     metrics = split(config.metrics) or [name for name in known if SCORES[name].judge in (None, *models)]
     if unknown := [name for name in metrics if name not in known]:
-        raise UserError(f"unknown metric '{short(unknown[0])}'; choose of {', '.join(known)}")
+        raise UserError(f"unknown metric '{short(unknown[0])}'; choose from {', '.join(known)}")
     check_metrics(metrics, models, config.blip_head)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     spent: dict[str, float] = defaultdict(float)

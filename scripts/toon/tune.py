@@ -67,7 +67,7 @@ class Flags:
     def __post_init__(self) -> None:
         check_fields(self)
         if unknown := [name for name in self.methods.split(",") if name not in METHODS]:
-            raise UserError(f"--methods has {unknown[0]}, which is unknown; choose of {', '.join(METHODS)}")
+            raise UserError(f"--methods has {unknown[0]}, which is unknown; choose from {', '.join(METHODS)}")
 
 
 def centre_of(method: str) -> Setting:

@@ -146,7 +146,7 @@ def test_one_training_at_a_time_stopped_resumed_and_the_app_killed(app: App, vis
     second = visit()
     says(second, "#training .state", "Training, step")  # the page can be closed and opened again
     begin(second, 10)
-    says(second, "#train-message", f"of {LONG}), and trainings come one at a time")
+    says(second, "#train-message", f"of {LONG}), and only one can train at a time")
     page.close()
     second.click("#stop")
     says(second, "#training .state", "Resume goes on from step")

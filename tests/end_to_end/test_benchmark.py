@@ -70,7 +70,7 @@ def test_sampling_with_a_concept_is_timed_beside_the_base(tmp_path, capsys):
 
 def test_a_variant_that_is_none_is_refused(monkeypatch):
     monkeypatch.setattr(compare, "ceiling", None)
-    with pytest.raises(UserError, match="--variants 'fp99' is none of reference fp32, ours fp32,"):
+    with pytest.raises(UserError, match="--variants 'fp99' is not one of reference fp32, ours fp32,"):
         benchmark.main(["train", "--variants=ours fp32,fp99"])
 
 

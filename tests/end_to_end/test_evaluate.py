@@ -383,7 +383,7 @@ def test_a_folder_that_is_no_concept_is_one_line_and_exit_2(tmp_path):
         ({"subjects": "cat2,rex"}, "no subject rex; it has cat2, dog"),
         ({"methods": "base,lora"}, "unknown method 'lora'"),
         ({"methods": "base,base"}, "repeats one"),
-        ({"metrics": "clip_t,fid"}, "unknown metric 'fid'; choose of clip_t, blip_t"),
+        ({"metrics": "clip_t,fid"}, "unknown metric 'fid'; choose from clip_t, blip_t"),
         ({"metrics": "clip_t,clip_t"}, "--metrics clip_t,clip_t repeats one; name each once"),
         ({"subjects": "dog,cat2,dog"}, "--subjects dog,cat2,dog repeats one; name each once"),
         ({"subjects": "dog,"}, "--subjects 'dog,' has an empty name"),

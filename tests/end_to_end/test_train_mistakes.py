@@ -89,7 +89,7 @@ MISTAKES = {
         dict(instance_data_dir=None, instance_prompt=None, concepts_list="{tmp}/list.json"),
         "{tmp}/list.json is not readable as JSON",
     ),
-    "unknown learner": (dict(trains="unet+vae"), "--trains unet+vae: vae is unknown; choose of"),
+    "unknown learner": (dict(trains="unet+vae"), "--trains unet+vae: vae is unknown; choose from"),
     "SPL that reaches nothing": (dict(method="dreambooth", use_spl=True), "cannot reach what --method"),
     "SPL of a token without text states": (
         dict(method="neti", instance_prompt=None, trains="mapper+text_encoder", use_spl=True),

@@ -87,7 +87,7 @@ class Trainer:
         with self._mutex:
             self._check_free()
             if job.is_trained:
-                raise UserError(f"{job.name} is trained already")
+                raise UserError(f"{job.name} is already trained")
             config = parse_config(list(job.flags))
             if config.class_data_dir or Path(config.output_dir) != job.concept.absolute():
                 raise UserError(f"{job.name} would write outside of {job.concept.absolute()}: train it anew")
@@ -97,7 +97,7 @@ class Trainer:
         """Asks the running training to save after its step and end; returns its job."""
         job = self.running()
         if job is None:
-            raise UserError("no training runs")
+            raise UserError("no training is running")
         if self._asked == job.name:
             raise UserError(f"{job.name} is stopping already: it saves after this step")
         if self._is_own(job):
@@ -154,8 +154,8 @@ class Trainer:
         if (job := self.running()) is not None:
             status = self.status(job)
             raise UserError(
-                f"{job.name} is training (step {status.step} of {status.steps}), and trainings come one at a "
-                "time: stop it, or wait for its end"
+                f"{job.name} is training (step {status.step} of {status.steps}), and only one can train at "
+                "a time: stop it, or wait for its end"
             )
 
     def _launch(self, job: Job) -> None:

@@ -96,7 +96,7 @@ def as_base(model: "BaseModel | DiffusionPipeline | Any") -> BaseModel:
         if all(hasattr(model, part) for part in each.parts if part != "vae")
     ]
     if not families:
-        raise TypeError(f"a {type(model).__name__} is no pipeline of {', '.join(FAMILIES)}")
+        raise TypeError(f"a {type(model).__name__} is not a pipeline of {', '.join(FAMILIES)}")
     return max(families, key=lambda family: len(family.parts))(model)
 
 

@@ -95,7 +95,9 @@ def read_config(
     except (ValueError, RecursionError):
         raise UserError(f"{file} is not JSON; give one that {writer} wrote") from None
     if not isinstance(config, dict):
-        raise UserError(f"{file} is a JSON {type(config).__name__}, no object; give one that {writer} wrote")
+        raise UserError(
+            f"{file} is a JSON {type(config).__name__}, not an object; give one that {writer} wrote"
+        )
     return config
 
 

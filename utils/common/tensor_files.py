@@ -71,7 +71,7 @@ def read_pickle(path: Path, device: torch.device | str | None = None) -> dict[st
     except (RuntimeError, EOFError, OSError, ValueError, LookupError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(value, dict):
-        raise UserError(f"{shown(path)} holds a {type(value).__name__}, no dictionary; give another")
+        raise UserError(f"{shown(path)} holds a {type(value).__name__}, not a dictionary; give another")
     return value
 
 

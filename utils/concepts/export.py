@@ -70,8 +70,8 @@ def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[s
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][\w-]{,99}", name) or is_device(name):
             raise UserError(
-                f"--alias {short(name)} is no name for every tool: use at most 100 letters, digits, _ and -, "
-                "e.g. dog1"
+                f"--alias {short(name)} does not work in every tool: use at most 100 letters, digits, _ and "
+                "-, e.g. dog1"
             )
     if len({name.lower() for name in names}) < len(names):
         raise UserError(f"--alias {'+'.join(names)} repeats a name; give each token its own")
@@ -133,7 +133,7 @@ def base_kv(base: str, names: set[str], path: Path) -> dict[str, Tensor]:
     unet = open_part("unet", base)
     own = {name: weight.detach() for name, weight in unet.named_parameters() if name in names}
     if missing := sorted(names - own.keys()):
-        raise UserError(f"{path} has {missing[0]}, which the UNet of {base} has not; {WRONG_BASE}")
+        raise UserError(f"{path} has {missing[0]}, which {base}'s UNet lacks; {WRONG_BASE}")
     return own
 
 

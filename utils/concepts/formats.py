@@ -153,7 +153,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} has not one file for each token; train or download it again")
     widths = manifest.get("row_widths") or []
     if not isinstance(widths, list) or not all(type(width) is int and width > 0 for width in widths):
-        raise UserError(f"{path} has row_widths that are no widths; train or download it again")
+        raise UserError(f"{path} has row_widths that are not valid; train or download it again")
     _check_words(manifest, path)
     return manifest
 

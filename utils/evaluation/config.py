@@ -146,7 +146,7 @@ class EvaluationConfig(JudgeFlags):
         self._check_names("metrics")
         for name in split(self.metrics):
             if name not in SCORES:
-                raise UserError(f"unknown metric '{short(name)}'; choose of {', '.join(SCORES)}")
+                raise UserError(f"unknown metric '{short(name)}'; choose from {', '.join(SCORES)}")
 
     def _check_executor(self) -> None:
         for flag in ("partition", "gpus", "hours"):

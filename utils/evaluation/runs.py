@@ -70,7 +70,7 @@ def run_only(
     name, method = split(only)
     subject = next((each for each in source.subjects if each.name == name), None)
     if subject is None or method not in source.methods:
-        raise UserError(f"--only {short(only)} is none of this evaluation's subjects and methods")
+        raise UserError(f"--only {short(only)} is not one of this evaluation's subjects and methods")
     if not (results / SETTINGS_FILE).is_file():
         raise UserError(f"--only belongs to an evaluation with --executor, which has not begun in {results}")
     folder = results / method / name

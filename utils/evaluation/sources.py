@@ -220,7 +220,7 @@ def _methods(given: str | None, allowed: Sequence[str], default: list[str]) -> l
     methods = split(given) or default
     for name in methods:
         if name not in allowed:
-            raise UserError(f"unknown method '{short(name)}' in --methods; choose of {', '.join(allowed)}")
+            raise UserError(f"unknown method '{short(name)}' in --methods; choose from {', '.join(allowed)}")
     return methods
 
 

@@ -90,7 +90,7 @@ def check_learners(config: TrainConfig) -> None:
     if unknown := [name for name in names if name not in LEARNERS]:
         raise UserError(
             f"--trains {short(config.trains)}: {short(unknown[0])} is unknown; "
-            f"choose of {', '.join(LEARNERS)}"
+            f"choose from {', '.join(LEARNERS)}"
         )
     trained = [LEARNERS[name] for name in names]
     for rate in ("token_learning_rate", "text_encoder_learning_rate"):

@@ -58,7 +58,7 @@ def test_a_training_keeps_the_images_as_sent_and_ends_as_trained(trainer: Traine
     sent = {path.name: path.read_bytes() for path in DOG}
     assert {path.name: path.read_bytes() for path in (job.folder / "images").iterdir()} == sent
     assert list_jobs(trainer.folder) == [job]
-    with pytest.raises(UserError, match="dog-1 is trained already"):
+    with pytest.raises(UserError, match="dog-1 is already trained"):
         trainer.resume(job)
     assert started(trainer, steps=5).name == "dog-2"
 
@@ -81,7 +81,7 @@ def test_stop_saves_and_resume_goes_on_from_there(trainer: Trainer):
     wait(lambda: not trainer.status(job).is_running)
     stopped = trainer.status(job)
     assert stopped.state == STOPPED and stopped.saved == stopped.step >= 3
-    with pytest.raises(UserError, match="no training runs"):
+    with pytest.raises(UserError, match="no training is running"):
         trainer.stop()
     trainer.resume(job)
     wait(lambda: trainer.status(job).step > stopped.step)
@@ -92,7 +92,7 @@ def test_stop_saves_and_resume_goes_on_from_there(trainer: Trainer):
 def test_a_second_stop_does_not_end_it_at_once(trainer: Trainer):
     job = started(trainer)
     trainer.stop()
-    with pytest.raises(UserError, match="is stopping already|no training runs"):
+    with pytest.raises(UserError, match="is stopping already|no training is running"):
         trainer.stop()
     wait(lambda: not trainer.status(job).is_running)
     assert trainer.status(job).saved >= 3

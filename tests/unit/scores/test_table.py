@@ -78,5 +78,5 @@ def test_rows_know_their_order_their_models_and_their_words():
     assert needed_kinds(["div", "clip_i", "pres"]) == ["clip", "dino"]
     assert (score_row("pres").arrow, score_row("obeyed_worn").label) == ("↓", "Obeyed: worn")
     assert (score_row("obeyed_all").percent, score_row("zeal").good) == (True, 0)
-    with pytest.raises(UserError, match="unknown metric 'fid'; choose of clip_t, blip_t, siglip_t, clip_i"):
+    with pytest.raises(UserError, match="unknown metric 'fid'; choose from clip_t, blip_t, siglip_t, clip_i"):
         EvaluationConfig(dataset="toon", metrics="fid")
