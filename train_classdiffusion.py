@@ -88,7 +88,7 @@ def load_and_attach(
     from utils.bases.devices import cast_frozen
     from utils.bases.families import load_base
     from utils.bases.registry import base_row
-    from utils.training.preflight import attach_all
+    from utils.training.plan import attach_all
 
     path = base_row(config.pretrained_model_name_or_path).path
     base = load_base(path, device, config.revision, config.variant)
@@ -252,7 +252,8 @@ def main(argv: list[str] | None = None) -> None:
 
     check_named_base(config.pretrained_model_name_or_path, config.revision, config.variant)
     from utils.training.lock import lock_of_run
-    from utils.training.preflight import check_run, describe_run
+    from utils.training.plan import describe_run
+    from utils.training.preflight import check_run
 
     checkpoint = check_run(config)
     if config.dry_run:

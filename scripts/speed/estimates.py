@@ -31,7 +31,8 @@ from utils.config.train_config import TrainConfig, parse_config
 from utils.learners.mapper import encode_at
 from utils.learners.mapper_network import HIDDEN
 from utils.learners.registry import LEARNERS
-from utils.training.preflight import attach_all, check_encoders, memory_of
+from utils.training.plan import attach_all, memory_of
+from utils.training.preflight import check_encoders
 
 RATES = {"toon": "toon"} | dict.fromkeys(("sd15", "sd21", "sdxl"), "sd15")  # base -> whose rate is measured
 # The two upper levels of SD 1.5's UNet, on 32 x 32 latents.

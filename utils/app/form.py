@@ -96,7 +96,8 @@ def plan(form: Form) -> list[str]:
     """
     from utils.learners.registry import LEARNERS
     from utils.losses.registry import losses_of
-    from utils.training.preflight import attach_all, check_learners, outline_of
+    from utils.training.plan import attach_all
+    from utils.training.preflight import check_learners, outline_of
 
     config = parse_config(flags_of(form, Path("unread"), Path("unwritten")))
     check_learners(config)

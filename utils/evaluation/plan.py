@@ -20,7 +20,8 @@ from utils.evaluation.folder import Settings, is_scored
 from utils.evaluation.shots import extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import config_of, is_trained
-from utils.training.preflight import attach_all, outline_of
+from utils.training.plan import attach_all
+from utils.training.preflight import outline_of
 
 BATCH = 2  # images of a measured step
 

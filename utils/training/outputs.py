@@ -22,7 +22,7 @@ from utils.measures.validation import validate
 from utils.training.checkpoints import new_checkpoint, remove_old_checkpoints, settle
 from utils.training.interrupt import Interruption
 from utils.training.logger import Logger
-from utils.training.preflight import describe_stages
+from utils.training.plan import describe_stages
 from utils.training.run import Run, StageRun
 from utils.training.state import load_averages, load_state, load_trained, save_state
 

@@ -12,7 +12,8 @@ from tests.lora_names import a1111_module
 from utils.bases.registry import base_row
 from utils.concepts.lora import layer_name, parameter_name
 from utils.config.train_config import parse_config
-from utils.training.preflight import attach_all, describe_memory, outline_of
+from utils.training.plan import attach_all, describe_memory
+from utils.training.preflight import outline_of
 
 TEXT = {
     "vocab_size": 49408,
