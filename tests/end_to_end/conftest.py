@@ -51,6 +51,3 @@ def quick_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(utils.data.class_images, "sample", two_steps)
     monkeypatch.setattr(utils.measures.validation, "sample", two_steps)
-
-
-# The command

@@ -126,6 +126,3 @@ def test_last_step_is_a_checkpoint_and_the_concept(official, tiny_base):
     saved = json.loads((out / "training_config.json").read_text())
     assert (saved["resolution"], saved["scale_lr"], saved["validation_steps"]) == (16, True, 2)
     assert json.loads((out / "concept.json").read_text())["base"] == str(tiny_base)
-
-
-# What is learned

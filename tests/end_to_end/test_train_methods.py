@@ -197,6 +197,3 @@ def test_prior_preservation(train, base_weights, tiny_base, tmp_path, quick_samp
     )
     assert apart(learned(without), learned(out)) > 1e-5  # the gradient of the prior term arrives
     assert apart(learned(out), base_weights) > 1e-3
-
-
-# The concept, used

@@ -90,6 +90,3 @@ def test_loss_that_is_not_finite_stops_the_run(train, tmp_path):
     assert [line["step"] for line in records(tmp_path)] == list(range(1, step))
     assert (tmp_path / f"checkpoint-{step - 1}" / "training_state.safetensors").is_file()
     assert not (tmp_path / KV_FILE).exists()
-
-
-# Mistakes, and what a dry run prints

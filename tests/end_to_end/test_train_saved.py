@@ -67,6 +67,3 @@ def test_token_file_is_a_textual_inversion_to_diffusers(train, tiny_base, tmp_pa
     token_id = pipeline.tokenizer.convert_tokens_to_ids("<new1>")
     assert pipeline.tokenizer("<new1>", add_special_tokens=False).input_ids == [token_id]
     assert torch.equal(pipeline.text_encoder.get_input_embeddings().weight[token_id], row)
-
-
-# Precision, memory, processes

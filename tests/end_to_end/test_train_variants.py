@@ -86,6 +86,3 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):
         assert ours == pytest.approx(theirs, rel=1e-5)
         assert ours["lr_cross_attention_kv"] == pytest.approx(2 * 1e-2, rel=1e-12)  # class images double it
-
-
-# Checkpoints
