@@ -89,19 +89,14 @@ def save_images(
     """A PNG per prompt and seed, and the grid of all; each carries its prompt, its seed and `record`."""
     from tqdm import tqdm
 
-    from utils.common.images import save_png
-    from utils.sampling.grids import save_grid, slugs
-    from utils.sampling.images import sample
+    from utils.sampling.grids import save_grid
+    from utils.sampling.images import draw, jobs_of
 
     folder = config.output_dir
-    jobs = [(prompt, config.seed + i) for prompt in prompts for i in range(config.num_images)]
-    stem_of = dict(zip(prompts, slugs(prompts), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
-    images = []
-    drawn = sample(pipeline, *zip(*jobs, strict=True), batch_size=config.batch_size, **settings)
-    for (prompt, seed), image in zip(jobs, tqdm(drawn, total=len(jobs), unit="image"), strict=True):
-        save_png(image, folder / f"{stem_of[prompt]}_{seed}.png", {"prompt": prompt, "seed": seed} | record)
-        images.append(image)
+    jobs = jobs_of(prompts, range(config.seed, config.seed + config.num_images), folder)
+    drawn = draw(pipeline, jobs, record, batch_size=config.batch_size, **settings)
+    images = list(tqdm(drawn, total=len(jobs), unit="image"))
     grid = folder / "grid.png"
     save_grid(images, prompts, grid, {"prompt": "\n".join(prompts), "seed": config.seed} | record)
     print(f"{counted(len(images), 'image')} in {folder}, all of them in {grid}")

@@ -89,7 +89,7 @@ def film(config: VideoConfig) -> None:
 def save_clips(
     config: VideoConfig, prompts: list[str], video: "AnimateDiffPipeline", settings: dict, record: dict
 ) -> None:
-    """The files of each prompt and seed, which carry both and `record`; a contact sheet beside them."""
+    """The files of each prompt and seed, which carry both and `record`; a contact sheet next to them."""
     from tqdm import tqdm
 
     from utils.sampling.clip_files import save_contact_sheet
@@ -110,7 +110,7 @@ def save_clips(
             WRITERS[name](frames, folder / f"{stem}.{name}", fps, metadata)
         save_contact_sheet(frames, folder / f"{stem}.png", fps, f"{prompt}, seed {seed}", metadata)
     seconds = (time.monotonic() - started) / len(jobs)
-    print(f"{len(jobs)} clips in {folder}, {seconds:.1f} s each; a .png beside each shows its frames")
+    print(f"{len(jobs)} clips in {folder}, {seconds:.1f} s each; a .png next to each shows its frames")
 
 
 def adapter_of(config: VideoConfig, row: Base) -> str:

@@ -212,7 +212,7 @@ SUBCOMMANDS = {
     "attention_maps": Subcommand(
         AttentionFlags,
         attention_maps,
-        "cross-attention of concepts beside their base: heat maps, shares inside true masks, KL\n\n"
+        "cross-attention of concepts and of their base: heat maps, shares inside true masks, KL\n\n"
         "python -m scripts.toon.masked_scenes --individual dog --output_dir outputs/scenes_dog\n"
         "python -m scripts.analyse attention_maps ckpt/dog --scenes outputs/scenes_dog\n\n"
         '"{}" in a prompt stands for the concept, and for its class on the base.',
@@ -220,7 +220,7 @@ SUBCOMMANDS = {
     "conditional_spread": Subcommand(
         SpreadFlags,
         conditional_spread,
-        "spread and overlap of concepts' phrases and samples beside their class's\n\n"
+        "spread and overlap of concepts' phrases and samples against their class's\n\n"
         "--num_images 0 compares text alone. Samples are compared by the base's DINO.",
     ),
 }

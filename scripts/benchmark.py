@@ -148,9 +148,9 @@ def evaluate(config: EvaluateFlags) -> None:
 
 
 SUBCOMMANDS = {
-    "train": Subcommand(TrainFlags, train, "the training step beside that of the published scripts"),
+    "train": Subcommand(TrainFlags, train, "the training step against that of the published scripts"),
     "growth": Subcommand(GrowthFlags, growth, "how the step's time and memory grow: a table and a plot"),
-    "sample": Subcommand(SampleFlags, sample, "sampling with a concept beside sampling the base"),
+    "sample": Subcommand(SampleFlags, sample, "sampling with a concept against sampling the base"),
     "evaluate": Subcommand(EvaluateFlags, evaluate, "images of toon through every metric"),
 }
 

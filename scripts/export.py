@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def export(path: Path, output: Path, config: ExportConfig) -> None:
-    """Writes into a hidden folder beside the output, which takes its name when all is written.
+    """Writes into a hidden folder next to the output, which takes its name when all is written.
 
     A killed export leaves that folder, and the next one to the same output removes it.
     """

@@ -15,5 +15,5 @@ python -m scripts.toon.prompt_accuracy --concept ckpt/dog --images 1 --portraits
 echo
 echo "weights   ckpt/dog"
 echo "log       ckpt/dog/log.jsonl"
-echo "images    outputs/quickstart/grid.png (and one PNG each beside it)"
+echo "images    outputs/quickstart/grid.png (and one PNG each next to it)"
 echo "scores    outputs/quickstart/accuracy/accuracy.json"

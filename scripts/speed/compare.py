@@ -1,7 +1,7 @@
 """Variants of a training step against the reference step, round by round in alternation.
 
-The reference of a precision stays loaded while each variant in turn runs beside it; only one of the two works
-at a time. Every variant has a process of its own, so memory is its own.
+The reference of a precision stays loaded while each variant in turn runs against it; only one of the two
+works at a time. Every variant has a process of its own, so memory is its own.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""Sampling with a concept beside sampling its base, image by image in alternation."""
+"""Sampling with a concept against sampling its base, image by image in alternation."""
 
 import statistics
 import time

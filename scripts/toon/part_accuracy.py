@@ -34,7 +34,7 @@ class Flags:
 
     reader: Path = option(Path("data/toon/part_reader"), "folder of the part reader")
     method: str = option("classdiffusion", "how concepts are trained", choices=tuple(METHODS))
-    individuals: int = option(5, "of tuning, beside data/dog", minimum=1)
+    individuals: int = option(5, "of tuning, besides data/dog", minimum=1)
     images: int = option(24, "of each individual for the plain prompt", minimum=1)
     num_inference_steps: int = option(25, "denoising steps", minimum=1)
     output_dir: Path = option(Path("outputs/part_accuracy"), "trainings, grids and numbers")

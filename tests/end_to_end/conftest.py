@@ -7,11 +7,6 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 import train_classdiffusion
-import utils.bases.sd
-import utils.config.output_flags
-import utils.config.train_config
-import utils.data.class_images
-import utils.measures.validation
 from tests.end_to_end.training import KV_NAMES
 from utils.bases import load_pipeline
 from utils.sampling.images import sample
@@ -49,5 +44,4 @@ def quick_sampling(monkeypatch: pytest.MonkeyPatch) -> None:
     def two_steps(pipeline, prompts, seeds, *args, batch_size=4, **kwargs):
         return sample(pipeline, prompts, seeds, num_inference_steps=2, batch_size=batch_size)
 
-    monkeypatch.setattr(utils.data.class_images, "sample", two_steps)
-    monkeypatch.setattr(utils.measures.validation, "sample", two_steps)
+    monkeypatch.setattr("utils.sampling.images.sample", two_steps)

@@ -160,7 +160,7 @@ def test_mistakes_are_one_line_before_any_model(
 @pytest.mark.parametrize(
     ("flag", "message"),
     [
-        ("masked_loss", "--masked_loss has no effect: no image has a mask; give 0.mask.png beside 0.png"),
+        ("masked_loss", "--masked_loss has no effect: no image has a mask; give 0.mask.png next to 0.png"),
         ("shuffle_captions", "--shuffle_captions has no effect: no caption has a comma"),
     ],
 )

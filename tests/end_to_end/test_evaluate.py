@@ -186,7 +186,7 @@ def test_table_and_report_are_written(unbroken):
 def test_a_second_run_makes_nothing_again(unbroken, flags, tmp_path, monkeypatch, on_the_cpu):
     shutil.copytree(unbroken, tmp_path / "results")
     (tmp_path / "results" / "table.json").unlink()
-    for name in ("train", "sample", "load_pipeline", "score_subject"):
+    for name in ("train", "draw", "load_pipeline", "score_subject"):
         monkeypatch.setattr(runs, name, None)
     evaluate.main(flags(tmp_path / "results"))
     assert_same_table(tmp_path / "results", unbroken)
@@ -225,7 +225,7 @@ def test_a_judge_that_is_added_scores_an_earlier_folder_and_changes_nothing_else
     assert table_of(results) == table_of(unbroken)
 
     monkeypatch.setitem(BASES["sd15"].judges, "light", "a light meter")  # a base of no row has sd15's
-    for name in ("train", "sample", "load_pipeline"):
+    for name in ("train", "draw", "load_pipeline"):
         monkeypatch.setattr(runs, name, None)
     evaluate.main(flags(results))
     table = table_of(results)

@@ -95,7 +95,7 @@ def test_the_loss_has_three_terms_that_are_logged(xl, train, tmp_path):
 )
 def test_every_method_trains_resumes_and_loads(xl, train, tmp_path, flags, monkeypatch):
     if "num_class_images" in flags:
-        monkeypatch.setattr("utils.data.class_images.sample", lambda *a, **k: sample(*a[:3], 2))
+        monkeypatch.setattr("utils.sampling.images.sample", lambda *a, **k: sample(*a[:3], 2))
         flags = flags | {"class_data_dir": tmp_path / "class", "class_prompt": "dog"}
     flags = flags | {"pretrained_model_name_or_path": xl, "learning_rate": 1e-2}
     whole = train(tmp_path / "whole", **flags, checkpointing_steps=1)

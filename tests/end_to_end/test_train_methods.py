@@ -185,7 +185,7 @@ def test_prior_preservation(train, base_weights, tiny_base, tmp_path, quick_samp
         total = line["loss_denoise"] + 0.5 * line["loss_spl"] + 2 * line["loss_prior"]
         assert line["loss"] == pytest.approx(total, abs=1e-6) and line["loss_prior"] > 0.1
 
-    monkeypatch.setattr(utils.data.class_images, "sample", None)  # all images are there: none is drawn again
+    monkeypatch.setattr(utils.data.class_images, "draw", None)  # all images are there: none is drawn again
     assert "class images:" not in capsys.readouterr().out
     with Image.open(folder / names[0]) as picture:
         save_png(picture, folder / names[0], {**picture.text, "base": "toon"})

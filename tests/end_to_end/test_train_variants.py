@@ -80,7 +80,7 @@ def test_two_processes_are_one_with_a_larger_batch(train, dog_flags, tmp_path, m
     two = learned(tmp_path / "two")
     assert apart(ranks[0], two) == 0 and apart(ranks[1], two) == 0
     assert len(list((tmp_path / "class").glob("class-*.png"))) == 3
-    monkeypatch.setattr(utils.data.class_images, "sample", None)  # the processes have drawn them all
+    monkeypatch.setattr(utils.data.class_images, "draw", None)  # the processes have drawn them all
     one = train(tmp_path / "one", train_batch_size=2, **settings)
     assert apart(learned(one), two) < 5e-6
     for ours, theirs in zip(records(one), records(tmp_path / "two"), strict=True):

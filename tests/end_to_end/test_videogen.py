@@ -123,7 +123,7 @@ def test_command_films_the_concept_by_default(adapter, concepts, tiny_base, tmp_
         "torch.float32, linear betas"
     )
     assert re.fullmatch(
-        rf"2 clips in {out}, [\d.]+ s each; a .png beside each shows its frames", lines[-1]
+        rf"2 clips in {out}, [\d.]+ s each; a .png next to each shows its frames", lines[-1]
     ), lines
     said = done.stderr.strip().split("\r")  # the progress over clips, and not a word besides
     assert "2/2" in said[-1] and all("clip" in line for line in said), done.stderr

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-import utils.data.class_images
-import utils.measures.validation
 from tests.faults.kills import imports, survive_kills
 from utils.sampling.images import sample
 
@@ -18,8 +16,7 @@ def program(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Call
     def two_steps(pipeline, prompts, seeds, *_, batch_size=4, **__):
         return sample(pipeline, prompts, seeds, num_inference_steps=2, batch_size=1)
 
-    monkeypatch.setattr(utils.data.class_images, "sample", two_steps)
-    monkeypatch.setattr(utils.measures.validation, "sample", two_steps)
+    monkeypatch.setattr("utils.sampling.images.sample", two_steps)
     imports("utils.training.outputs", "utils.training.run", "diffusers.guiders", "diffusers.optimization")
     settings = {"max_train_steps": 4, "checkpointing_steps": 1, "checkpoints_total_limit": 2}
     settings |= {"with_prior_preservation": True, "class_prompt": "a dog", "num_class_images": 3}

@@ -11,9 +11,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-import utils.data.class_images
 from tests.faults.shim import Ending, each_operation, in_child, survived, tried
-from tests.faults.writes import WRITES, Write, draw
+from tests.faults.writes import WRITES, Write, drawn
 from utils.common.errors import UserError
 from utils.common.files import write_json
 
@@ -22,7 +21,7 @@ LEFT = {".run.lock"}  # hidden files that stay
 
 @pytest.fixture(autouse=True)
 def no_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils.data.class_images, "sample", draw)
+    monkeypatch.setattr("utils.sampling.images.sample", drawn)
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def read_concept(folder: Path) -> dict[str, str]:
     return {name: path.read_text() for name, path in files_of(folder).items()}
 
 
-def draw(pipeline, prompts, seeds, *_, **__):
+def drawn(pipeline, prompts, seeds, *_, **__):
     return (Image.new("RGB", (8, 8), (n, 0, 0)) for n in range(len(prompts)))
 
 

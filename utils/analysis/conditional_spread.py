@@ -1,4 +1,4 @@
-"""How a concept spreads beside its class: phrases in the text encoder, samples in DINO.
+"""How a concept spreads compared with its class: phrases in the text encoder, samples in DINO.
 
 After ClassDiffusion's Fig. 6 and Algorithm 1, whose text we could not read: here a set is a class or a
 concept in many contexts; a plane is fitted on the base alone, and spread and overlap are read in it.

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 from utils.app.jobs import TRAINED_FILE, Job
 from utils.common.errors import UserError
 from utils.common.files import one_line
-from utils.common.images import save_png
 from utils.sampling.drawing import Drawing, prepare
-from utils.sampling.grids import save_grid, slugs
+from utils.sampling.grids import save_grid
 from utils.sampling.prompts import without_token
 from utils.sampling.settings import DrawingFlags
 
@@ -25,10 +24,10 @@ MOST_IMAGES = 64  # of one request
 
 @dataclass(frozen=True)
 class Request:
-    """One request, all of it checked. pairs: (prompt, seed), row by row as the grid shows them."""
+    """One request, all of it checked: every prompt with every seed, a row of the grid each."""
 
     drawing: Drawing
-    pairs: list[tuple[str, int]]
+    seeds: range
     folder: Path
     notes: list[str]
 
@@ -53,11 +52,10 @@ def request_of(job: Job, text: str, count: int, seed: int) -> Request:
     drawing = prepare(flags, flags.concept, lambda _: [])
     if not 1 <= count * len(drawing.prompts) <= MOST_IMAGES:
         raise UserError(f"{count} x {len(drawing.prompts)} images: ask for 1 to {MOST_IMAGES} at a time")
-    pairs = [(prompt, seed + i) for prompt in drawing.prompts for i in range(count)]
     drawn = job.folder / "drawn"
     numbers = [int(path.name) for path in drawn.glob("*") if path.name.isdecimal()]
     notes = without_token(drawing.prompts, drawing.concepts)
-    return Request(drawing, pairs, drawn / str(max(numbers, default=0) + 1), notes)
+    return Request(drawing, range(seed, seed + count), drawn / str(max(numbers, default=0) + 1), notes)
 
 
 class Painter:
@@ -69,19 +67,16 @@ class Painter:
 
     def draw(self, request: Request) -> Iterator[Path]:
         """Yields each image's file as it is written, row by row; the grid, grid.png, comes last."""
-        from utils.sampling.images import sample
+        from utils.sampling.images import draw, jobs_of
 
         drawing, folder = request.drawing, request.folder
         with self._lock:
             pipeline = self._pipeline(drawing)
             with one_line("make", folder):
                 folder.mkdir(parents=True)
-            stems = dict(zip(request.prompts, slugs(request.prompts), strict=True))
-            images = []
-            drawn = sample(pipeline, *zip(*request.pairs, strict=True), batch_size=BATCH, **drawing.settings)
-            for (prompt, seed), image in zip(request.pairs, drawn, strict=True):
-                path = folder / f"{stems[prompt]}_{seed}.png"
-                save_png(image, path, {"prompt": prompt, "seed": seed} | drawing.record)
+            jobs, images = jobs_of(request.prompts, request.seeds, folder), []
+            drawn = draw(pipeline, jobs, drawing.record, batch_size=BATCH, **drawing.settings)
+            for (*_, path), image in zip(jobs, drawn, strict=True):
                 images.append(image)
                 yield path
             save_grid(images, request.prompts, folder / "grid.png", drawing.record)

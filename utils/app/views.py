@@ -79,17 +79,11 @@ def training(job: Job | None, status: Status | None, damaged: Sequence[str] = ()
 
 def grid(request: Request, files: Sequence[Path]) -> str:
     """A row of images for each prompt; places stand open for those that are not drawn yet."""
-    shots = [_image(path) for path in files]
-    shots += [None] * (len(request.pairs) - len(shots))
-    columns = len(request.pairs) // len(request.prompts)
-    rows = [
-        (prompt, [(request.pairs[at + i][1], shots[at + i]) for i in range(columns)])
-        for prompt, at in zip(request.prompts, range(0, len(shots), columns), strict=True)
-    ]
-    done = len(files) == len(request.pairs)
-    return TEMPLATES.get_template("grid.html").render(
-        rows=rows, done=len(files), total=len(shots), folder=shown(request.folder) if done else ""
-    )
+    total = len(request.prompts) * len(request.seeds)
+    shots = iter([*map(_image, files), *[None] * (total - len(files))])
+    rows = [(prompt, [(seed, next(shots)) for seed in request.seeds]) for prompt in request.prompts]
+    folder = shown(request.folder) if len(files) == total else ""
+    return TEMPLATES.get_template("grid.html").render(rows=rows, done=len(files), total=total, folder=folder)
 
 
 def downloads(offers: Mapping[str, str | None]) -> str:

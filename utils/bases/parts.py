@@ -21,7 +21,7 @@ WITH_WEIGHTS = {
 # Of the autoencoder, nearly all of it convolutions, which are faster so; the UNet gains nothing measurable.
 VAE_LAYOUT = torch.channels_last
 TARGETS = ("epsilon", "v_prediction")
-OLD_BUFFER = "position_ids"  # a constant that text encoders of 2022 hold beside their weights
+OLD_BUFFER = "position_ids"  # a constant that text encoders of 2022 hold along with their weights
 
 
 def check_index(

@@ -26,7 +26,7 @@ KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "
 def read_flags(config: type, path: Path, ignored: Collection[str] = ()) -> dict[str, Any]:
     """Field -> value, of the dataclass `config`, as the file of --config gives them; limits are not checked.
 
-    ignored: what a saved configuration records beside its fields. Raises UserError as `read_table` and
+    ignored: what a saved configuration records besides its fields. Raises UserError as `read_table` and
     `typed_values` do.
     """
     values, saved = read_table("--config", path), is_saved(path)

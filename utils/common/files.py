@@ -53,7 +53,7 @@ def one_line(doing: str, path: str | Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """`write(partial)` fills a file beside `path`, which then takes its place in one piece.
+    """`write(partial)` fills a file next to `path`, which then takes its place in one piece.
 
     At every moment, also of a kill or a power cut, `path` is the older file or the whole new one. The file
     gets the umask's mode. When `write` fails, the partial file is removed and the older one stays; an

@@ -61,7 +61,7 @@ def settle_folder(folder: Path) -> None:
         names, stale = listed
         waiting = [name for name in names if (staging / name).exists()]  # the others are in their places
         # First away with all that is old, so that also a reader that does not know of the list may miss
-        # files, but never sees an old one beside a new one.
+        # files, but never sees an old one next to a new one.
         for name in [*stale, *waiting]:
             (folder / name).unlink(missing_ok=True)
         for name in waiting:

@@ -5,7 +5,7 @@ command:
 
     python -P process.py PARENT SIGNAL COMMAND…
 
-So no Python runs between fork and exec, which is not safe beside threads. Only Linux has such a signal:
+So no Python runs between fork and exec, which is not safe with threads. Only Linux has such a signal:
 elsewhere a command outlives a starter that is killed by SIGKILL.
 """
 

@@ -79,7 +79,7 @@ def aliases_of(concept: ConceptWeights, path: Path, given: str | None) -> dict[s
 
 
 def parts_beyond(concept: ConceptWeights) -> list[str]:
-    """What was trained beside K, V and token rows: learners, and what this file does not know."""
+    """What was trained besides K, V and token rows: learners, and what this file does not know."""
     held = {each.name: getattr(concept, each.name) for each in fields(concept)}
     known = ("weights", "deltas", "rows", "parts")
     later = [n for n, value in held.items() if isinstance(value, Mapping) and value and n not in known]
@@ -215,7 +215,7 @@ def _write(
 def write_embeddings(
     folder: Path, rows: dict[str, Tensor], aliases: dict[str, str], kohya: bool, widths: Sequence[int] = ()
 ) -> None:
-    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's beside in kohya/.
+    """{token: (n, D)}, one file per token, for diffusers, ComfyUI and A1111; and kohya's too, in kohya/.
 
     widths: of the base's text encoders. With two, as in SDXL, a file is {"clip_l": (n, D₁), "clip_g":
     (n, D₂)}, which all tools but diffusers read, kohya's too; diffusers loads the two tensors one by one.

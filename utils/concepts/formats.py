@@ -31,7 +31,7 @@ SUFFIXES = (".safetensors", ".bin")
 
 
 def read_concept(path: Path, token: str | None = None) -> ConceptWeights:
-    """The concept in a directory or a file. The official K/V file brings the token files beside it.
+    """The concept in a directory or a file. The official K/V file brings the token files next to it.
 
     token: what to call the concept's only token. Default: the name in the file, else <file's name>.
     Raises UserError if files are missing or ambiguous, or if their content is not a concept's.
@@ -83,7 +83,7 @@ def _read_files(folder: Path, found: dict[str, Path], weights_file: Path | None)
     weights = _parse(read_dictionary(weights_file), weights_file).weights if weights_file else {}
     if weights_file and not weights:
         raise UserError(f"{weights_file} holds no K/V; train or download the concept again")
-    if manifest is None:  # official and HF: every other weights file beside the K/V is a token's
+    if manifest is None:  # official and HF: every other weights file next to the K/V is a token's
         files = [f for f in found.values() if f.suffix in SUFFIXES and f.stem != WEIGHTS_STEM]
         return ConceptWeights(weights, rows=_read_token_files(files))
     tokens = manifest["modifier_tokens"]
@@ -199,7 +199,7 @@ def _parse(content: dict[str, Any], path: Path) -> ConceptWeights:
 
 
 def _parse_lora(content: dict[str, Any], path: Path) -> ConceptWeights:
-    """kohya's layout, and what scripts.export noted: the tokens' files beside it, classes and base."""
+    """kohya's layout, and what scripts.export noted: the tokens' files next to it, classes and base."""
     noted = read_note(path)
     rows = _read_token_files(files_beside(path))
     classes = tuple(noted.get("classes", ())) if rows else ()

@@ -159,7 +159,7 @@ def read_note(path: Path) -> dict[str, Any]:
 
 
 def files_beside(path: Path) -> list[Path]:
-    """The embeddings that a LoRA of scripts.export names and that lie beside it; others are given apart."""
+    """The embeddings that a LoRA of scripts.export names and that lie next to it; others are given apart."""
     names = read_note(path).get("tokens", {}).values()
     return [
         path.with_name(name) for name in names if Path(name).name == name and path.with_name(name).is_file()

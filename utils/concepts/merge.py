@@ -8,7 +8,7 @@ their own W gave.
 
 W − W⁰ is sought only along directions in which the captions' text states vary. They come out of a layer norm,
 so along 1/γ all of them are the same small number, .0013 on toon: there a bias of keys and values would take
-weights of hundreds, beside which a LoRA of few ranks would keep nothing else.
+weights of hundreds, next to which a LoRA of few ranks would keep nothing else.
 
 Shapes: C channels of a layer, D text width, m rows of target words (Cᵀ above is D × m), n of captions.
 All of it is float64, text encoder included.

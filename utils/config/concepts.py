@@ -70,7 +70,7 @@ class ConceptFlags:
 
     instance_data_dir: str | None = option(
         None,
-        "folder with the concept's images; dog.txt beside dog.jpg, or a line of metadata.jsonl (file_name, "
+        "folder with the concept's images; dog.txt next to dog.jpg, or a line of metadata.jsonl (file_name, "
         "text), is an image's own caption, in which the token or the class word stands for the concept",
         set_by_evaluation=True,
     )
@@ -82,7 +82,7 @@ class ConceptFlags:
     )
     class_data_dir: str | None = option(
         None,
-        "folder of the class images, whose captions may lie beside them too (default: inside output_dir)",
+        "folder of the class images, whose captions may lie next to them too (default: inside output_dir)",
     )
     class_prompt: str | None = option(None, "prompt of the class images, e.g. 'a photo of a dog'")
     concepts_list: str | None = option(

@@ -18,8 +18,8 @@ class DataFlags:
     )
     masked_loss: bool = option(
         False,
-        "the denoising loss counts the subject alone, by dog.mask.png beside dog.jpg (white: subject) or the "
-        "alpha channel; divided by the subject's area, so that its size does not matter",
+        "the denoising loss counts the subject alone, by dog.mask.png next to dog.jpg (white: subject) or "
+        "the alpha channel; divided by the subject's area, so that its size does not matter",
     )
     caption_dropout: float = option(
         0.0, "share of instance images that come with an empty caption", minimum=0, below=1

@@ -44,7 +44,7 @@ def _adamw8bit(groups: Groups, config: "OptimisationFlags") -> "Optimizer":
     """Its two moments in 8 bits: 2 bytes a parameter, not 8. Tensors below 4096 numbers keep float32.
 
     SD 1.5's whole UNet, 860 million numbers, then needs 3.4 GB of weights, 3.4 of gradients and 1.8 of
-    moments: 8.6 GB beside the activations, where AdamW's moments alone are 6.9.
+    moments: 8.6 GB besides the activations, where AdamW's moments alone are 6.9.
     """
     import bitsandbytes
 

@@ -1,4 +1,4 @@
-"""The flags of what a training writes beside the concept: checkpoints, trackers, validation images."""
+"""The flags of what a training writes besides the concept: checkpoints, trackers, validation images."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -37,7 +37,7 @@ class ReportFlags:
     heading = "reports"
 
     report_to: str = option(
-        "none", "tracker beside the log file", choices=("none", "tensorboard", "wandb"), may_differ=True
+        "none", "tracker besides the log file", choices=("none", "tensorboard", "wandb"), may_differ=True
     )
     tracker_name: str = option("classdiffusion", "project name given to the tracker", may_differ=True)
     validation_prompt: str | None = option(

@@ -1,4 +1,4 @@
-"""The training configuration: one frozen dataclass of flag groups, each beside what it is about.
+"""The training configuration: one frozen dataclass of flag groups, each next to what it is about.
 
 Nothing here imports torch, so that `--help` and a mistaken flag are answered at once.
 """

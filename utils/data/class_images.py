@@ -11,11 +11,11 @@ from tqdm import tqdm
 from utils.bases.registry import Base, as_dict, recorded_name
 from utils.common.errors import UserError, short
 from utils.common.files import check_writable_folder, one_line
-from utils.common.images import check_images, is_image, save_png
+from utils.common.images import check_images, is_image
 from utils.common.seeds import seed_of
 from utils.config.concepts import Concept
 from utils.data.image_captions import read_captions
-from utils.sampling.images import sample
+from utils.sampling.images import draw
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -71,13 +71,11 @@ def generate_class_images(
             continue
         with one_line("make", folder):
             folder.mkdir(parents=True, exist_ok=True)
-        prompts = [concept.class_prompt] * len(numbers)
-        seeds = [seed_of(seed, "class image", i) for i in numbers]
-        images = sample(pipeline, prompts, seeds, batch_size=batch_size, **as_dict(base.class_images))
-        bar = tqdm(zip(numbers, seeds, images, strict=True), "class images", total=len(numbers))
-        for number, image_seed, image in bar:
-            about = {"prompt": concept.class_prompt, "seed": image_seed, "base": recorded_name(base)}
-            save_png(image, folder / _name(number), about)
+        jobs = [(concept.class_prompt, seed_of(seed, "class image", i), folder / _name(i)) for i in numbers]
+        about, settings = {"base": recorded_name(base)}, as_dict(base.class_images)
+        drawn = draw(pipeline, jobs, about, batch_size=batch_size, **settings)
+        for _ in tqdm(drawn, "class images", total=len(numbers)):
+            pass
 
 
 def drawn_by_others(images: Iterable[Path], base: str) -> Counter[str]:

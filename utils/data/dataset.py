@@ -45,7 +45,7 @@ def time_ids(photo: tuple[int, int], size: Size, window: tuple[int, int] | None,
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What is done with the instance images beside the method's view.
+    """What is done with the instance images besides the method's view.
 
     masked: the loss counts the subject alone. buckets: sizes, of which each image takes the one of its aspect
     ratio; empty: every image becomes a square. caption_dropout: the share of items without a caption.

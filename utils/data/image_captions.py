@@ -1,4 +1,4 @@
-"""Captions of single images: a `.txt` beside the image, or Hugging Face's `metadata.jsonl` of the folder."""
+"""Captions of single images: a `.txt` next to the image, or Hugging Face's `metadata.jsonl` of the folder."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Where the subject is in an image: a grey mask beside it, `dog.mask.png` of `dog.jpg`, or its alpha channel.
+"""Where the subject is in an image: a grey mask next to it, `dog.mask.png` of `dog.jpg`, or its alpha.
 
 W, H width and height in pixels, f pixels per latent, h, w = H // f, W // f latent pixels.
 """

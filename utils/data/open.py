@@ -65,7 +65,7 @@ def check_data(config: TrainConfig, base: BaseModel) -> None:
     images = [path for _, path in instances.images]
     if config.masked_loss and len(unmasked(images)) == len(images):
         raise UserError(
-            f"--masked_loss has no effect: no image has a mask; give {mask_file(images[0]).name} beside "
+            f"--masked_loss has no effect: no image has a mask; give {mask_file(images[0]).name} next to "
             f"{images[0].name}, or an alpha channel, or leave it out"
         )
     if config.shuffle_captions and not any("," in caption for caption in _captions(config, instances)):

@@ -27,7 +27,7 @@ from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
 from utils.evaluation.training_process import is_trained, train
 from utils.sampling.embedding_adjustment import adjustment
-from utils.sampling.images import sample
+from utils.sampling.images import draw
 from utils.training.lock import RunLock, is_held
 
 
@@ -55,8 +55,8 @@ def run_job(
         unrelated = tuple([results / s.image for s in of] for of in (extra.unrelated, extra.unrelated_base))
         concept = None if method == BASE else concept_of(folder, source, subject, method, scorer.device)
         how = (settings.drawing, batch_size, scorer.device)
-        draw(results, extra.unrelated_base, source, None, *how)
-        draw(results, shots + extra.of_method, source, concept, *how)
+        draw_missing(results, extra.unrelated_base, source, None, *how)
+        draw_missing(results, shots + extra.of_method, source, concept, *how)
     score_subject(results, folder, subject, shots, of_class, scorer, unrelated)
 
 
@@ -122,7 +122,7 @@ def concept_of(folder: Path, source: Source, subject: Subject, method: str, devi
     return concept
 
 
-def draw(
+def draw_missing(
     results: Path,
     shots: list[Shot],
     source: Source,
@@ -143,15 +143,15 @@ def draw(
         if rotation is not None:
             classes = dict(zip(loaded.token_ids, loaded.classes, strict=True))
             turned = adjustment(pipeline, classes, loaded.rows_only, rotation, norm)
-    prompts, seeds = [shot.prompt for shot in missing], [shot.seed for shot in missing]
-    drawn = sample(pipeline, prompts, seeds, batch_size=batch_size, adjust=turned, **how)
-    for shot, image in zip(missing, drawn, strict=True):
-        path = results / shot.image
-        path.parent.mkdir(parents=True, exist_ok=True)
-        about = {"prompt": shot.prompt, "seed": shot.seed} | how
-        if concept is not None and rotation is not None:
-            about |= {"embedding_adjustment": rotation, "embedding_adjustment_norm": norm}
-        save_png(image, path, about | {"base": source.base.name, "concept": concept or ""})
+    about = dict(how)
+    if concept is not None and rotation is not None:
+        about |= {"embedding_adjustment": rotation, "embedding_adjustment_norm": norm}
+    about |= {"base": source.base.name, "concept": concept or ""}
+    for shot in missing:
+        (results / shot.image).parent.mkdir(parents=True, exist_ok=True)
+    jobs = [(shot.prompt, shot.seed, results / shot.image) for shot in missing]
+    for _ in draw(pipeline, jobs, about, batch_size=batch_size, adjust=turned, **how):
+        pass
 
 
 def take_in(results: Path, source: Source) -> None:

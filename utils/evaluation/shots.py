@@ -19,7 +19,7 @@ from utils.sampling.prompts import check_length
 from utils.scores.similarity import with_class, without_modifier
 
 GENERATED = "generated"  # in a method's place: images that came from elsewhere
-GRID = "grid.png"  # inference.py writes it beside the images
+GRID = "grid.png"  # inference.py writes it next to the images
 DRIFT = "drift"  # in a results folder: the base's images of the unrelated prompts, shared by all methods
 
 # Prompts of Drift for a base that knows the whole world; those that name a subject's class are left out.
@@ -103,7 +103,7 @@ def names(text: str, word: str) -> bool:
 
 @dataclass(frozen=True)
 class Extra:
-    """Images that scores of a subject need beside those of its prompts; empty where no score does.
+    """Images that scores of a subject need besides those of its prompts; empty where no score does.
 
     of_class: of the class alone, for each individual. unrelated, unrelated_base: of prompts that do not name
     it, by the method and by the base.

@@ -78,7 +78,7 @@ def train(
     """Trains into `concept`, going on from its newest checkpoint; of a finished training no checkpoint stays,
     or with keep_checkpoints every one.
 
-    What the training prints goes to train.txt beside the folder. It ends when this process ends, however.
+    What the training prints goes to train.txt next to the folder. It ends when this process ends, however.
     Raises UserError and FloatingPointError as the training does, UserError if a signal ended it, RuntimeError
     if it fails otherwise.
     """
@@ -117,7 +117,7 @@ def _failure(code: int, what: str, log: Path) -> Exception:
 def _concept_flags(
     subject: Subject, method: str, base: str, flags: Sequence[str], concept: Path
 ) -> list[str]:
-    """A subject's command line; for several individuals a concepts list is written beside the concept.
+    """A subject's command line; for several individuals a concepts list is written next to the concept.
 
     In a flag's value `{}`, or `{0}` and `{1}` for two, is the subject, as in a prompt: --validation_prompt.
     """

@@ -138,7 +138,7 @@ def attach(base: "BaseModel") -> Parameters:
 def pack(base: "BaseModel", parameters: Parameters) -> Tensors:
     """{layer: (K, D)}, rows in the order of the concept's tokens. With one token: the layout of kohya's XTI.
 
-    The token files beside it hold the rows from which training started.
+    The token files next to it hold the rows from which training started.
     """
     keys = layer_keys(base.unet)
     return dict(zip(keys, parameters["rows"].unflatten(0, (len(keys), -1)), strict=True))

@@ -34,8 +34,8 @@ class Learner:
     modifier token stay as they are. layered: whether text states hold a copy for each layer. timed: whether
     a token means something else at every timestep, so that its prompts have no text states of their own.
     one_vector: whether a token has to be a single row (--num_vectors 1).
-    keeps(base): bytes that it keeps beside its parameters, once attached. one_encoder: whether it knows bases
-    with a single text encoder only. layout: of its file, see LAYOUTS.
+    keeps(base): bytes that it keeps besides its parameters, once attached. one_encoder: whether it knows
+    bases with a single text encoder only. layout: of its file, see LAYOUTS.
     install(base, tensors, token ids by token, path): for a learner that more than changed weights put
     into effect; called after `merge` has checked the tensors, when the tokens are in place.
     hook_copy(base, unet): what `install` did to the base's UNet, for one made from its weights;

@@ -7,8 +7,8 @@ published count of the matrices alone.
 U and Vᵀ are kept in float32, 1.26 times the UNet's own numbers (4.3 GB at SD 1.5), and every W' is formed
 when it is used: gradient checkpointing forms it again instead of keeping it. Where singular values are nearly
 equal, U and V are not unique, and another machine may choose others; so they are computed in float64 on the
-CPU, and a concept's file holds σ beside δ, by which a loader checks that it shifts the same matrices. That
-takes minutes for a large UNet, whose U, σ and Vᵀ are therefore kept in the user's cache, see `bases_of`.
+CPU, and a concept's file holds σ along with δ, by which a loader checks that it shifts the same matrices.
+That takes minutes for a large UNet, whose U, σ and Vᵀ are therefore kept in the user's cache, see `bases_of`.
 
 Shapes: o outputs, i = in·kh·kw inputs, r = min(o, i).
 """

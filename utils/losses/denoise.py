@@ -50,8 +50,8 @@ def loss_prior(noise_pred: Tensor, target: Tensor) -> Tensor:
     """Prior preservation on class images: the plain mean squared error.
 
     noise_pred, target: (B, C, h, w). Returns a float32 scalar.
-    Quirk kept from the official code: a mean beside `loss_denoise`'s sum over channels, so at prior weight 1
-    a class image counts a quarter of an instance image.
+    Quirk kept from the official code: a mean where `loss_denoise` is a sum over channels, so at prior weight
+    1 a class image counts a quarter of an instance image.
     """
     return F.mse_loss(noise_pred.float(), target.float())
 

@@ -1,4 +1,4 @@
-"""The losses that may join the denoising loss, one row each; the terms are in the files beside it."""
+"""The losses that may join the denoising loss, one row each; the terms are in the files next to it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_finite(terms: dict[str, float], step: int) -> None:
 
 @dataclass(frozen=True)
 class Loss:
-    """A term beside the denoising loss: its name in the log, its weight λ, and the term itself.
+    """A term added to the denoising loss: its name in the log, its weight λ, and the term itself.
 
     title: what users know it by, for messages. weight(config): None where a run does not have it; 0: it is
     logged, without gradient. prior: it needs class images. text: it depends on the text path alone, so that a

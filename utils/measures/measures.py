@@ -1,4 +1,4 @@
-"""What a training measures of itself beside its losses: with fixed captions, images and noise, so that
+"""What a training measures of itself besides its losses: with fixed captions, images and noise, so that
 checkpoints can be compared. Nothing here learns or draws from a shared generator.
 
 K concepts.

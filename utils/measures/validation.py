@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 from PIL import Image
 from tqdm import tqdm
 
-from utils.common.images import save_png
 from utils.sampling.grids import save_grid
-from utils.sampling.images import sample
+from utils.sampling.images import draw
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -29,11 +28,10 @@ def validate(
     The images and their grid are kept in `folder`. A bar shows what is being drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = range(seed, seed + count)
-    drawn = sample(pipeline, [prompt] * count, seeds, num_inference_steps, guidance_scale, eta, batch_size=1)
-    about = f"{count} of '{prompt[:60]}', {num_inference_steps} steps each"
-    images = list(tqdm(drawn, about, total=count, leave=False, unit="image"))
-    for image_seed, image in zip(seeds, images, strict=True):
-        save_png(image, folder / f"seed-{image_seed}.png", {"prompt": prompt, "seed": image_seed})
+    jobs = [(prompt, each, folder / f"seed-{each}.png") for each in range(seed, seed + count)]
+    settings = {"num_inference_steps": num_inference_steps, "guidance_scale": guidance_scale, "eta": eta}
+    drawn = draw(pipeline, jobs, {}, batch_size=1, **settings)
+    title = f"{count} of '{prompt[:60]}', {num_inference_steps} steps each"
+    images = list(tqdm(drawn, title, total=count, leave=False, unit="image"))
     save_grid(images, [prompt], folder / "grid.png")
     return images

@@ -101,7 +101,7 @@ PLACES = (
 
 
 def _name_dots(axes: Axes, dots: Mapping[str, Point]) -> None:
-    """A name beside each dot, at the first of PLACES where it covers no other name, no dot, no edge; where
+    """A name next to each dot, at the first of PLACES where it covers no other name, no dot, no edge; where
     there is none, at the one that covers least."""
     renderer = FigureCanvasAgg(axes.figure).get_renderer()
     axes.figure.draw_without_rendering()  # so that the layout is done and places are known

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 WINDOW = 16  # frames of a FreeNoise window: the length adapters are trained on
 FREE_INIT_ROUNDS = 3
-ROOMY = 16 * 2**30  # bytes of free GPU memory with which 16 frames of 512 px fit beside all of SD 1.5
+ROOMY = 16 * 2**30  # bytes of free GPU memory with which 16 frames of 512 px fit besides all of SD 1.5
 
 
 def load_video_pipeline(

@@ -7,7 +7,8 @@ A trained concept in Python:
     image = next(sample(pipeline, ["a <new1> dog wearing headphones on the beach"], seeds=[0]))
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -18,6 +19,8 @@ from utils.bases.base import Adjust, BaseModel
 from utils.bases.families import as_base
 from utils.bases.registry import Sampling
 from utils.common.errors import in_memory
+from utils.common.images import save_png
+from utils.sampling.grids import slugs
 from utils.sampling.settings import SCHEDULERS, check_scheduler
 
 
@@ -78,3 +81,31 @@ def sample(
                 generator=[torch.Generator().manual_seed(seed) for _, seed in batch],
             ).images
         yield from images
+
+
+def jobs_of(prompts: Sequence[str], seeds: Sequence[int], folder: Path) -> list[tuple[str, int, Path]]:
+    """For `draw`: every prompt with every seed, and the file that is named after both."""
+    stems = slugs(prompts)
+    return [
+        (prompt, seed, folder / f"{stem}_{seed}.png")
+        for prompt, stem in zip(prompts, stems, strict=True)
+        for seed in seeds
+    ]
+
+
+def draw(
+    pipeline: "BaseModel | diffusers.DiffusionPipeline",
+    jobs: Iterable[tuple[str, int, Path]],
+    about: Mapping[str, Any],
+    **settings: Any,
+) -> Iterator[Image.Image]:
+    """Draws (prompt, seed, file) one after the other; yields each image when its file is written.
+
+    The files are PNGs with prompt, seed and `about` as metadata; their folders exist. settings: of `sample`.
+    """
+    jobs = list(jobs)
+    prompts, seeds = [prompt for prompt, *_ in jobs], [seed for _, seed, _ in jobs]
+    images = sample(pipeline, prompts, seeds, **settings)
+    for (prompt, seed, path), image in zip(jobs, images, strict=True):
+        save_png(image, path, {"prompt": prompt, "seed": seed} | about)
+        yield image

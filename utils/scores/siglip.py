@@ -1,4 +1,4 @@
-"""SigLIP's features of images and prompts (Zhai et al. 2023, arXiv 2303.15343), a second judge beside CLIP.
+"""SigLIP's features of images and prompts (Zhai et al. 2023, arXiv 2303.15343), a second judge besides CLIP.
 
 N images or prompts, B of a batch, L tokens that the model reads, P its width.
 """

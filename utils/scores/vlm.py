@@ -1,7 +1,7 @@
 """A judge that sees and reads: a vision-language model grades images from 0 to 4, by rubric.txt.
 
 Two questions, as in DreamBench++ (Peng et al. 2024, arXiv 2406.16855): is the subject kept, and does the
-image show its prompt? Each is asked RUNS times. Every answer is kept as it came in `answers.jsonl` beside
+image show its prompt? Each is asked RUNS times. Every answer is kept as it came in `answers.jsonl` next to
 the images, under a digest of all that was asked, and what has been graded there is not asked again.
 """
 

@@ -120,7 +120,7 @@ def begin(run: Run, stage: Stage, first: int, last: int) -> StageRun:
 
 
 def draw_texts(run: Run, at: StageRun, step: int) -> dict[str, Any]:
-    """Loss -> what it wants encoded beside the captions (`ids`); one draw for all micro-steps of a step."""
+    """Loss -> what it wants encoded with the captions (`ids`); one draw for all micro-steps of a step."""
     return {loss.name: run.prepared[loss.name].draw(step) for loss in at.losses if loss.name in run.prepared}
 
 

@@ -1,4 +1,4 @@
-"""What a run needs, beside the concept's own files, to go on exactly where it was saved.
+"""What a run needs, besides the concept's own files, to go on exactly where it was saved.
 
 One safetensors file: the optimizer's tensors as `optimizer/<parameter>/<key>`, trained tensors that the
 concept files do not hold bit for bit as `trained/<parameter>`, averages of what trains, if the run keeps

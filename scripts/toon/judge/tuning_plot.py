@@ -13,7 +13,7 @@ LABELS = ("words obeyed, %", "likeness (0: base, 1: real)")
 
 
 def draw_points(results: Path) -> list[Path]:
-    """points.png and points.svg beside the methods' files: all points, and the best one of each method."""
+    """points.png and points.svg next to the methods' files: all points, and the best one of each method."""
     every, best = [], []
     for name, method in METHODS.items():
         if (results / f"{name}.json").is_file():

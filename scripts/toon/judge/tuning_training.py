@@ -55,8 +55,8 @@ def steps_of(method: str) -> int:
 def train(method: str, flags: Sequence[str], each: Individual, folder: Path, classes: Path) -> None:
     """One training with a checkpoint after every quarter of its steps; a killed one goes on.
 
-    flags: win over toon's preset. What the training prints goes to a file beside the folder. Raises UserError
-    if the training fails.
+    flags: win over toon's preset. What the training prints goes to a file next to the folder. Raises
+    UserError if the training fails.
     """
     caption = METHODS[method].subject.format(token="<new1>", cls=each.kind)
     steps = steps_of(method)

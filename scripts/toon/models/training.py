@@ -78,7 +78,7 @@ def begin(config: TrainingFlags, name: str) -> None:
         if settings.get(key) != earlier.get(key):
             raise UserError(
                 f"{note} is of a run with --{key} {earlier.get(key)}, not {settings.get(key)}; "
-                f"give another --work_dir, or remove it and the checkpoints beside it"
+                f"give another --work_dir, or remove it and the checkpoints next to it"
             )
     write_json(note, settings)
 

@@ -1,6 +1,6 @@
 """The toon world's UNet2DConditionModel: its cached latents, its loss, and the pipeline that it completes.
 
-Timesteps are drawn evenly: what stands where is settled where there is much noise. Beside its own loss the
+Timesteps are drawn evenly: what stands where is settled where there is much noise. Besides its own loss the
 UNet is taught to hold, on its way down, what data/toon/dino or clip sees in the clean image (REPA, Yu et al.
 2024, arXiv 2410.06940). The recogniser, which judges the UNet, has no part in it.
 
@@ -62,7 +62,7 @@ PARTS = ("ear", "belly", "collar", "marking")
 class Recipe:
     """What a trial may take away, to see what it does.
 
-    align_weight: of the alignment beside the UNet's own loss. subject_weight: see `subject_weighted_mse`.
+    align_weight: of the alignment besides the UNet's own loss. subject_weight: see `subject_weighted_mse`.
     low_timesteps: most draws at little noise, 1000 · sigmoid(1.2 · N(0, 1) − .6), as before; else evenly.
     bf16: autocast of the UNet.
     """
@@ -107,7 +107,7 @@ def start_from(unet: UNet2DConditionModel, folder: Path) -> None:
 def training_scenes(seed: str, count: int, alone: float = 0.0) -> list[Scene]:
     """Scenes of training, the i-th a function of (seed, i) alone; most of them `with_free_parts`.
 
-    alone: in [0, 1], how many of them are of an animal alone on plain grounds beside those that are anyway.
+    alone: in [0, 1], how many of them are of an animal alone on plain grounds besides those that are anyway.
     """
     drawn = []
     for i, scene in enumerate(scenes(seed, count)):
@@ -238,7 +238,7 @@ def share(scene: Scene) -> int:
 
 
 def assemble(folder: Path, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
-    """Write the UNet, the scheduler and model_index.json beside the vae, tokenizer and text encoder."""
+    """Write the UNet, the scheduler and model_index.json next to the vae, tokenizer and text encoder."""
     save(unet, folder / "unet", max_shard_size="15MB")
     scheduler.save_pretrained(folder / "scheduler")
     index = {

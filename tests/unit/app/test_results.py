@@ -117,7 +117,7 @@ def test_folders_that_are_no_checkpoints_or_samples_are_passed_over(job: Job):
 
 def test_prompts_are_drawn_row_by_row_with_their_settings(job: Job):
     request = request_of(job, "a <new1> dog\n\n a dog \na <new1> dog", 2, 5)
-    assert request.pairs == [("a <new1> dog", 5), ("a <new1> dog", 6), ("a dog", 5), ("a dog", 6)]
+    assert (request.prompts, request.seeds) == (["a <new1> dog", "a dog"], range(5, 7))
     assert request.notes == ["“a dog” lacks <new1>: it may show the class, not your subject"]
     assert not (job.folder / "drawn").exists(), "preparing writes nothing"
     painter = Painter()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import utils.data.class_images
 from tests.concepts import DOG
 from utils.bases.registry import base_row
 from utils.common.errors import UserError
@@ -58,7 +57,7 @@ def test_missing_images_count_the_users_own(tmp_path: Path):
 
 def test_images_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[tuple] = []
-    monkeypatch.setattr(utils.data.class_images, "sample", draw_from_seeds(calls))
+    monkeypatch.setattr("utils.sampling.images.sample", draw_from_seeds(calls))
     dogs, cats = concept(tmp_path / "dogs"), concept(tmp_path / "cats", "a photo of a cat")
     generate_class_images(None, [dogs, cats], SD, count=3, batch_size=2, seed=7)
     assert calls == [([c.class_prompt] * 3, 50, 7.5, 0.0, 2) for c in (dogs, cats)]
@@ -77,7 +76,7 @@ def test_images_are_drawn_once_with_their_own_seeds(tmp_path: Path, monkeypatch:
 
 def test_processes_share_the_work_whoever_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     calls: list[tuple] = []
-    monkeypatch.setattr(utils.data.class_images, "sample", draw_from_seeds(calls))
+    monkeypatch.setattr("utils.sampling.images.sample", draw_from_seeds(calls))
     for rank in (1, 0):
         generate_class_images(None, [concept(tmp_path)], SD, 5, 4, seed=0, rank=rank, processes=2)
     assert [len(prompts) for prompts, *_ in calls] == [2, 3]
@@ -105,7 +104,7 @@ def test_images_that_another_base_drew_are_counted(tmp_path: Path):
 
 
 def test_folders_that_cannot_be_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(utils.data.class_images, "sample", draw_from_seeds([]))
+    monkeypatch.setattr("utils.sampling.images.sample", draw_from_seeds([]))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="--class_data_dir .*file cannot be used"):
         check_class_images(tmp_path / "file", "a dog", 3)
