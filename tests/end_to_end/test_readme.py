@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,12 @@ SHORT = {
     "python -m scripts.analyse attention_maps": "--num_images=1",
     "python -m scripts.analyse conditional_spread": "--num_phrases=8 --num_images=0",
     "python -m scripts.benchmark": None,
+    "python -m scripts.study": "--dry_run",
     "python blip2t.py": "",
 }
 # What a command in a text block names that a clone does not have -> what stands for it here.
 HAVE = {"sd15": "toon", "my/images": "data/dog", "photos/rex": "data/dog"}
+NOT_HERE = ("my/", "--vlm")  # nothing can stand for it
 # The lines of scripts/quickstart.sh that take long -> the same for seconds.
 QUICK = {
     "--validation_inference_steps=25": "--validation_inference_steps=1 --max_train_steps=2",
@@ -59,7 +62,7 @@ def here(command: str) -> str | None:
     """A command of a text block with what a clone has; None where nothing can stand for what it names."""
     for absent, present in HAVE.items():
         command = re.sub(rf"(?<=[= ]){absent}(?![\w/])", present, command)
-    return None if "my/" in command else shortened(command)
+    return None if any(each in command for each in NOT_HERE) else shortened(command)
 
 
 def tracked() -> list[str]:
@@ -101,20 +104,35 @@ def quicken(checkout: Path) -> None:
     file.write_text(text)
 
 
-@pytest.mark.slow
-def test_every_printed_command_runs_in_the_printed_order(checkout):
-    """README from its first command to its last, in one checkout; then the guides, one after the other."""
-    quicken(checkout)
+def printed() -> Iterator[list[str]]:
+    """What is pasted: README from its first command to its last, then the guides, one after the other."""
     guides = [REPOSITORY / "docs" / f"{name}.md" for name in ("photographs", "formats", "evaluation")]
     for text in [README, *(guide.read_text(encoding="utf-8") for guide in guides)]:
         found = re.findall(r"^```(bash|python|text)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
         for language, body in found:
             if language == "python":
-                paste([sys.executable, "-c", body], checkout)
+                yield [sys.executable, "-c", body]
                 continue
             adapt = here if language == "text" else shortened
-            for command in filter(None, map(adapt, commands(body))):
-                paste(["bash", "-c", command], checkout)
+            yield from (["bash", "-c", command] for command in filter(None, map(adapt, commands(body))))
+
+
+def test_every_printed_command_is_known_here():
+    assert len(list(printed())) > 20 and all(map(printed_once, SHORT))
+
+
+def printed_once(beginning: str) -> bool:
+    texts = [README, *(guide.read_text(encoding="utf-8") for guide in (REPOSITORY / "docs").glob("*.md"))]
+    return any(beginning in text for text in texts)
+
+
+@pytest.mark.slow
+def test_every_printed_command_runs_in_the_printed_order(checkout):
+    """In one checkout; `pytest -s` shows how far it is."""
+    quicken(checkout)
+    for command in printed():
+        print(command[-1].strip().splitlines()[0], flush=True)
+        paste(command, checkout)
     written = ["ckpt/dog/concept.json", "ckpt/teddy_bear_barn/concept.json", "ckpt/rex/concept.json"]
     written += ["outputs/grid.png", "outputs/quickstart/grid.png", "outputs/dog_sd/model_index.json"]
     written += ["outputs/dog_lora/dog_lora.safetensors", "outputs/rex_lora/rex_lora.safetensors"]
