@@ -18,7 +18,7 @@ from utils.common.files import remove
 from utils.config.train_config import TrainConfig
 from utils.evaluation.data_sets import Subject
 from utils.evaluation.folder import Settings, is_scored
-from utils.evaluation.runs import draw
+from utils.evaluation.runs import draw_missing
 from utils.evaluation.scoring import Scorer, score_subject
 from utils.evaluation.shots import Shot, extra_shots, shots_of
 from utils.evaluation.sources import Source
@@ -180,8 +180,8 @@ def _judge(
     drawing = replace(settings.drawing, embedding_adjustment=adjustment, embedding_adjustment_norm=norm)
     concept = cell.folder(results) / "concept" / f"checkpoint-{step}"
     wanted = [*shots, *(shot for group in of_class for shot in group), *unrelated]
-    draw(results, wanted, source, concept, drawing, batch_size, scorer.device)
-    draw(results, of_base, source, None, settings.drawing, batch_size, scorer.device)
+    draw_missing(results, wanted, source, concept, drawing, batch_size, scorer.device)
+    draw_missing(results, of_base, source, None, settings.drawing, batch_size, scorer.device)
     files = [[results / shot.image for shot in group] for group in of_class]
     pair = tuple([results / shot.image for shot in each] for each in (unrelated, of_base))
     score_subject(results, results / place, cell.subject, shots, files, scorer, pair)

@@ -156,7 +156,9 @@ def as_markdown(found: Found) -> str:
 def _checkpoints(found: Found) -> str:
     columns = found.columns
     heads = [score_row(name).label + (" ↓" if score_row(name).good < 0 else "") for name in columns]
-    rows: list[list[Any]] = [["base", "–", len(found.base), *(_of_base(found.base, n) for n in columns)]]
+    rows: list[list[Any]] = [
+        ["base", "–", len(found.base), *(cell_of(_of_base(found.base, n)) for n in columns)]
+    ]
     for name in found.names:
         for step in found.steps(name):
             points = found.at(name, step)
@@ -189,15 +191,15 @@ def _choices(found: Found) -> list[str]:
     return ["The checkpoints that --select_checkpoint chose:", grid(heads, rows)] if rows else []
 
 
-def _of_base(base: Mapping[str, Values], score: str) -> str:
+def _of_base(base: Mapping[str, Values], score: str) -> Interval | None:
     values = [each[score] for each in base.values() if score in each]
     bounds = (0, 1) if score_row(score).percent else None
-    return cell_of(mean_interval(values, bounds=bounds) if values else None)
+    return mean_interval(values, bounds=bounds) if values else None
 
 
 def draw_curves(found: Found, stem: Path) -> list[Path]:
-    """For each arm but the reference's, its variants and the reference: words against likeness and against
-    steps, with intervals."""
+    """For each arm but the reference's, its variants and the reference: words against likeness, with the
+    base as a cross, and against steps; with intervals."""
     arm_of = {name: c.training.variant.arm for c in found.cells for name in c.training.judged}
     arms = list(dict.fromkeys(arm_of[name] for name in found.names if name != found.plan.reference))
     arms = arms or [arm_of[found.plan.reference]]
@@ -214,6 +216,7 @@ def draw_curves(found: Found, stem: Path) -> list[Path]:
                 series = None if name == found.plan.reference else names.index(name)
                 _curve(axes[0], name, series, x, y)
                 _curve(axes[1], name, series, [Interval(step) for step in found.steps(name)], y)
+            _curve(axes[0], "base", None, *([_of_base(found.base, n)] for n in (LIKENESS, found.words)))
             for ax, label in zip(axes, (likeness.label, "training steps"), strict=True):
                 ax.set_xlabel(label)
                 ax.set_ylabel(words.label)
@@ -227,7 +230,8 @@ def _curve(ax: Axes, name: str, series: int | None, x: Sequence[Interval], y: Se
     """A line with a dot for each checkpoint, and its intervals as thin crosses."""
     dash = DASHES[(series or 0) // SERIES % len(DASHES)]
     xs, ys = [each.mean for each in x], [each.mean for each in y]
-    ax.plot(xs, ys, color=colour(series), linestyle=dash, marker="o", markersize=3, label=name)
+    shape = {"marker": "x", "markersize": 6} if name == "base" else {"marker": "o", "markersize": 3}
+    ax.plot(xs, ys, color=colour(series), linestyle=dash, label=name, **shape)
     for a, b in zip(x, y, strict=True):
         thin = {"color": colour(series), "linewidth": 0.6, "alpha": 0.45}
         if a.low is not None:
