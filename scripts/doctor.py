@@ -43,7 +43,7 @@ class DoctorConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if unknown := [name for name in self.bases if name not in BASES]:
-            raise UserError(f"--costs {short(unknown[0])}: choose of {', '.join(BASES)}, or none")
+            raise UserError(f"--costs {short(unknown[0])}: choose from {', '.join(BASES)}, or none")
 
     @property
     def bases(self) -> list[str]:

@@ -32,7 +32,7 @@ class GpuCheckConfig:
     def __post_init__(self) -> None:
         check_fields(self)
         if unknown := [name for name in self.names if name not in CHECKS]:
-            raise UserError(f"--checks {unknown[0]}: choose of {', '.join(CHECKS)}")
+            raise UserError(f"--checks {unknown[0]}: choose from {', '.join(CHECKS)}")
 
     @property
     def names(self) -> list[str]:

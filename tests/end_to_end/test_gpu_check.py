@@ -54,7 +54,7 @@ def _done(code: int) -> subprocess.CompletedProcess:
 
 
 def test_an_unknown_check_and_a_missing_gpu_are_refused(tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="--checks speed: choose of parity, "):
+    with pytest.raises(UserError, match="--checks speed: choose from parity, "):
         gpu_check.main(["--checks=speed"])
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(UserError, match="no CUDA device"):

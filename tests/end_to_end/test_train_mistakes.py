@@ -24,6 +24,7 @@ from tests.end_to_end.training import (
     files_in,
 )
 from utils.common.errors import exit_on_user_error
+from utils.common.images import save_png
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing(train, tmp_path, capfd):
@@ -140,7 +141,7 @@ def workplace(tmp_path: Path, tiny_base: Path, pictures, monkeypatch) -> Path:
     (tmp_path / "deep" / "vae" / "config.json").write_text(json.dumps(vae | {"block_out_channels": [32] * 5}))
     (tmp_path / "cats").mkdir()
     cat = {"prompt": "a cat", "seed": 1}
-    utils.data.class_images.save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
+    save_png(Image.new("RGB", (16, 16)), tmp_path / "cats" / "class-00000.png", cat)
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setattr(train_classdiffusion, "set_up", None)
     monkeypatch.setattr("utils.bases.pretrained.hf_hub_download", None)

@@ -56,7 +56,7 @@ def test_a_precision_that_fails_says_why(monkeypatch):
 
 
 def test_an_unknown_base_is_refused():
-    with pytest.raises(UserError, match="--costs sd3: choose of toon, sd15, sd21, sdxl, or none"):
+    with pytest.raises(UserError, match="--costs sd3: choose from toon, sd15, sd21, sdxl, or none"):
         doctor.main(["--costs=toon,sd3"])
 
 
