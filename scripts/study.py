@@ -1,7 +1,7 @@
 """A study: many trainings by a plan, each checkpoint judged, words obeyed against likeness.
 
 python -m scripts.study scripts/plans/toon_short.toml --dry_run
-python -m scripts.study scripts/plans/toon_short.toml --output_dir results/study
+python -m scripts.study scripts/plans/toon_short.toml --output_dir outputs/study
 python -m scripts.study scripts/plans/spl.toml --dataset dreambooth --data_dir my/dreambooth --base sd15
 
 A killed study goes on where it was when it is started again. Start the same command several times, on as many
@@ -30,7 +30,7 @@ class Flags(JudgeFlags):
     subjects: str | None = option(None, "these alone, joined by commas (default: the plan's)", longest=10_000)
     arms: str | None = option(None, "these of the plan's [arms.…] and its reference, joined by commas")
     batch_size: int | None = option(None, "images drawn at a time (default: 8)", minimum=1)
-    output_dir: Path = option(Path("results/study"), "the results folder")
+    output_dir: Path = option(Path("outputs/study"), "the results folder")
     table_only: bool = option(False, "write the table and the figure of what is judged so far; train nothing")
     dry_run: bool = option(
         False, "count the trainings and images, time one step of each, estimate the whole; write nothing"
