@@ -60,13 +60,18 @@ MPI = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")  # launchers t
 
 
 def check_processes() -> None:
-    """Raises UserError for the processes of a launcher that would each do all the work alone.
+    """Raises UserError for a launcher that asks for FSDP, or whose processes would each work alone.
 
     accelerate joins processes that have a GPU each, or all on the CPU if ACCELERATE_USE_CPU says so.
     """
     import torch
     from accelerate.utils import parse_flag_from_env
 
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        raise UserError(
+            "the launcher asks for FSDP, but losses and checkpoints here read parameters whole: launch it "
+            "without (each process then holds the model); --low_memory and --mixed_precision bf16 save memory"
+        )
     # `accelerate launch --num_processes 2 --cpu` starts one process, and names a meeting place for two.
     lone = "MASTER_ADDR" in os.environ and "ACCELERATE_MIXED_PRECISION" in os.environ
     if lone and not any(name in os.environ for name in ("WORLD_SIZE", *MPI)):

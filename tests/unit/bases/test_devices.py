@@ -50,6 +50,14 @@ def test_processes_that_would_work_apart(launched, settings, message):
     assert str(mistake.value) == message
 
 
+def test_fsdp_is_refused_where_accelerate_would_ignore_it_and_elsewhere(launched, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    for settings in ((2, 0, 2, "true"), (2, 2)):
+        launched(*settings)
+        with pytest.raises(UserError, match="asks for FSDP, but losses and checkpoints here read parameters"):
+            check_processes()
+
+
 def test_an_accelerate_launch_of_two_on_the_cpu_is_not_one_silently(launched, monkeypatch):
     """What `accelerate launch --num_processes 2 --cpu` sets for its only process."""
     launched(1, 0, use_cpu="true")
