@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -55,7 +56,7 @@ class Endpoint:
         self.url, self.model = read_address(address)
         self.name = f"{self.model} at {self.url}"
         self.notice = f"{self.name}, {SENT}"
-        self._as_png = as_png
+        self._as_png, self._stopped = as_png, threading.Event()
         self._open = urllib.request.build_opener(_NoRedirect).open
 
     def answer(self, parts: "Sequence[str | Image.Image]", seed: int) -> str:
@@ -80,9 +81,17 @@ class Endpoint:
                         f"--vlm {self.name} did not answer in {TRIES} tries ({reason}); the same command "
                         "goes on from here"
                     ) from reason
-                time.sleep(min(wait if reason.wait is None else reason.wait, LONGEST_WAIT))
+                self._pause(min(wait if reason.wait is None else reason.wait, LONGEST_WAIT))
                 wait *= 2
         raise AssertionError("unreachable")
+
+    def stop(self) -> None:
+        """Ends the waiting between tries, of all threads."""
+        self._stopped.set()
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopped.wait(seconds):
+            raise UserError("stopped")
 
     def _part(self, part: "str | Image.Image") -> dict[str, Any]:
         if isinstance(part, str):

@@ -34,6 +34,9 @@ class LocalModel:
             )
         self.model = load_judge(AutoModelForImageTextToText, model, dtype=dtype).to(self.device).eval()
 
+    def stop(self) -> None:
+        """Nothing waits here."""
+
     @torch.no_grad()
     def answer(self, parts: Sequence[str | Image.Image], seed: int) -> str:
         """Sampled at TEMPERATURE; the same parts and seed give the same answer."""

@@ -48,6 +48,8 @@ class Speaker(Protocol):
 
     def answer(self, parts: Sequence[Part], seed: int) -> str: ...
 
+    def stop(self) -> None: ...  # for good
+
 
 @dataclass(frozen=True)
 class Question:
@@ -86,7 +88,11 @@ class Grader:
             return self._ask(file, question, run, len(earlier)) if found is None else found
 
         with ThreadPoolExecutor(self.speaker.parallel) as pool:
-            grades = list(pool.map(grade, asked, runs))
+            try:
+                grades = list(pool.map(grade, asked, runs))
+            except BaseException:  # a signal, too: what is not asked yet is not asked any more
+                self.speaker.stop()
+                raise
         return torch.tensor(grades, dtype=torch.float32).view(-1, RUNS).mean(dim=1)
 
     def _questions(self, images: "ScoredImages", kind: str) -> list[Question]:

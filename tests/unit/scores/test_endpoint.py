@@ -127,7 +127,7 @@ def test_a_fault_that_passes_is_tried_again(server, fault):
 
 def test_the_server_says_when_to_come_back(server, monkeypatch):
     waits = []
-    monkeypatch.setattr(endpoint.time, "sleep", waits.append)
+    monkeypatch.setattr(Endpoint, "_pause", lambda self, seconds: waits.append(seconds))
     date = "Wed, 21 Oct 2015 07:28:00 GMT"
     server.behaviours = [
         reply(status=429, Retry_After=after) for after in ("7", "100000", date, "soon", "\u00b2")
@@ -146,6 +146,16 @@ def test_there_is_an_end_to_trying_and_what_does_not_pass_ends_it_at_once(server
     with pytest.raises(UserError, match="status 401: no such key; is VLM_API_KEY set and right") as refused:
         ask(server)
     assert len(server.asked) == 7 and "secret" not in str(refused.value)
+
+
+def test_a_judge_that_is_stopped_waits_no_longer(server):
+    server.behaviours = [reply(status=429, Retry_After="100")]
+    judge = Endpoint(server.address, as_png)
+    threading.Timer(0.2, judge.stop).start()
+    start = time.monotonic()
+    with pytest.raises(UserError, match="stopped"):
+        judge.answer(("hello",), seed=0)
+    assert time.monotonic() - start < 5
 
 
 def test_the_key_is_not_carried_to_another_address(server, monkeypatch):

@@ -43,6 +43,9 @@ class Scripted:
         self.asked: list[tuple[tuple, int]] = []
         self._answer = answer
 
+    def stop(self):
+        pass
+
     def answer(self, parts, seed):
         self.asked.append((parts, seed))
         return self._answer(parts, seed)
