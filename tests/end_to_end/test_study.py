@@ -113,6 +113,12 @@ def test_flags_are_multiples_of_the_preset_s(results):
     assert config["learning_rate"] == pytest.approx(3e-5)
 
 
+def test_subjects_may_be_added_later(results):
+    settings = json.loads((results / "settings.json").read_text())
+    assert (settings["subjects"], settings["methods"]) == ([], ["base", *CELLS])
+    assert [each["name"] for each in json.loads((results / "subjects.json").read_text())] == ["dog"]
+
+
 def test_the_table_says_what_it_rests_on(results):
     table = (results / "table.md").read_text()
     assert "6 of 6 checkpoints judged; 1 subject (dog), training seeds 0" in table

@@ -80,7 +80,8 @@ def prepare(plan: Plan, config: EvaluationConfig, data_sets: Mapping[str, DataSe
     settings = settings_of(config, source, metrics, models)
     flags = {each.variant.name: list(each.flags) for each in trainings}
     drawing = replace(settings.drawing, train_flags=flags)
-    settings = replace(settings, methods=[BASE, *flags], drawing=drawing)
+    # Subjects may be added to a folder: each is paired with itself. subjects.json names them.
+    settings = replace(settings, methods=[BASE, *flags], subjects=[], drawing=drawing)
     check_settings(config.output_dir, settings)
     check_source(source, settings, models)
     cells = cells_of(trainings, source.subjects, plan.seeds)
