@@ -91,9 +91,11 @@ def install_rows(base: BaseModel, rows: dict[str, Tensor]) -> None:
 
 @torch.no_grad()
 def features(base: BaseModel, phrases: list[str], token: str | None = None, batch_size: int = 32) -> Tensor:
-    """(n, D) float64 text states of the phrases' words: from `token`, else the first after BOS, to EOS.
+    """(n, D) float64 text states of the phrases' words: from `token` to the last, else from the first to EOS.
 
-    Padding is left out, and changes nothing before it: attention looks back only.
+    Padding is left out, and changes nothing before it: attention looks back only. With `token` EOS is left
+    out too. Its state is much like that of "a white dog" and of "a <new1> dog on the beach": to ask there for
+    the concept's keys and values gives toon's dogs the concept's colours, and takes its beach away.
     """
     rows = []
     for start in range(0, len(phrases), batch_size):
@@ -103,7 +105,7 @@ def features(base: BaseModel, phrases: list[str], token: str | None = None, batc
         states = base.encode(ids)[0]  # (B, L, D)
         for line, own in zip(lines, states, strict=True):
             first = 1 if token is None else line.index(base.tokenizer.convert_tokens_to_ids(token))
-            rows.append(own[first : len(line)])
+            rows.append(own[first : len(line) - (token is not None)])
     return torch.cat(rows)
 
 
