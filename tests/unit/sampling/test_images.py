@@ -156,7 +156,9 @@ def test_check_base_on_folders_and_names(tmp_path):
         check_base(tmp_path)
     index.write_text(json.dumps(INDEX))
     check_base(tmp_path)
-    for missing in (tmp_path / "nothing", "data/toon/nothing", index):  # the Hub is not asked
+    with pytest.raises(UserError, match="is JSON, not a model: give the folder that it is in"):
+        check_base(index)
+    for missing in (tmp_path / "nothing", "data/toon/nothing"):  # the Hub is not asked
         with pytest.raises(UserError, match="is not a folder, though .* is one"):
             check_base(missing)
     for missing in ("sd", "~/sd"):

@@ -41,6 +41,7 @@ _NO_SAFETENSORS = {  # how a file begins that is no safetensors file
     b"\x80": "a pickled checkpoint (.ckpt), which could run code: give the model's .safetensors file",
     b"GGUF": "a quantised GGUF file, which cannot be trained: give the model's .safetensors file",
     b"version https://git-lfs": "a Git LFS pointer, not the model: fetch it with 'git lfs pull'",
+    b"{": "JSON, not a model: give the folder that it is in, or a .safetensors file",
     b"<": "a web page, not a model: download the file again, logged in if the site asks for it",
 }
 
